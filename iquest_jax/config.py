@@ -1,0 +1,56 @@
+"""What a configuration is: one `ml_collections.ConfigDict` per stage, its hash, its difference to another.
+
+Only numbers and names live in a configuration; this module imports no jax, so that command lines answer at once.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from iquest_jax.errors import UserError
+
+
+def from_stage(stage: str, carry: tuple[str, ...] = ('params',), transform: str = '') -> ConfigDict:
+  """How a stage starts: which stage it follows, what it carries over, and how the parameters change on the way.
+
+  Args:
+    stage: name of the parent stage; '' starts the chain (an imported checkpoint if there is one, else random).
+    carry: checkpoint items carried over: 'params', or 'params' and 'optimizer'.
+    transform: '' keeps the parameters; 'dense_to_loop' folds a dense parent into the looped model (model/fold.py).
+  """
+  if transform not in ('', 'dense_to_loop'):
+    raise UserError(f'config: init.transform is "{transform}"; it is "" or "dense_to_loop"')
+  if 'params' not in carry or set(carry) - {'params', 'optimizer'}:
+    raise UserError(f'config: init.carry is {carry}; it holds "params" and may hold "optimizer"')
+  return ConfigDict({'stage': stage, 'carry': tuple(carry), 'transform': transform})
+
+
+def to_json(config: ConfigDict) -> str:
+  """Canonical JSON of a configuration: sorted keys, tuples as lists."""
+  return json.dumps(config.to_dict(), sort_keys=True, indent=1)
+
+
+def config_hash(config: ConfigDict) -> str:
+  """SHA-256 (hex) of the canonical JSON: equal if and only if every number is equal."""
+  return hashlib.sha256(to_json(config).encode()).hexdigest()
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+  """{'train.steps': 10, ...}: leaves by dotted path."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      flat.update({f'{key}.{inner}': leaf for inner, leaf in flatten(value).items()})
+    else:
+      flat[key] = value
+  return flat
+
+
+def diff(left: ConfigDict, right: ConfigDict) -> list[tuple[str, Any, Any]]:
+  """Leaves that differ, as (dotted path, left value, right value), sorted by path; a missing leaf shows as '-'."""
+  flat_left, flat_right = flatten(left), flatten(right)
+  keys = sorted(flat_left.keys() | flat_right.keys())
+  pairs = [(key, flat_left.get(key, '-'), flat_right.get(key, '-')) for key in keys]
+  return [(key, a, b) for key, a, b in pairs if a != b]

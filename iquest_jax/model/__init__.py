@@ -1,0 +1,1 @@
+"""The dense and looped transformers: parameters and arrays in, arrays out."""

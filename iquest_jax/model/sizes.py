@@ -1,0 +1,113 @@
+"""Published sizes as data, and what they cost: parameters and floating-point operations.
+
+Imports no jax. Sizes: IQuest-Coder-V1 report, table of models; loop: section on LoopCoder and the released checkpoints.
+"""
+
+import dataclasses
+
+from iquest_jax.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """Shape of a model. Legend of dimensions: D d_model, F d_ff, L layers, H heads, G kv_heads, K head_dim, V vocab.
+
+  Attributes:
+    loops: passes over the same layers; 1 is the dense model.
+    loop_window: keys the local stream of a later pass sees, the token itself included.
+    loop_variant: 'released' re-enters with the last hidden state and reads the gate from the rotated query;
+      'rescaled' (LoopCoder-v2, arXiv 2606.18023) re-enters with 0.707 E + 0.053 norm(H) and reads the gate from the
+      normalised hidden state.
+    loop_gradient_scale: factor on the gradient that flows back through the re-entry of each later pass.
+  """
+
+  vocab: int
+  d_model: int
+  d_ff: int
+  layers: int
+  heads: int
+  kv_heads: int
+  head_dim: int
+  max_context: int = 131072
+  rope_theta: float = 500000.0
+  norm_eps: float = 1e-5
+  init_std: float = 0.02
+  loops: int = 1
+  loop_window: int = 64
+  loop_variant: str = 'released'
+  loop_gradient_scale: float = 1.0
+
+  def __post_init__(self):
+    if self.heads % self.kv_heads:
+      raise UserError(f'model: {self.heads} heads do not divide by {self.kv_heads} kv_heads')
+    if self.head_dim % 2:
+      raise UserError(f'model: head_dim {self.head_dim} is odd; rotation needs pairs')
+    if self.loops < 1:
+      raise UserError(f'model: loops is {self.loops}; at least 1')
+    if self.loop_window < 1:
+      raise UserError(f'model: loop_window is {self.loop_window}; at least 1, the token itself')
+    if self.loop_variant not in ('released', 'rescaled'):
+      raise UserError(f'model: loop_variant is "{self.loop_variant}"; it is "released" or "rescaled"')
+
+
+_FULL = dict(vocab=76800, d_model=5120, d_ff=27648, heads=40, kv_heads=8, head_dim=128)
+_TINY = dict(vocab=1024, d_model=128, d_ff=384, layers=4, heads=4, kv_heads=2, head_dim=32, max_context=512)
+
+SIZES = {
+    '7b': ModelConfig(layers=14, **_FULL),
+    '14b': ModelConfig(layers=28, **_FULL),
+    '40b': ModelConfig(layers=80, **_FULL),
+    '40b_loop': ModelConfig(layers=80, loops=2, **_FULL),
+    # ours: about a million parameters, so that two cores train every stage in about a minute.
+    'tiny': ModelConfig(**_TINY),
+    'tiny_loop': ModelConfig(loops=2, loop_window=16, **_TINY),
+}
+
+
+def get(size: str) -> ModelConfig:
+  """The model of a published size; raises UserError with the nearest name."""
+  if size not in SIZES:
+    raise UserError(f'size "{size}" does not exist{nearest(size, SIZES)}')
+  return SIZES[size]
+
+
+def dense(model: ModelConfig) -> ModelConfig:
+  """The dense model a looped one is folded from: same shape, one pass."""
+  return dataclasses.replace(model, loops=1)
+
+
+def num_params(model: ModelConfig) -> int:
+  """Exact number of parameters; the loop adds one gate per layer and head."""
+  m = model
+  attention = m.d_model * m.head_dim * (2 * m.heads + 2 * m.kv_heads)
+  block = attention + 3 * m.d_model * m.d_ff + 2 * m.d_model
+  gate_width = m.head_dim if m.loop_variant == 'released' else m.d_model
+  gate = m.heads * (gate_width + 1) if m.loops > 1 else 0
+  return 2 * m.vocab * m.d_model + m.layers * (block + gate) + m.d_model
+
+
+def visible_pairs(length: int, window: int | None = None) -> int:
+  """(query, key) pairs of one document of `length` tokens under the causal mask, cut to `window` keys if given."""
+  if window is None or window >= length:
+    return length * (length + 1) // 2
+  return window * (window + 1) // 2 + (length - window) * window
+
+
+def forward_flops(model: ModelConfig, length: int) -> int:
+  """Floating-point operations of one forward pass over one document of `length` tokens.
+
+  A multiply and an add count as two. Attention counts visible pairs only: causal in pass 1 and in the global stream of
+  every later pass, the window in its local stream. The head is applied once, the layers once per pass.
+  """
+  m = model
+  linear = m.d_model * m.head_dim * (2 * m.heads + 2 * m.kv_heads) + 3 * m.d_model * m.d_ff
+  per_pair = 4 * m.heads * m.head_dim  # q.k and p.v
+  one_pass = m.layers * (2 * linear * length + per_pair * visible_pairs(length))
+  local = m.layers * per_pair * visible_pairs(length, m.loop_window)
+  head = 2 * m.d_model * m.vocab * length
+  return m.loops * one_pass + (m.loops - 1) * local + head
+
+
+def train_flops(model: ModelConfig, length: int) -> int:
+  """Operations of forward and backward for one document: three forwards; recomputation by remat is not useful work."""
+  return 3 * forward_flops(model, length)
