@@ -1,0 +1,1 @@
+"""One folder a kernel: reference.py is plain JAX and the meaning."""

@@ -1,0 +1,89 @@
+"""Attention of one layer in both roles: the first pass, and later passes that also look back at the first.
+
+Legend: B batch, T positions, D model width, H query heads, G key/value heads, K head size.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from iquest_jax import sharding
+from iquest_jax.kernels.gated_attention import attention, gated_attention
+from iquest_jax.model.layers import param, rotate
+from iquest_jax.model.sizes import ModelConfig
+
+# The released loop starts with the global stream at sigmoid(2) = 88 %.
+GATE_BIAS = 2.0
+
+
+class Memory(NamedTuple):
+  """Rotated keys and values of a layer's first pass, [B, T, G, K] each."""
+
+  k1: jax.Array
+  v1: jax.Array
+
+
+class Attention(nn.Module):
+  """Grouped-query attention; with loops > 1 it owns the gate of its layer, whichever pass runs."""
+
+  config: ModelConfig
+  dtype: jnp.dtype
+
+  def setup(self):
+    c = self.config
+    init = nn.initializers.normal(c.init_std)
+    self.query_DHK = param(self, 'query', (c.d_model, c.heads, c.head_dim), ('embed', 'heads', 'head_dim'), init)
+    self.key_DGK = param(self, 'key', (c.d_model, c.kv_heads, c.head_dim), ('embed', 'kv_heads', 'head_dim'), init)
+    self.value_DGK = param(self, 'value', (c.d_model, c.kv_heads, c.head_dim), ('embed', 'kv_heads', 'head_dim'), init)
+    self.output_HKD = param(self, 'output', (c.heads, c.head_dim, c.d_model), ('heads', 'head_dim', 'embed'), init)
+    if c.loops > 1:
+      width = c.head_dim if c.loop_variant == 'released' else c.d_model
+      self.gate_weight = param(self, 'gate_weight', (c.heads, width), ('heads', 'gate'), init)
+      self.gate_bias_H = param(self, 'gate_bias', (c.heads,), ('heads',), nn.initializers.constant(GATE_BIAS))
+
+  def __call__(self, x_BTD, segment_ids, positions, memory: Memory | None):
+    """Attends within documents.
+
+    Args:
+      x_BTD: normalised hidden states.
+      segment_ids, positions: int32 [B, T].
+      memory: None in the first pass; that pass's keys and values in later ones.
+
+    Returns:
+      (out_BTD, memory, mean gate or None): the first pass hands on its own keys and values as memory.
+    """
+    c = self.config
+    project = lambda weight: jnp.einsum('btd,dhk->bthk', x_BTD, weight.astype(self.dtype))
+    q_BTHK = rotate(project(self.query_DHK), positions, c.rope_theta)
+    k_BTGK = rotate(project(self.key_DGK), positions, c.rope_theta)
+    v_BTGK = project(self.value_DGK)
+    q_BTHK = sharding.constrain(q_BTHK, 'batch', 'sequence', 'heads', None)
+    if memory is None:
+      out_BTHK, gate = attention(q_BTHK, k_BTGK, v_BTGK, segment_ids, positions), None
+      memory = Memory(k_BTGK, v_BTGK)
+    else:
+      logits_BTH = self._gate_logits(x_BTD, q_BTHK)
+      out_BTHK = gated_attention(
+          q_BTHK, memory.k1, memory.v1, k_BTGK, v_BTGK, logits_BTH, segment_ids, positions, c.loop_window
+      )
+      gate = _masked_mean(jax.nn.sigmoid(logits_BTH), segment_ids)
+    out_BTHK = checkpoint_name(out_BTHK, 'attention_output')
+    out_BTD = jnp.einsum('bthk,hkd->btd', out_BTHK, self.output_HKD.astype(self.dtype))
+    return out_BTD, memory, gate
+
+  def _gate_logits(self, x_BTD, q_BTHK):
+    """float32 [B, T, H]; the released gate reads the rotated query, the rescaled variant the normalised hidden state."""
+    if self.config.loop_variant == 'released':
+      logits_BTH = jnp.einsum('bthk,hk->bth', q_BTHK.astype(jnp.float32), self.gate_weight)
+    else:
+      logits_BTH = jnp.einsum('btd,hd->bth', x_BTD.astype(jnp.float32), self.gate_weight)
+    return logits_BTH + self.gate_bias_H
+
+
+def _masked_mean(values_BTH, segment_ids):
+  """Mean over heads and tokens that are not padding."""
+  real = (segment_ids != 0)[..., None]
+  return jnp.sum(jnp.where(real, values_BTH, 0)) / jnp.maximum(jnp.sum(real) * values_BTH.shape[-1], 1)

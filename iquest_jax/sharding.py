@@ -1,0 +1,108 @@
+"""Where arrays live: four mesh axes, one table from logical to mesh axes, and the checks that go with them.
+
+Model code names logical axes; the mesh is the ambient one (`jax.set_mesh`), so no module ever holds a mesh.
+
+  data     replicas of the parameters, each with its own rows
+  fsdp     rows and parameters both split: weights are gathered when used (ZeRO-3)
+  context  positions of a row split; parameters split as with fsdp
+  tensor   heads, ffn and vocabulary split
+"""
+
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from iquest_jax.batch import Batch
+from iquest_jax.errors import UserError, nearest
+
+AXES = ('data', 'fsdp', 'context', 'tensor')
+
+RULES = {
+    # activations
+    'batch': ('data', 'fsdp'),
+    'sequence': ('context',),
+    'activation': (),
+    # parameters
+    'layers': (),
+    'vocab': ('tensor',),
+    'embed': ('fsdp', 'context'),
+    'ffn': ('tensor',),
+    'heads': ('tensor',),
+    'kv_heads': ('tensor',),
+    'head_dim': (),
+    'norm': (),
+    'gate': (),
+}
+
+
+def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A mesh of the four axes; raises UserError where the product is not the number of devices."""
+  devices = jax.devices() if devices is None else devices
+  sizes = tuple(shape[axis] for axis in AXES)
+  if min(sizes) < 1 or np.prod(sizes) != len(devices):
+    wanted = ' x '.join(f'{axis} {size}' for axis, size in zip(AXES, sizes))
+    raise UserError(
+        f'mesh: {wanted} = {np.prod(sizes)} devices, but there are {len(devices)} ({devices[0].device_kind}); '
+        'set --exp.mesh.data, .fsdp, .context, .tensor to the slice at hand'
+    )
+  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def spec(*names: str | None) -> PartitionSpec:
+  """PartitionSpec of logical names; None is unsharded. Raises UserError where a mesh axis would be used twice."""
+  entries, used = [], {}
+  for name in names:
+    if name is not None and name not in RULES:
+      raise UserError(f'sharding: logical axis "{name}" is not in the table{nearest(name, RULES)}')
+    axes = RULES[name] if name else ()
+    for axis in axes:
+      if axis in used:
+        raise UserError(f'sharding: {names} puts mesh axis "{axis}" on both "{used[axis]}" and "{name}"')
+      used[axis] = name
+    entries.append(axes[0] if len(axes) == 1 else (axes or None))
+  return PartitionSpec(*entries)
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+  """Fixes the layout of an activation by logical names under the ambient mesh; the identity where there is none."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, spec(*names))
+
+
+def shardings(boxed, mesh: Mesh):
+  """NamedShardings for a tree of logically partitioned leaves (as `nn.with_logical_partitioning` makes them).
+
+  Leaves without names (step counters) are replicated. Raises UserError where a dimension does not divide.
+  """
+
+  def one(path, leaf):
+    names = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else ()
+    shape = leaf.value.shape if names else ()
+    partition = spec(*names)
+    for size, name, entry in zip(shape, names, partition):
+      ways = int(np.prod([mesh.shape[axis] for axis in ((entry,) if isinstance(entry, str) else entry or ())]))
+      if size % ways:
+        raise UserError(
+            f'sharding: {jax.tree_util.keystr(path)} has {size} {name}, which do not divide by mesh axes {entry} = {ways}'
+        )
+    return NamedSharding(mesh, partition)
+
+  return jax.tree_util.tree_map_with_path(one, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
+
+def batch_shardings(mesh: Mesh) -> Batch:
+  """NamedShardings of a Batch: rows over data and fsdp, positions over context."""
+  rows = NamedSharding(mesh, spec('batch', 'sequence'))
+  return Batch(
+      tokens=rows, targets=rows, loss_weights=rows, segment_ids=rows, positions=rows,
+      source_ids=NamedSharding(mesh, spec('batch')),
+  )  # fmt: skip
+
+
+def row_ways(mesh: Mesh) -> int:
+  """How many ways the rows of a batch are split."""
+  return mesh.shape['data'] * mesh.shape['fsdp']

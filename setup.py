@@ -1,0 +1,36 @@
+"""Package of the iquest_jax code base; `pip install -e .[test]` on CPU, `.[tpu]` on TPU machines, `.[gpu]` on NVIDIA GPUs."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name='iquest_jax',
+    version='0.1.0',
+    description='Train IQuest-Coder-V1 style code models, dense and looped, from raw repositories to a reasoning agent',
+    license='Apache-2.0',
+    python_requires='>=3.11,<3.14',
+    packages=find_packages(include=['iquest_jax*', 'experiments*', 'launch*']),
+    install_requires=[
+        'absl-py>=2.1',
+        'etils[epath]>=1.10',
+        'flax>=0.12,<0.13',  # linen; later lines may move it
+        'grain>=0.2.18,<0.3',  # MapDataset.select_from_datasets
+        'importlib_resources',  # tensorflow-datasets needs it and does not say so
+        'jax>=0.10.2,<0.13',  # ambient meshes by jax.set_mesh; tested on both ends
+        'ml-collections>=1.1',
+        'numpy>=2.1',
+        'optax>=0.2.5',
+        'orbax-checkpoint>=0.12.8,<0.13',  # the checkpoint's integrity item hooks into its handlers
+        'rich>=13',
+        'safetensors>=0.5',
+        'seqio>=0.0.20,<0.1',
+        'tensorboardX>=2.6',  # event files without TensorFlow
+        'tensorflow-datasets>=4.9.9',
+        'array_record>=0.8',
+        'tokenizers>=0.21',
+    ],
+    extras_require={
+        'tpu': ['jax[tpu]>=0.10.2,<0.13'],
+        'gpu': ['jax[cuda13]>=0.10.2,<0.13'],
+        'test': ['hypothesis>=6', 'pytest>=8', 'pytest-xdist>=3', 'ruff>=0.12', 'tensorboard>=2.18'],
+    },
+)
