@@ -1,6 +1,6 @@
-"""The one exception for mistakes a person can mend, and the hint that goes with an unknown name.
+"""The two ways a command ends early, and the hint that goes with an unknown name.
 
-Imports nothing, so every room may use it: `launch` prints a UserError as one line and exits with status 2.
+Imports nothing of ours, so every room may use it: `launch` prints either as one line and exits with its status.
 """
 
 import difflib
@@ -9,6 +9,10 @@ from collections.abc import Iterable
 
 class UserError(Exception):
   """A person's mistake, told in one line: where, what, the value, the way out."""
+
+
+class RunStopped(Exception):
+  """A run that must not go on although nobody made a mistake: one line, exit status 1."""
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

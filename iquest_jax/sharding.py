@@ -39,9 +39,15 @@ RULES = {
 
 
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A mesh of the four axes; raises UserError where the product is not the number of devices."""
+  """A mesh of the four axes; one size may be -1: what the others leave.
+
+  Raises:
+    UserError: the product is not the number of devices.
+  """
   devices = jax.devices() if devices is None else devices
-  sizes = tuple(shape[axis] for axis in AXES)
+  sizes = [shape[axis] for axis in AXES]
+  if sizes.count(-1) == 1:
+    sizes[sizes.index(-1)] = max(1, len(devices) // -int(np.prod(sizes)))
   if min(sizes) < 1 or np.prod(sizes) != len(devices):
     wanted = ' x '.join(f'{axis} {size}' for axis, size in zip(AXES, sizes))
     raise UserError(

@@ -93,21 +93,27 @@ def visible_pairs(length: int, window: int | None = None) -> int:
   return window * (window + 1) // 2 + (length - window) * window
 
 
-def forward_flops(model: ModelConfig, length: int) -> int:
-  """Floating-point operations of one forward pass over one document of `length` tokens.
+def flops(model: ModelConfig, tokens, pairs, local_pairs):
+  """Floating-point operations of one forward pass over packed documents; a multiply and an add count as two.
 
-  A multiply and an add count as two. Attention counts visible pairs only: causal in pass 1 and in the global stream of
-  every later pass, the window in its local stream. The head is applied once, the layers once per pass.
+  The head is applied once, the layers once per pass; attention counts visible pairs only: causal in pass 1 and in the
+  global stream of every later pass, the window in its local stream.
+
+  Args:
+    tokens: tokens that are not padding. pairs: visible pairs of all documents. local_pairs: those within loop_window.
   """
   m = model
   linear = m.d_model * m.head_dim * (2 * m.heads + 2 * m.kv_heads) + 3 * m.d_model * m.d_ff
   per_pair = 4 * m.heads * m.head_dim  # q.k and p.v
-  one_pass = m.layers * (2 * linear * length + per_pair * visible_pairs(length))
-  local = m.layers * per_pair * visible_pairs(length, m.loop_window)
-  head = 2 * m.d_model * m.vocab * length
-  return m.loops * one_pass + (m.loops - 1) * local + head
+  one_pass = m.layers * (2 * linear * tokens + per_pair * pairs)
+  local = m.layers * per_pair * local_pairs
+  return m.loops * one_pass + (m.loops - 1) * local + 2 * m.d_model * m.vocab * tokens
 
 
-def train_flops(model: ModelConfig, length: int) -> int:
-  """Operations of forward and backward for one document: three forwards; recomputation by remat is not useful work."""
-  return 3 * forward_flops(model, length)
+def forward_flops(model: ModelConfig, length: int) -> int:
+  """`flops` of one document of `length` tokens."""
+  return flops(model, length, visible_pairs(length), visible_pairs(length, model.loop_window))
+
+
+# Forward and backward are three forwards; recomputation by remat is not useful work and does not count.
+TRAIN_PASSES = 3

@@ -1,0 +1,27 @@
+"""Annealing: high-quality code while the learning rate decays.
+
+  python -m launch.tpu --exp=anneal:size=14b --workdir=DIR
+
+Source: IQuest-Coder-V1 report, section on pre-training, annealing on high-quality code.
+"""
+
+from experiments import common, mixtures
+
+
+def get_config(arg: str = ''):
+  run = common.arguments(arg)
+  config = common.base('anneal', run)
+
+  config.data.context = run.pick(full=8192, tiny=128)  # ours: as in pre-training
+
+  config.train.batch_rows = run.pick(full=512, tiny=32)  # ours: as in pre-training
+  tokens = mixtures.tokens(mixtures.ANNEAL)
+  config.train.steps = run.pick(full=common.steps(tokens, 512, 8192), tiny=40)
+  config.data.mixture = mixtures.staged(config.train.steps, mixtures.ANNEAL)
+
+  # ours: starts at the pre-training rate (looped: at loop_adapt's) and falls to a tenth.
+  peak = run.pick(full={'7b': 3e-4, '14b': 2e-4, '40b': 1.5e-4}, tiny=2e-3)
+  if run.size == '40b_loop':
+    peak = 5e-5
+  config.optim.update(common.schedule('wsd', peak, warmup=run.pick(full=0.0, tiny=0.1), decay=0.9, floor=0.1))
+  return common.finish(config, run)

@@ -1,0 +1,41 @@
+"""The ordered stages and the two branches. The only place that knows which stage follows which.
+
+  pretrain (-> loop_adapt) -> anneal -> midtrain_32k -> midtrain_128k -> sft_instruct
+                                                                     \\-> sft_thinking
+
+Reinforcement learning (rl_instruct, rl_thinking, rl_swe) joins PARENTS behind the two SFT stages with its own issue.
+Source: IQuest-Coder-V1 report, overview of the code-flow chain.
+"""
+
+from iquest_jax.errors import UserError, nearest
+from iquest_jax.model import sizes
+
+# stage -> the stage it continues; '' starts the chain.
+PARENTS = {
+    'pretrain': '',
+    'loop_adapt': 'pretrain',
+    'anneal': 'pretrain',
+    'midtrain_32k': 'anneal',
+    'midtrain_128k': 'midtrain_32k',
+    'sft_instruct': 'midtrain_128k',
+    'sft_thinking': 'midtrain_128k',
+}
+
+
+def is_loop(size: str) -> bool:
+  return sizes.get(size).loops > 1
+
+
+def stages(size: str) -> tuple[str, ...]:
+  """Stages of a size in the order they run; only looped sizes have loop_adapt."""
+  looped = is_loop(size)
+  return tuple(stage for stage in PARENTS if looped or stage != 'loop_adapt')
+
+
+def parent(stage: str, size: str) -> str:
+  """The stage that `stage` continues at this size; '' for the first. Raises UserError for a stage the size lacks."""
+  if stage not in PARENTS:
+    raise UserError(f'experiment "{stage}" does not exist{nearest(stage, PARENTS)}')
+  if stage not in stages(size):
+    raise UserError(f'experiment "{stage}" folds a dense model into a loop; size "{size}" is dense')
+  return 'loop_adapt' if stage == 'anneal' and is_loop(size) else PARENTS[stage]

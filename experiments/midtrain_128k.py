@@ -1,0 +1,25 @@
+"""Mid-training at 128k (Base-Stage2): long agent trajectories, commits and whole repositories.
+
+  python -m launch.tpu --exp=midtrain_128k:size=40b_loop --workdir=DIR
+
+Source: IQuest-Coder-V1 report, section on mid-training, stage 2.2 of the mixture table (300B tokens).
+"""
+
+from experiments import common, mixtures
+
+
+def get_config(arg: str = ''):
+  run = common.arguments(arg)
+  config = common.base('midtrain_128k', run)
+
+  config.data.context = run.pick(full=131072, tiny=512)
+
+  config.train.batch_rows = run.pick(full=32, tiny=8)  # ours: 4 Mi tokens a step, as before
+  tokens = mixtures.tokens(mixtures.MIDTRAIN_128K)
+  config.train.steps = run.pick(full=common.steps(tokens, 32, 131072), tiny=60)
+  config.data.mixture = mixtures.staged(config.train.steps, mixtures.MIDTRAIN_128K)
+
+  # ours: goes on at the rate of stage 2.1 and decays over the last third.
+  peak = run.pick(full={'7b': 1e-4, '14b': 7e-5, '40b': 5e-5}, tiny=2e-3)
+  config.optim.update(common.schedule('wsd', peak, warmup=run.pick(full=0.01, tiny=0.1), decay=0.33, floor=0.1))
+  return common.finish(config, run)

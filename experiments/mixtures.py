@@ -1,0 +1,56 @@
+"""Token tables of each stage: what is in the data, in billions of tokens. Sources are defined in iquest_jax/data.
+
+Only ratios enter the loader; the absolute numbers give a stage its length. Tables without published numbers are ours.
+"""
+
+# ours: the report orders pre-training as general, then broad code, and gives no shares.
+PRETRAIN_GENERAL = {'web_text': 4200, 'code': 1600, 'facts': 200}
+PRETRAIN_CODE = {'web_text': 1800, 'code': 4000, 'facts': 200}
+
+# ours: "high-quality code"; a little text and facts against forgetting.
+ANNEAL = {'code_high_quality': 200, 'facts': 25, 'web_text': 25}
+
+# Report, table of the mid-training mixture, stage 2.1 (32k) and stage 2.2 (128k); each sums to 300.
+MIDTRAIN_32K = {
+    'reasoning_qa': 175,
+    'agent_trajectories': 10,
+    'commits': 5,
+    'file_level': 35,
+    'repository_level': 5,
+    'stage1': 70,
+}
+MIDTRAIN_128K = {
+    'reasoning_qa': 65,
+    'agent_trajectories': 110,
+    'commits': 35,
+    'file_level': 5,
+    'repository_level': 35,
+    'stage1': 50,
+}
+
+# ours: three curriculum phases as the report orders them, without published shares: format and basic instructions,
+# then specialised knowledge, then the hardest samples; replay of pre-training text throughout.
+SFT_INSTRUCT = (
+    {'chat_instruct': 6, 'code_edit': 2, 'replay': 2},
+    {'chat_instruct': 4, 'code_edit': 4, 'replay': 2},
+    {'chat_instruct': 3, 'code_edit': 6, 'replay': 1},
+)
+SFT_THINKING = (
+    {'chat_thinking': 6, 'reasoning_thinking': 2, 'replay': 2},
+    {'chat_thinking': 4, 'reasoning_thinking': 4, 'replay': 2},
+    {'chat_thinking': 2, 'reasoning_thinking': 7, 'replay': 1},
+)
+
+
+def tokens(*tables: dict[str, float]) -> float:
+  """Tokens of one or several tables together (not billions)."""
+  return 1e9 * sum(sum(table.values()) for table in tables)
+
+
+def staged(steps: int, *tables: dict[str, float]):
+  """A schedule ((from_step, ((source, weight), ...)), ...) that gives each table a share of the steps by its tokens."""
+  total, schedule, seen = tokens(*tables), [], 0.0
+  for table in tables:
+    schedule.append((round(steps * seen / total), tuple(table.items())))
+    seen += tokens(table)
+  return tuple(schedule)

@@ -1,0 +1,25 @@
+"""Instruction tuning (first half of the instruct path): chats and edits, loss on the assistant's turns only.
+
+  python -m launch.tpu --exp=sft_instruct:size=7b --workdir=DIR
+
+Source: IQuest-Coder-V1 report, section on supervised fine-tuning: packing with cross-sample masking, a cosine with a
+conservative peak and an extended low-rate phase, a curriculum of three phases, replay of pre-training samples.
+"""
+
+from experiments import common, mixtures
+
+
+def get_config(arg: str = ''):
+  run = common.arguments(arg)
+  config = common.base('sft_instruct', run)
+
+  config.data.context = run.pick(full=32768, tiny=256)  # ours: instruct answers are short; the report gives no length
+
+  config.train.batch_rows = run.pick(full=128, tiny=16)  # ours: 4 Mi tokens a step, as before
+  config.train.steps = run.pick(full=3000, tiny=45)  # ours: about 12B packed tokens; unpublished
+  config.data.mixture = mixtures.staged(config.train.steps, *mixtures.SFT_INSTRUCT)
+
+  # ours: the report names the shape only.
+  peak = run.pick(full={'7b': 1e-5, '14b': 1e-5, '40b': 5e-6}, tiny=1.5e-3)
+  config.optim.update(common.schedule('cosine', peak, warmup=run.pick(full=0.03, tiny=0.1), decay=0.7, floor=0.1))
+  return common.finish(config, run)

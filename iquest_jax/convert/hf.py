@@ -1,0 +1,285 @@
+"""Published checkpoints (Hugging Face layout), both ways: one table of names, safetensors files, config.json.
+
+Tensors are read and written one at a time, so that memory holds the parameters (import) or one shard (export) and no
+second copy. Every header is checked before the first byte of data is read: a loop checkpoint relabelled as a dense one
+runs once through the layers and still writes fluent text (PAPER.md 1.7), so a mismatch of architecture and tensors is
+refused.
+
+Legend: L layers, D model width, F ffn width, H query heads, G key/value heads, K head size, V vocabulary.
+"""
+
+import contextlib
+import json
+import math
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from iquest_jax.convert import hf_config
+from iquest_jax.errors import UserError, nearest
+from iquest_jax.model.sizes import ModelConfig
+from iquest_jax.model.transformer import build, init_params
+
+SINGLE = 'model.safetensors'
+INDEX = 'model.safetensors.index.json'
+SHARD_BYTES = 5 * 10**9
+DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
+# All exact in float32.
+_READABLE = ('F32', 'BF16', 'F16')
+
+
+class _Name(NamedTuple):
+  """One tensor under both names.
+
+  Attributes:
+    ours: path in the parameter tree; those below layers/ carry a leading L there and are one tensor a layer in `theirs`.
+    theirs: published name, {n} is the layer.
+    inputs: leading axes of ours that a matrix multiplies over; theirs is then [outputs, inputs], both flattened.
+      0: the same shape on both sides.
+  """
+
+  ours: str
+  theirs: str
+  inputs: int
+
+
+# In the order in which tensors are written.
+_NAMES = (
+    _Name('embedder/embedding', 'model.embed_tokens.weight', 0),
+    _Name('layers/attention_norm/scale', 'model.layers.{n}.input_layernorm.weight', 0),
+    _Name('layers/attention/query', 'model.layers.{n}.self_attn.q_proj.weight', 1),
+    _Name('layers/attention/key', 'model.layers.{n}.self_attn.k_proj.weight', 1),
+    _Name('layers/attention/value', 'model.layers.{n}.self_attn.v_proj.weight', 1),
+    _Name('layers/attention/output', 'model.layers.{n}.self_attn.o_proj.weight', 2),
+    _Name('layers/mlp_norm/scale', 'model.layers.{n}.post_attention_layernorm.weight', 0),
+    _Name('layers/mlp/gate', 'model.layers.{n}.mlp.gate_proj.weight', 1),
+    _Name('layers/mlp/up', 'model.layers.{n}.mlp.up_proj.weight', 1),
+    _Name('layers/mlp/down', 'model.layers.{n}.mlp.down_proj.weight', 1),
+    _Name('final_norm/scale', 'model.norm.weight', 0),
+    _Name('head', 'lm_head.weight', 1),
+)
+_GATES = (
+    _Name('layers/attention/gate_weight', 'model.gate_projections.{n}.weight', 0),
+    _Name('layers/attention/gate_bias', 'model.gate_projections.{n}.bias', 0),
+)
+
+
+class _Tensor(NamedTuple):
+  """A published tensor and where it lives with us: leaf `ours`, the layer's slice of it unless layer is None."""
+
+  ours: str
+  layer: int | None
+  shape: tuple[int, ...]  # ours, without the leading L
+  inputs: int
+
+  @property
+  def published_shape(self) -> tuple[int, ...]:
+    if not self.inputs:
+      return self.shape
+    return math.prod(self.shape[self.inputs :]), math.prod(self.shape[: self.inputs])
+
+  def publish(self, array: np.ndarray) -> np.ndarray:
+    # safetensors writes the memory as it lies, so a transposed view would be stored wrong without a word.
+    return np.ascontiguousarray(array.reshape(self.published_shape[::-1]).T if self.inputs else array)
+
+  def adopt(self, array: np.ndarray) -> np.ndarray:
+    return array.T.reshape(self.shape) if self.inputs else array
+
+
+def abstract_params(model: ModelConfig) -> dict[str, Any]:
+  """Nested dicts of jax.ShapeDtypeStruct, as `from_hf` returns them: asked of the model itself, nothing is allocated."""
+  return nn.unbox(jax.eval_shape(lambda key: init_params(build(model, 'float32'), key), jax.random.key(0)))
+
+
+def from_hf(model_dir: str | pathlib.Path) -> tuple[ModelConfig, dict[str, Any]]:
+  """Reads a published checkpoint, dense or looped.
+
+  Args:
+    model_dir: folder with config.json and model.safetensors, or shards with their index.
+
+  Returns:
+    (ModelConfig, params): params as nested dicts of float32 numpy arrays in the shapes of `Transformer`.
+
+  Raises:
+    UserError: a missing or unreadable file, an unknown architecture, an option this model does not compute, or tensors
+      that are not exactly those of the architecture.
+  """
+  model_dir = pathlib.Path(model_dir)
+  model = hf_config.read(model_dir / 'config.json')
+  tensors = _tensors(model)
+  with contextlib.ExitStack() as stack:
+    files = {path: stack.enter_context(_opened(path)) for path in _weight_files(model_dir)}
+    owners = _owners(model_dir, files)
+    _check_names(model_dir, model, tensors, owners)
+    for name, tensor in tensors.items():
+      _check_tensor(name, tensor, *owners[name])
+    leaves = {ours: np.empty(shape, np.float32) for ours, shape in _leaf_shapes(model).items()}
+    for name, tensor in tensors.items():
+      index = ... if tensor.layer is None else tensor.layer
+      leaves[tensor.ours][index] = tensor.adopt(owners[name][1].get_tensor(name))
+  return model, flax.traverse_util.unflatten_dict(leaves, sep='/')
+
+
+def to_hf(model: ModelConfig, params: dict[str, Any], out_dir: str | pathlib.Path, dtype: str = 'float32') -> None:
+  """Writes a checkpoint under the published names; the folder appears whole or not at all.
+
+  Args:
+    params: nested dicts of float32 arrays as `Transformer` holds them, unboxed, in the memory of this host.
+    out_dir: must not exist; more than SHARD_BYTES of tensors are split into shards with an index.
+    dtype: 'float32' keeps every bit of the masters; 'bfloat16' rounds to nearest, and keeps every bit of weights that
+      were imported from bfloat16.
+
+  Raises:
+    UserError: the folder exists or cannot be written, or the model has no published format.
+  """
+  out_dir = pathlib.Path(out_dir)
+  if dtype not in DTYPES:
+    raise UserError(f'export: dtype is "{dtype}"{nearest(dtype, DTYPES)}')
+  if model.loops > 1 and model.loop_variant != 'released':
+    raise UserError(
+        f'export: loop_variant "{model.loop_variant}" has no published format; only "released" loops can be exported'
+    )
+  # A view where the array lies on the CPU.
+  leaves = {ours: np.asarray(leaf) for ours, leaf in flax.traverse_util.flatten_dict(params, sep='/').items()}
+  found, shapes = {ours: leaf.shape for ours, leaf in leaves.items()}, _leaf_shapes(model)
+  if found != shapes:
+    wrong = min(ours for ours in found.keys() | shapes.keys() if found.get(ours) != shapes.get(ours))
+    raise UserError(f'export: parameter {wrong} is {found.get(wrong)}; the model has {shapes.get(wrong)}')
+  if out_dir.exists():
+    raise UserError(f'export: {out_dir} exists; choose another --out or remove it')
+  partial = out_dir.with_name(out_dir.name + '.partial')
+  try:
+    # What a killed export left.
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write_shards(partial, _tensors(model), leaves, DTYPES[dtype])
+    hf_config.write(partial / 'config.json', model, dtype)
+    partial.rename(out_dir)
+  except (OSError, SafetensorError) as error:
+    shutil.rmtree(partial, ignore_errors=True)
+    raise UserError(f'export: cannot write {out_dir}: {error}; choose another --out or make room') from error
+
+
+def _leaf_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+  """{'head': (D, V), ...}: the shape of every parameter."""
+  return {ours: leaf.shape for ours, leaf in flax.traverse_util.flatten_dict(abstract_params(model), sep='/').items()}
+
+
+def _tensors(model: ModelConfig) -> dict[str, _Tensor]:
+  """Every published tensor of a model by its name, in the order in which they are written."""
+  shapes = _leaf_shapes(model)
+  tensors = {}
+
+  def add(names, layer):
+    for name in names:
+      shape = shapes[name.ours] if layer is None else shapes[name.ours][1:]
+      tensors[name.theirs.format(n=layer)] = _Tensor(name.ours, layer, shape, name.inputs)
+
+  stacked = [name for name in _NAMES if '{n}' in name.theirs]
+  add(_NAMES[:1], None)
+  for layer in range(model.layers):
+    add(stacked + list(_GATES if model.loops > 1 else ()), layer)
+  add(_NAMES[1 + len(stacked) :], None)
+  return tensors
+
+
+def _weight_files(model_dir: pathlib.Path) -> list[pathlib.Path]:
+  """The files that hold the tensors: those of the index if there is one."""
+  index = model_dir / INDEX
+  if not index.exists():
+    return [model_dir / SINGLE]
+  try:
+    names = sorted(set(json.loads(index.read_text())['weight_map'].values()))
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise UserError(f'{index}: not an index of shards ({error}); fetch the file again') from error
+  # A name with folders in it would read outside the checkpoint.
+  for name in names:
+    if not isinstance(name, str) or pathlib.PurePath(name).name != name:
+      raise UserError(f'{index}: shard "{name}" is not a file name')
+  return [model_dir / name for name in names]
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Any]:
+  """A safetensors file, mapped; tensors are read when asked for."""
+  try:
+    handle = safe_open(path, framework='numpy')
+  except (OSError, SafetensorError) as error:
+    raise UserError(f'{path}: missing or damaged ({error}); fetch the file again') from error
+  with handle as file:
+    yield file
+
+
+def _owners(model_dir: pathlib.Path, files: dict[pathlib.Path, Any]) -> dict[str, tuple[pathlib.Path, Any]]:
+  """{tensor name: (path, open file)}; each tensor is stored once."""
+  owners = {}
+  for path, file in files.items():
+    for name in file.keys():
+      if name in owners:
+        raise UserError(f'{model_dir}: tensor {name} is in both {owners[name][0].name} and {path.name}')
+      owners[name] = path, file
+  return owners
+
+
+def _check_names(model_dir, model: ModelConfig, tensors, owners) -> None:
+  """The tensors are those of the architecture, no fewer and no more."""
+  gates = any(name.startswith('model.gate_projections.') for name in owners)
+  if gates and model.loops == 1:
+    raise UserError(
+        f'{model_dir}: config.json names a dense architecture, but there are gate tensors: a loop checkpoint relabelled '
+        'as dense; mend config.json (IQuestLoopCoderForCausalLM, iquestloopcoder, loop_num, loop_window_size)'
+    )
+  if not gates and model.loops > 1:
+    raise UserError(
+        f'{model_dir}: config.json names the loop architecture, but there are no gate tensors; a dense checkpoint is '
+        'imported as IQuestCoderForCausalLM and folded by the stage loop_adapt'
+    )
+  for wrong, what in ((tensors.keys() - owners.keys(), 'is missing'), (owners.keys() - tensors.keys(), 'is unexpected')):
+    if wrong:
+      raise UserError(f'{model_dir}: tensor {min(wrong)} {what} (and {len(wrong) - 1} more); it must match config.json')
+
+
+def _check_tensor(name: str, tensor: _Tensor, path: pathlib.Path, file) -> None:
+  """Shape and type as the header tells them."""
+  header = file.get_slice(name)
+  shape = tuple(header.get_shape())
+  if shape != tensor.published_shape:
+    raise UserError(f'{path}: tensor {name} is {shape}; config.json makes it {tensor.published_shape}')
+  if header.get_dtype() not in _READABLE:
+    raise UserError(f'{path}: tensor {name} is {header.get_dtype()}; it is one of {", ".join(_READABLE)}')
+
+
+def _write_shards(folder: pathlib.Path, tensors: dict[str, _Tensor], leaves: dict[str, np.ndarray], dtype) -> None:
+  """One file, or shards of at most SHARD_BYTES (a larger tensor has its own) and their index."""
+  shards, room = [[]], SHARD_BYTES
+  for name, tensor in tensors.items():
+    size = math.prod(tensor.shape) * dtype.itemsize
+    if size > room and shards[-1]:
+      shards.append([])
+      room = SHARD_BYTES
+    shards[-1].append(name)
+    room -= size
+  weight_map = {}
+  for number, names in enumerate(shards, 1):
+    file = SINGLE if len(shards) == 1 else f'model-{number:05d}-of-{len(shards):05d}.safetensors'
+    arrays = {}
+    for name in names:
+      leaf = leaves[tensors[name].ours]
+      array = leaf if tensors[name].layer is None else leaf[tensors[name].layer]
+      arrays[name] = tensors[name].publish(array.astype(dtype))
+      weight_map[name] = file
+    # transformers wants to be told that the layout is PyTorch's: matrices as [outputs, inputs].
+    save_file(arrays, folder / file, metadata={'format': 'pt'})
+  if len(shards) > 1:
+    total = sum(math.prod(tensor.shape) for tensor in tensors.values()) * dtype.itemsize
+    index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + '\n')

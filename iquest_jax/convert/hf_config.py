@@ -1,0 +1,159 @@
+"""config.json of a published checkpoint, both ways: which architecture it names and the shape of the model.
+
+Reads as strictly as it must: a key that changes the computation and that this model does not compute is refused, since a
+checkpoint read with the wrong meaning still writes fluent text. Imports no jax.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+from iquest_jax.errors import UserError, nearest
+from iquest_jax.model.sizes import ModelConfig
+
+# architecture -> (looped, the model types it is published under; the first is the one we write).
+ARCHITECTURES = {
+    'IQuestCoderForCausalLM': (False, ('iquestcoder', 'llama')),
+    'IQuestLoopCoderForCausalLM': (True, ('iquestloopcoder',)),
+    'LlamaForCausalLM': (False, ('llama',)),
+}
+
+# ours -> theirs; the order is the order in the file.
+_SHAPE = {
+    'vocab': 'vocab_size',
+    'd_model': 'hidden_size',
+    'd_ff': 'intermediate_size',
+    'layers': 'num_hidden_layers',
+    'heads': 'num_attention_heads',
+    'kv_heads': 'num_key_value_heads',
+    'head_dim': 'head_dim',
+    'max_context': 'max_position_embeddings',
+}
+_LOOP = {'loops': 'loop_num', 'loop_window': 'loop_window_size'}
+_REAL = {'norm_eps': 'rms_norm_eps', 'init_std': 'initializer_range'}
+
+# Each would change the computation; all are off in the released checkpoints.
+_MUST_BE_OFF = (
+    'attention_bias',
+    'clip_qkv',
+    'mlp_bias',
+    'quantization',
+    'quantization_config',
+    'tie_word_embeddings',
+)
+
+
+def read(path: pathlib.Path) -> ModelConfig:
+  """The model a config.json describes; raises UserError where it is unreadable, incomplete or of another kind."""
+  config = _read_object(path)
+  looped = _architecture(path, config)
+  for key in _MUST_BE_OFF:
+    if _is_on(config.get(key)):
+      raise UserError(f'{path}: {key} is {config[key]}; this model has none, so the checkpoint cannot be imported')
+  if config.get('hidden_act', 'silu') != 'silu':
+    raise UserError(f'{path}: hidden_act is "{config["hidden_act"]}"; this model has "silu"')
+  if _slides(config):
+    raise UserError(f'{path}: the sliding window is on; every layer of this model sees the whole context')
+  # Llama's own defaults for configurations older than these two keys.
+  config.setdefault('num_key_value_heads', config.get('num_attention_heads'))
+  if 'head_dim' not in config:
+    config['head_dim'] = _whole(path, config, 'hidden_size') // _whole(path, config, 'num_attention_heads')
+  fields = {ours: _whole(path, config, theirs) for ours, theirs in _SHAPE.items()}
+  config.setdefault('initializer_range', ModelConfig.init_std)
+  fields |= {ours: _real(path, config, theirs) for ours, theirs in _REAL.items()}
+  fields['rope_theta'] = _rope_theta(path, config)
+  loops = config.get('loop_num', 1)
+  if looped:
+    fields |= {ours: _whole(path, config, theirs) for ours, theirs in _LOOP.items()}
+  if looped != (loops != 1):
+    raise UserError(
+        f'{path}: architecture "{config["architectures"][0]}" with loop_num {loops}; a loop checkpoint runs as '
+        'IQuestLoopCoderForCausalLM with at least two passes, a dense one has no loop_num'
+    )
+  return ModelConfig(**fields)
+
+
+def write(path: pathlib.Path, model: ModelConfig, dtype: str) -> None:
+  """Writes the config.json of a model under its published architecture.
+
+  Args:
+    dtype: type of the stored tensors, for loaders that follow it.
+  """
+  architecture = next(name for name, (looped, _) in ARCHITECTURES.items() if looped == (model.loops > 1))
+  config: dict[str, Any] = {'architectures': [architecture], 'model_type': ARCHITECTURES[architecture][1][0]}
+  table = _SHAPE | {'rope_theta': 'rope_theta'} | _REAL | (_LOOP if model.loops > 1 else {})
+  config |= {theirs: getattr(model, ours) for ours, theirs in table.items()}
+  config |= {'hidden_act': 'silu', 'attention_bias': False, 'mlp_bias': False, 'tie_word_embeddings': False}
+  config['torch_dtype'] = dtype
+  path.write_text(json.dumps(config, indent=2) + '\n')
+
+
+def _read_object(path: pathlib.Path) -> dict[str, Any]:
+  """A JSON object from a file."""
+  try:
+    value = json.loads(path.read_text())
+  except OSError as error:
+    raise UserError(f'{path}: {error.strerror}; give the folder of a Hugging Face checkpoint') from error
+  except ValueError as error:
+    raise UserError(f'{path}: not JSON ({error}); fetch the file again') from error
+  if not isinstance(value, dict):
+    raise UserError(f'{path}: holds a {type(value).__name__}, not a JSON object; fetch the file again')
+  return value
+
+
+def _architecture(path: pathlib.Path, config: dict[str, Any]) -> bool:
+  """Whether the named architecture is the looped one."""
+  names = config.get('architectures')
+  if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
+    raise UserError(f'{path}: architectures is {names}; it is a list of one name, such as "IQuestCoderForCausalLM"')
+  if names[0] not in ARCHITECTURES:
+    raise UserError(f'{path}: architecture "{names[0]}" cannot be imported{nearest(names[0], ARCHITECTURES)}')
+  looped, model_types = ARCHITECTURES[names[0]]
+  if config.get('model_type') not in model_types:
+    wanted = ' or '.join(f'"{model_type}"' for model_type in model_types)
+    raise UserError(f'{path}: architecture "{names[0]}" with model_type "{config.get("model_type")}"; it is {wanted}')
+  return looped
+
+
+def _is_on(value: Any) -> bool:
+  """Zero is on: clipping at 0 is clipping."""
+  return value is not None and value is not False
+
+
+def _slides(config: dict[str, Any]) -> bool:
+  """Whether any layer would see less than the whole context; a width without its switch counts as on."""
+  switch = config.get('use_sliding_window', config.get('sliding_window'))
+  return _is_on(switch) or any(kind != 'full_attention' for kind in config.get('layer_types') or ())
+
+
+def _whole(path: pathlib.Path, config: dict[str, Any], key: str) -> int:
+  value = config.get(key)
+  if type(value) is not int or value < 1:
+    raise UserError(f'{path}: {key} is {json.dumps(value)}; it is a positive whole number')
+  return value
+
+
+def _real(path: pathlib.Path, config: dict[str, Any], key: str) -> float:
+  value = config.get(key)
+  if type(value) not in (int, float) or not 0 < value < float('inf'):
+    raise UserError(f'{path}: {key} is {json.dumps(value)}; it is a positive number')
+  return float(value)
+
+
+def _rope_theta(path: pathlib.Path, config: dict[str, Any]) -> float:
+  """The base of the rotation, from the top level or the newer nested form; any scaling of it is refused."""
+  thetas = set()
+  if 'rope_theta' in config:
+    thetas.add(_real(path, config, 'rope_theta'))
+  for key in ('rope_scaling', 'rope_parameters'):
+    nested = config.get(key)
+    if nested is None:
+      continue
+    plain = isinstance(nested, dict) and nested.get('rope_type', nested.get('type')) == 'default'
+    if not plain or nested.keys() - {'rope_theta', 'rope_type', 'type'}:
+      raise UserError(f'{path}: {key} is {json.dumps(nested)}; this model rotates without scaling')
+    if 'rope_theta' in nested:
+      thetas.add(_real(path, nested, 'rope_theta'))
+  if len(thetas) != 1:
+    raise UserError(f'{path}: rope_theta is {sorted(thetas) or "missing"}; it is one positive number')
+  return thetas.pop()

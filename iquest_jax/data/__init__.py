@@ -1,0 +1,1 @@
+"""From documents to batches: collect, format, tokenise, pack, write rows, mix, load."""

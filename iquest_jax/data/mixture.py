@@ -1,0 +1,130 @@
+"""Which source a row comes from, in closed form: global row number -> (source, how many of it came before).
+
+A phase of the schedule repeats a block of Q rows in which each source has its share, well spread. So the count of any
+source among the first n rows takes no walk, a resume at any step costs the same, and when the weights change a source goes
+on at the row it had come to.
+"""
+
+import bisect
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+
+from iquest_jax.errors import UserError
+
+# Rows in a block: weights are kept to 1/4096.
+BLOCK = 4096
+
+# ((from_step, ((source, weight), ...)), ...)
+Schedule = Sequence[tuple[int, Sequence[tuple[str, float]]]]
+
+
+class Mixture(grain.transforms.DatasetSelectionMap):
+  """`mixture[row] -> (index into sources, draw number within the source)`, endless.
+
+  Attributes:
+    sources: sorted names of all sources of the schedule.
+  """
+
+  def __init__(self, schedule: Schedule, batch_rows: int):
+    """Raises UserError for a schedule that is not one (see `validate`)."""
+    validate(schedule)
+    self.sources = source_names(schedule)
+    self._phases: list[_Phase] = []
+    drawn = np.zeros(len(self.sources), np.int64)
+    for step, weights in schedule:
+      start = step * batch_rows
+      if self._phases:
+        drawn = self._phases[-1].drawn_before(start)
+      by_name = dict(weights)
+      quotas = quantise(np.asarray([by_name.get(name, 0.0) for name in self.sources], np.float64))
+      self._phases.append(_Phase(start, drawn, quotas))
+    self._starts = [phase.start for phase in self._phases]
+
+  def __len__(self) -> int:
+    return np.iinfo(np.int64).max
+
+  def __getitem__(self, row: int) -> tuple[int, int]:
+    return self._phase(row).draw(row)
+
+  def drawn_before(self, row: int) -> dict[str, int]:
+    """Rows drawn from each source among the first `row` rows of training."""
+    return dict(zip(self.sources, map(int, self._phase(max(row - 1, 0)).drawn_before(row))))
+
+  def _phase(self, row: int) -> '_Phase':
+    return self._phases[bisect.bisect_right(self._starts, row) - 1]
+
+
+def rows_needed(schedule: Schedule, steps: int, batch_rows: int) -> dict[str, int]:
+  """Rows that training of `steps` steps of `batch_rows` rows draws from each source."""
+  return Mixture(schedule, batch_rows).drawn_before(steps * batch_rows)
+
+
+def source_names(schedule: Schedule) -> tuple[str, ...]:
+  """Sorted names of all sources of a schedule; `source_ids` of a batch index them."""
+  return tuple(sorted({name for _, weights in schedule for name, _ in weights}))
+
+
+def validate(schedule: Schedule) -> None:
+  """Raises UserError where a schedule is not ((from_step, ((source, weight), ...)), ...) as it should be."""
+  try:
+    phases = [(step, [(name, float(weight)) for name, weight in weights]) for step, weights in schedule]
+  except (TypeError, ValueError):
+    raise UserError(f'data.mixture: {schedule!r} is not ((from_step, ((source, weight), ...)), ...)') from None
+  if not phases or phases[0][0] != 0:
+    raise UserError('data.mixture: the first phase must start at step 0')
+  previous = -1
+  for step, weights in phases:
+    if not isinstance(step, int) or step <= previous:
+      raise UserError(f'data.mixture: a phase starts at step {step} after step {previous}; steps must increase')
+    previous = step
+    names = [name for name, _ in weights]
+    if len(set(names)) != len(names):
+      raise UserError(f'data.mixture: a source is named twice in the phase from step {step}; add up its weights')
+    for name, weight in weights:
+      if not 0 <= weight < float('inf'):
+        raise UserError(f'data.mixture: weight of "{name}" is {weight} from step {step}; weights are 0 or more')
+    if not any(weight for _, weight in weights):
+      raise UserError(f'data.mixture: no source has a weight above 0 from step {step}')
+    if len(names) > BLOCK:
+      raise UserError(f'data.mixture: {len(names)} sources from step {step}; at most {BLOCK}')
+
+
+def quantise(weights: np.ndarray) -> np.ndarray:
+  """Weights [S] -> whole numbers int64 [S] that add up to BLOCK, by largest remainder; a positive weight keeps at least 1."""
+  exact = weights / weights.max()
+  exact = exact / exact.sum() * BLOCK
+  quotas = np.where(weights > 0, np.maximum(np.floor(exact), 1), 0).astype(np.int64)
+  by_remainder = np.argsort(quotas - exact, kind='stable')
+  by_remainder = by_remainder[weights[by_remainder] > 0]
+  while (missing := BLOCK - quotas.sum()) > 0:
+    quotas[by_remainder[:missing]] += 1
+  while quotas.sum() > BLOCK:
+    # Many tiny weights were raised to 1: the largest pays.
+    quotas[quotas.argmax()] -= 1
+  return quotas
+
+
+class _Phase:
+  """Rows from `start` on, with fixed quotas, after `drawn` rows of each source."""
+
+  def __init__(self, start: int, drawn: np.ndarray, quotas: np.ndarray):
+    self.start = start
+    self._drawn, self._quotas = drawn, quotas
+    source = np.repeat(np.arange(len(quotas)), quotas)
+    rank = np.concatenate([np.arange(quota) for quota in quotas])
+    # Draw k of q stands at (k + 1/2) / q of the block, so that a source comes at even distances.
+    order = np.lexsort((source, (rank + 0.5) / quotas[source]))
+    self._source, self._rank = source[order], rank[order]
+    chosen = self._source[:, None] == np.arange(len(quotas))
+    self._before = np.concatenate([np.zeros((1, len(quotas)), np.int64), np.cumsum(chosen, axis=0)])
+
+  def draw(self, row: int) -> tuple[int, int]:
+    block, place = divmod(row - self.start, BLOCK)
+    source = self._source[place]
+    return int(source), int(self._drawn[source] + block * self._quotas[source] + self._rank[place])
+
+  def drawn_before(self, row: int) -> np.ndarray:
+    block, place = divmod(row - self.start, BLOCK)
+    return self._drawn + block * self._quotas + self._before[place]

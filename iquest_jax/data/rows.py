@@ -1,0 +1,181 @@
+"""Packed rows on disk: one TFDS dataset (ArrayRecord) a source, a manifest beside them, random access to them.
+
+`<rows_dir>/<source>/` appears whole, by one rename; `<rows_dir>/manifest.json` appears when every source is there. A
+preparation that was killed leaves `.incomplete/` and nothing that looks finished. Reading imports no TensorFlow.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from iquest_jax.data.packing import FIELDS, Counts, Row
+from iquest_jax.errors import UserError
+
+MANIFEST = 'manifest.json'
+# Raised when formats, packing or the layout on disk change, so that older rows are made again.
+VERSION = '1.0.0'
+SPLITS = ('train', 'held_out')
+_RECORD = 'source.json'
+_INCOMPLETE = '.incomplete'
+
+
+def open_rows(rows_dir: str | pathlib.Path, source: str, split: str) -> Sequence[Row]:
+  """Random access to the rows of a split: `[i] -> {field: [T]}`, `len()`. Several threads may read at once."""
+  import tensorflow_datasets as tfds  # here and not above: half a second that `--help` need not pay
+
+  return tfds.builder_from_directory(str(_dataset(rows_dir, source))).as_data_source(split)
+
+
+def write_source(
+    rows_dir: str | pathlib.Path,
+    source: str,
+    context: int,
+    inputs: str,
+    splits: dict[str, Callable[[Counts], Iterable[Row]]],
+) -> dict[str, Any]:
+  """Writes the rows of a source, whole or not at all, in place of those that are there.
+
+  Args:
+    rows_dir: folder of the stage's rows.
+    source: name of the source.
+    context: T, tokens in a row.
+    inputs: hash of everything the rows depend on; `finished` asks for it again.
+    splits: for each split, gives its rows, writing counts along the way.
+
+  Returns:
+    The source's entry of the manifest.
+  """
+  import tensorflow_datasets as tfds
+
+  tfds.disable_progress_bar()
+  incomplete = pathlib.Path(rows_dir) / _INCOMPLETE
+  shutil.rmtree(incomplete / source, ignore_errors=True)
+  tallies = {split: _Tally() for split in splits}
+  builder = tfds.dataset_builders.AdhocBuilder(
+      name=source,
+      version=VERSION,
+      features=tfds.features.FeaturesDict({
+          name: tfds.features.Tensor(shape=(context,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)
+          for name, dtype in FIELDS.items()
+      }),
+      split_datasets={split: enumerate(tallies[split].count(rows)) for split, rows in splits.items()},
+      data_dir=str(incomplete),
+      description=f'Packed rows of {source}.',
+      file_format='array_record',
+      disable_shuffling=True,
+  )
+  builder.download_and_prepare()
+  record = {
+      'inputs': inputs,
+      **{split: tally.record() for split, tally in tallies.items()},
+      'sha256': {path.name: _sha256(path) for path in sorted(pathlib.Path(builder.data_dir).glob('*array_record*'))},
+      'builder': {'tensorflow_datasets': tfds.__version__, 'rows': VERSION},
+  }
+  write_json(incomplete / source / _RECORD, record)
+  final = pathlib.Path(rows_dir) / source
+  shutil.rmtree(final, ignore_errors=True)
+  os.replace(incomplete / source, final)
+  shutil.rmtree(incomplete)
+  return record
+
+
+def finished(rows_dir: str | pathlib.Path, source: str, inputs: str) -> dict[str, Any] | None:
+  """The entry of a source that was written from the same inputs; None where it has to be made."""
+  try:
+    record = json.loads((pathlib.Path(rows_dir) / source / _RECORD).read_text())
+  except (FileNotFoundError, json.JSONDecodeError):
+    return None
+  return record if record.get('inputs') == inputs else None
+
+
+def read_manifest(rows_dir: str | pathlib.Path, command: str) -> dict[str, Any]:
+  """The manifest of a rows folder; UserError naming `command`, which makes it, where there is none."""
+  path = pathlib.Path(rows_dir) / MANIFEST
+  try:
+    return json.loads(path.read_text())
+  except FileNotFoundError:
+    raise UserError(f'rows: {path} is missing; prepare the rows by {command}') from None
+  except json.JSONDecodeError as error:
+    raise UserError(f'rows: {path} is damaged ({error}); prepare the rows again by {command}') from None
+
+
+def manifest_hash(rows_dir: str | pathlib.Path) -> str:
+  """SHA-256 (hex) of the manifest file, which holds the hashes of the rows."""
+  return _sha256(pathlib.Path(rows_dir) / MANIFEST)
+
+
+def check_manifest(
+    rows_dir: str | pathlib.Path, *, sources: Iterable[str], context: int, tokenizer_fingerprint: str, command: str
+) -> dict[str, Any]:
+  """Checks that a stage may train on the rows of a folder.
+
+  Args:
+    rows_dir: folder of the stage's rows.
+    sources: names of the sources the stage draws from.
+    context: T of the stage.
+    tokenizer_fingerprint: of the run folder's tokenizer.
+    command: makes the rows; named in every error.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    UserError: rows missing, made with another tokenizer or context length, or an empty source.
+  """
+  manifest = read_manifest(rows_dir, command)
+  again = f'prepare them again by {command}'
+  if manifest['tokenizer'] != tokenizer_fingerprint:
+    was, now = manifest['tokenizer'][:12], tokenizer_fingerprint[:12]
+    raise UserError(f'rows: {rows_dir} were made with another tokenizer ({was}, the run has {now}); {again}')
+  if manifest['context'] != context:
+    raise UserError(f'rows: {rows_dir} have context {manifest["context"]}, the stage has {context}; {again}')
+  for source in sources:
+    if source not in manifest['sources'] or not _dataset(rows_dir, source).is_dir():
+      raise UserError(f'rows: {rows_dir} has no rows of "{source}"; {again}')
+    for split in SPLITS:
+      if not manifest['sources'][source][split]['rows']:
+        raise UserError(f'rows: "{source}" has no {split} rows in {rows_dir}; give it documents and {again}')
+  return manifest
+
+
+def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+  """Writes a JSON file, whole or not at all."""
+  partial = path.with_name(path.name + '.incomplete')
+  with open(partial, 'w', encoding='utf-8') as file:
+    file.write(json.dumps(content, indent=1, sort_keys=True) + '\n')
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(partial, path)
+
+
+class _Tally:
+  """Rows and tokens of a split, counted as they are written."""
+
+  def __init__(self):
+    self._counts = Counts()
+    self._rows, self._tokens = 0, 0
+
+  def count(self, rows: Callable[[Counts], Iterable[Row]]) -> Iterator[Row]:
+    for row in rows(self._counts):
+      self._rows += 1
+      self._tokens += int(np.count_nonzero(row['segment_ids']))
+      yield row
+
+  def record(self) -> dict[str, Any]:
+    drops = dict(sorted(self._counts.drops.items()))
+    return {'rows': self._rows, 'tokens': self._tokens, 'documents': self._counts.documents, 'drops': drops}
+
+
+def _dataset(rows_dir: str | pathlib.Path, source: str) -> pathlib.Path:
+  return pathlib.Path(rows_dir) / source / VERSION
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()

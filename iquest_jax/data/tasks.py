@@ -1,0 +1,111 @@
+"""SeqIO's definition of what is trained on: one Task a source of a stage, one Mixture a phase with its rates.
+
+Imports TensorFlow: only preparing rows does, never training.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from iquest_jax.data import documents, formats
+from iquest_jax.data.documents import Document
+from iquest_jax.data.example import Example
+from iquest_jax.data.mixture import Schedule
+from iquest_jax.data.tokenizer import Tokenizer
+from iquest_jax.errors import UserError
+
+SPLITS = ('train', 'held_out')
+
+
+class Source:
+  """A source of a stage as the Task `<stage>.<source>`: documents of a split, in order, formatted and tokenised.
+
+  Attributes:
+    task: the seqio.Task; features tokens int32 [n] and loss_weights float32 [n].
+  """
+
+  def __init__(
+      self,
+      stage: str,
+      source: str,
+      read: Callable[[], Iterator[Document]],
+      tokenizer: Tokenizer,
+      *,
+      context: int,
+      buckets: tuple[float, float],
+      seed: int,
+  ):
+    """Defines the Task.
+
+    Args:
+      stage: name of the stage.
+      source: name of the source; its format is looked up in formats.FORMATS.
+      read: gives the source's documents from the first on.
+      tokenizer: of the run folder.
+      context: tokens in a row; completions are made to fit.
+      buckets: [low, high) of documents.bucket that this stage may see.
+      seed: of the formats' chance.
+    """
+    # TensorFlow wraps what its callbacks raise in errors of its own; a person is to see the first mistake itself.
+    self._mistakes: list[UserError] = []
+
+    def lines(split: str) -> Iterator[str]:
+      with self._noting_mistakes():
+        yield from (document.to_json() for document in documents.select(read(), split, buckets))
+
+    def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+      del shuffle_files, seed  # the order is the documents' own; rows are shuffled when they are read
+      return tf.data.Dataset.from_generator(lambda: lines(split), output_signature=tf.TensorSpec((), tf.string))
+
+    def tokenise(line: bytes) -> tuple[np.ndarray, np.ndarray]:
+      with self._noting_mistakes():
+        example = formats.render(source, Document.from_json(line.decode()), tokenizer, context, seed)
+        return example.tokens, example.loss_weights
+
+    vocabulary = seqio.PassThroughVocabulary(tokenizer.vocab_size)
+    self.task = seqio.Task(
+        f'{stage}.{source}',
+        source=seqio.FunctionDataSource(dataset, splits=SPLITS),
+        preprocessors=[lambda dataset: dataset.map(lambda line: _features(tokenise, line))],
+        output_features={
+            'tokens': seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32),
+            'loss_weights': seqio.Feature(vocabulary, add_eos=False, dtype=tf.float32),
+        },
+        shuffle_buffer_size=None,
+    )
+
+  def examples(self, split: str) -> Iterator[Example]:
+    """The Task's examples of a split; UserError for a document that is malformed or of the wrong kind."""
+    dataset = self.task.get_dataset(sequence_length=None, split=split, shuffle=False, trim_output_features=False)
+    try:
+      for item in dataset.as_numpy_iterator():
+        yield Example(item['tokens'], item['loss_weights'])
+    except tf.errors.OpError:
+      if self._mistakes:
+        raise self._mistakes[0] from None
+      raise
+
+  @contextlib.contextmanager
+  def _noting_mistakes(self) -> Iterator[None]:
+    try:
+      yield
+    except UserError as mistake:
+      self._mistakes.append(mistake)
+      raise
+
+
+def rates(stage: str, schedule: Schedule, sources: dict[str, Source]) -> list:
+  """[[from_step, {source: rate}], ...]: each phase as a seqio.Mixture `<stage>.from_<step>`, its rates read back."""
+  phases = []
+  for step, weights in schedule:
+    mixture = seqio.Mixture(f'{stage}.from_{step}', [(sources[name].task, float(weight)) for name, weight in weights])
+    phases.append([step, {name: mixture.get_rate(sources[name].task) for name, _ in weights}])
+  return phases
+
+
+def _features(tokenise: Callable[[bytes], tuple[np.ndarray, np.ndarray]], line: tf.Tensor) -> dict[str, tf.Tensor]:
+  tokens, weights = tf.numpy_function(tokenise, [line], (tf.int32, tf.float32))
+  return {'tokens': tf.ensure_shape(tokens, (None,)), 'loss_weights': tf.ensure_shape(weights, (None,))}

@@ -1,0 +1,141 @@
+"""The one training loop: every stage of the chain is this page with another configuration."""
+
+import contextlib
+import os
+import time
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+
+from iquest_jax import sharding
+from iquest_jax.config import to_json
+from iquest_jax.data.loader import Loader
+from iquest_jax.errors import UserError
+from iquest_jax.model import transformer
+from iquest_jax.train import checkpoint, fingerprint, initialise, lineage, metrics, optim, state, step
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+  """Trains a stage to its last step, from wherever it stands; returns at once where it is finished.
+
+  Args:
+    config: the stage (experiments/).
+    workdir: folder of the chain; every process must see it.
+
+  Raises:
+    UserError: rows, checkpoints, mesh or configuration do not fit.
+    RunStopped: three updates in a row were not finite.
+  """
+  began, first = time.monotonic(), jax.process_index() == 0
+  steps, run_dir = config.train.steps, os.path.join(workdir, config.stage)
+
+  # ---------------------------------------------------------------- Where it stands
+  checkpoints = checkpoint.Checkpoints(run_dir, keep=config.checkpoint.keep)
+  if is_finished(checkpoints, run_dir, steps):
+    logging.info('%s is finished: step %d', config.stage, steps)
+    return
+  os.makedirs(run_dir, exist_ok=True)
+
+  # ---------------------------------------------------------------- Mesh and rows
+  mesh = sharding.make_mesh(config.mesh)
+  check(config, mesh)
+  loader = Loader.of_stage(config, workdir)
+  place = sharding.batch_shardings(mesh)
+
+  with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
+    # -------------------------------------------------------------- Model and optimizer
+    model = transformer.build(transformer.model_config(config.model), config.train.dtype, config.train.remat)
+    tx, learning_rate = optim.optimizer(config.optim, steps), optim.schedule(config.optim, steps)
+    abstract = state.abstract_state(model, tx, mesh)
+    train_step, eval_step = step.compile_steps(config, model, tx, learning_rate, len(loader.sources), abstract)
+
+    # -------------------------------------------------------------- Start: own checkpoint > parent > imported > random
+    closing.callback(checkpoints.close)
+    start = checkpoint.start(config, workdir, checkpoints)
+    train = initialise.initial_state(start, config, model, tx, abstract, mesh)
+    done = start.step if start.kind == 'resume' else 0
+    if done > steps:
+      raise UserError(f'{run_dir}: stands at step {done}, beyond train.steps {steps}; raise it or use a new --workdir')
+    if start.kind == 'resume':
+      line = lineage.resume(start, config, loader.manifest_hash)
+    else:
+      leaves = fingerprint.fingerprints(train.params)
+      line = lineage.begin(start, config, loader.manifest_hash, fingerprint.combine(leaves))
+    logging.info('%s starts: %s, step %d of %d, mesh %s', config.stage, start.kind, done, steps, dict(mesh.shape))
+    if first:
+      _write_config(config, run_dir)
+
+    # -------------------------------------------------------------- Reports
+    writer = metrics.Writer(run_dir, restored_step=done, writes=first)
+    closing.callback(writer.close)
+    bar = metrics.Progress(config.stage, done, steps, shows=first)
+    closing.callback(bar.close)
+    reporter = metrics.Reporter(config, model.config, loader.sources, writer, bar)
+
+    def evaluate():
+      held_out = loader.held_out(config.eval.rows, config.train.batch_rows // config.train.accumulation, place)
+      sums = [jax.device_get(eval_step(train.params, batch)) for batch in held_out]
+      total = jax.tree.map(lambda *parts: sum(parts), *sums)
+      writer.write('eval', done, metrics.losses(total.loss_S, total.weight_S, loader.sources))
+
+    def save():
+      tokens = done * config.train.batch_rows * config.data.context
+      seconds = time.monotonic() - began
+      told = lineage.progress(line, steps=done, tokens_seen=tokens, wall_seconds=seconds, finished=done == steps)
+      checkpoints.save(done, train.params, train.optimizer_item(), told)
+
+    # -------------------------------------------------------------- Train: step, save, then evaluate
+    due = lambda every: done % every == 0 or done == steps
+    if due(config.eval.every):
+      evaluate()
+    batches = iter(loader.batches(done, steps, place))
+    while done < steps:
+      asked = time.monotonic()
+      batch = next(batches)
+      ready = time.monotonic()
+      train, numbers = train_step(train, batch)
+      done += 1
+      reporter.note(done, numbers, asked, ready)
+      if due(config.checkpoint.every) or due(config.eval.every):
+        reporter.flush()
+      if due(config.checkpoint.every):
+        save()
+      if due(config.eval.every):
+        evaluate()
+
+    # -------------------------------------------------------------- Land
+    checkpoints.wait()
+    if first:
+      lineage.write(run_dir, checkpoints.lineage())
+
+
+def is_finished(checkpoints: checkpoint.Checkpoints, run_dir: str, steps: int) -> bool:
+  """Whether the last step is saved and evaluated."""
+  if checkpoints.latest_step() != steps or not os.path.exists(os.path.join(run_dir, 'lineage.json')):
+    return False
+  return any(record['kind'] == 'eval' and record['step'] == steps for record in metrics.read(run_dir))
+
+
+def check(config: ConfigDict, mesh) -> None:
+  """Raises UserError where the batch, the row or the loss chunk does not divide as mesh and accumulation need."""
+  ways = sharding.row_ways(mesh) * config.train.accumulation
+  if config.train.batch_rows % ways:
+    raise UserError(
+        f'config: train.batch_rows {config.train.batch_rows} do not divide by data x fsdp x accumulation = {ways}; '
+        'change one of them'
+    )
+  if config.data.context % mesh.shape['context']:
+    raise UserError(f'config: data.context {config.data.context} does not divide by mesh.context {mesh.shape["context"]}')
+  chunk = config.train.loss_chunk
+  if config.data.context > chunk and config.data.context % chunk:
+    raise UserError(f'config: data.context {config.data.context} does not divide by train.loss_chunk {chunk}')
+  if config.data.context > config.model.max_context:
+    raise UserError(f'config: data.context {config.data.context} is beyond model.max_context {config.model.max_context}')
+
+
+def _write_config(config: ConfigDict, run_dir: str) -> None:
+  path = os.path.join(run_dir, 'config.json')
+  with open(path + '.new', 'w') as file:
+    file.write(to_json(config))
+  os.replace(path + '.new', path)

@@ -1,0 +1,190 @@
+"""Where the numbers of a run go: metrics.jsonl, TensorBoard events, a console line, a progress bar.
+
+A record depends on nothing but the step it describes (times and rates aside), so a run that was killed and went on
+leaves the same file as one that was not.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from rich import console as rich_console
+from rich import progress
+from tensorboardX import SummaryWriter
+
+from iquest_jax import hardware
+from iquest_jax.errors import RunStopped
+from iquest_jax.model import sizes
+
+# So many updates in a row may be lost to a loss or gradient that is not finite; then the run stops.
+MAX_SKIPPED_IN_A_ROW = 3
+
+# Fields that measure the machine and not the training: two runs may differ in these alone.
+TIMES = ('step_seconds', 'data_seconds', 'tokens_per_second', 'mfu')
+
+
+def _keep(record: dict, restored_step: int) -> bool:
+  """Whether a record of an earlier run is still true: a step is evaluated after it is saved, so that is done again."""
+  return record['step'] < restored_step or (record['step'] == restored_step and record['kind'] == 'train')
+
+
+def read(run_dir: str) -> list[dict[str, Any]]:
+  """Records of a run in order; a last line cut off by a kill is dropped."""
+  path = os.path.join(run_dir, 'metrics.jsonl')
+  records = []
+  if os.path.exists(path):
+    with open(path) as file:
+      for line in file:
+        if line.endswith('\n'):
+          records.append(json.loads(line))
+  return records
+
+
+def held_out(run_dir: str) -> tuple[float, float] | None:
+  """(first, last) held-out loss of a run; None before its second evaluation."""
+  losses = [record['loss'] for record in read(run_dir) if record['kind'] == 'eval']
+  return (losses[0], losses[-1]) if len(losses) > 1 else None
+
+
+class Writer:
+  """Writes records of one run; on processes other than the first it does nothing."""
+
+  def __init__(self, run_dir: str, restored_step: int, writes: bool):
+    """Cuts metrics.jsonl back to `restored_step` and opens it."""
+    self._writes = writes
+    if not writes:
+      return
+    path = os.path.join(run_dir, 'metrics.jsonl')
+    records = [record for record in read(run_dir) if restored_step and _keep(record, restored_step)]
+    with open(path + '.cut', 'w') as file:
+      file.writelines(json.dumps(record) + '\n' for record in records)
+    os.replace(path + '.cut', path)
+    self._file = open(path, 'a')
+    self._events = SummaryWriter(os.path.join(run_dir, 'events'), purge_step=restored_step)
+
+  def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+    """Appends one record; floats are written so that they read back exactly."""
+    if not self._writes:
+      return
+    self._file.write(json.dumps({'kind': kind, 'step': step, **values}) + '\n')
+    # To the operating system at once: what was written survives a kill of this process.
+    self._file.flush()
+    for name, value in _scalars(values):
+      self._events.add_scalar(f'{kind}/{name}', value, step)
+
+  def close(self) -> None:
+    if self._writes:
+      self._file.close()
+      self._events.close()
+
+
+def _scalars(values: dict[str, Any], prefix: str = ''):
+  for name, value in values.items():
+    if isinstance(value, dict):
+      yield from _scalars(value, f'{prefix}{name}/')
+    elif isinstance(value, list):
+      yield from _scalars({str(index): item for index, item in enumerate(value)}, f'{prefix}{name}/')
+    else:
+      yield f'{prefix}{name}', value
+
+
+class Progress:
+  """A bar with loss, tokens/s and time left on a terminal; a line each time there is news elsewhere."""
+
+  def __init__(self, stage: str, step: int, steps: int, shows: bool):
+    self._stage, self._steps, self._shows = stage, steps, shows
+    self._bar = None
+    if shows and sys.stderr.isatty():
+      self._bar = progress.Progress(
+          progress.TextColumn('[bold]{task.description:<14}'),
+          progress.BarColumn(bar_width=30),
+          progress.MofNCompleteColumn(),
+          progress.TextColumn('{task.fields[news]}'),
+          progress.TimeRemainingColumn(),
+          console=rich_console.Console(stderr=True),
+      )
+      self._task = self._bar.add_task(stage, total=steps, completed=step, news='compiling')
+      self._bar.start()
+
+  def update(self, step: int, news: str) -> None:
+    """`news` is the loss and the rate in words."""
+    if self._bar:
+      self._bar.update(self._task, completed=step, news=news)
+    elif self._shows:
+      logging.info('%s step %d/%d  %s', self._stage, step, self._steps, news)
+
+  def close(self) -> None:
+    if self._bar:
+      self._bar.stop()
+
+
+def losses(loss_S, weight_S, sources: tuple[str, ...]) -> dict[str, Any]:
+  """{'loss': mean, 'loss_by_source': {source: mean}} of summed losses; a source without weight is left out."""
+  by_source = {name: float(loss / weight) for name, loss, weight in zip(sources, loss_S, weight_S) if weight > 0}
+  return {'loss': float(np.sum(loss_S) / max(np.sum(weight_S), 1e-9)), 'loss_by_source': by_source}
+
+
+class Reporter:
+  """Turns what a step returns into records, one step late, so that the device never waits for the host."""
+
+  def __init__(self, config, model: sizes.ModelConfig, sources: tuple[str, ...], writer: Writer, bar: Progress):
+    self._config, self._model, self._sources = config, model, sources
+    self._writer, self._bar = writer, bar
+    peak = hardware.peak_flops(jax.devices()[0].device_kind)
+    self._peak = peak and peak * jax.device_count()
+    self._pending = None
+    self._last_end = 0.0
+
+  def note(self, step: int, numbers: dict[str, jax.Array], asked: float, began: float) -> None:
+    """Takes the metrics of a step just started, and reports the one before.
+
+    Args:
+      step: updates done with this one.
+      numbers: metrics of step.train_step, still being computed.
+      asked, began: seconds (time.monotonic) when the batch was asked for, and when it was there.
+    """
+    self.flush()
+    self._pending = (step, numbers, asked, began)
+
+  def flush(self) -> None:
+    """Waits for the step noted last and reports it; raises RunStopped after three updates in a row not finite."""
+    if self._pending is None:
+      return
+    (step, numbers, asked, began), self._pending = self._pending, None
+    numbers = {name: np.asarray(value) for name, value in jax.device_get(numbers).items()}
+    end = time.monotonic()
+    seconds, self._last_end = end - max(began, self._last_end), end
+    record = losses(numbers['loss_S'], numbers['weight_S'], self._sources)
+    record |= {name: float(numbers[name]) for name in ('grad_norm', 'lr')}
+    record |= {name: int(numbers[name]) for name in ('skipped', 'tokens')}
+    record |= {name: numbers[name].tolist() for name in ('loop_change', 'loop_gate') if name in numbers}
+    record |= {'step_seconds': seconds, 'data_seconds': began - asked, 'tokens_per_second': record['tokens'] / seconds}
+    if self._peak:
+      useful = sizes.flops(self._model, *(float(numbers[name]) for name in ('tokens', 'pairs', 'local_pairs')))
+      record['mfu'] = sizes.TRAIN_PASSES * useful / seconds / self._peak
+    bad = int(numbers['skipped_in_a_row'])
+    last = step == self._config.train.steps
+    if bad or last or step % self._config.log.every == 0:
+      self._writer.write('train', step, record)
+      self._bar.update(step, _news(record))
+    if bad >= MAX_SKIPPED_IN_A_ROW:
+      names = ', '.join(record['loss_by_source']) or 'none'
+      raise RunStopped(
+          f'{self._config.stage}: loss or gradient was not finite in {bad} updates in a row, the last at step {step} '
+          f'(sources of its batch: {names}); the parameters are those of step {step - bad}'
+      )
+
+
+def _news(record: dict[str, Any]) -> str:
+  news = f'loss {record["loss"]:.3f}  {record["tokens_per_second"]:,.0f} tokens/s'
+  if 'mfu' in record:
+    news += f'  MFU {100 * record["mfu"]:.1f} %'
+  if not math.isfinite(record['loss']) or record['skipped']:
+    news += f'  {record["skipped"]} skipped'
+  return news

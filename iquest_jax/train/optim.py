@@ -1,0 +1,56 @@
+"""AdamW and its learning-rate curves, by optax."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from iquest_jax.errors import UserError, nearest
+
+SCHEDULES = ('constant', 'wsd', 'cosine')
+
+
+def schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
+  """The learning rate by update: a linear warm-up, then one of three curves. Fractions are of the stage's steps.
+
+  constant: holds the peak.
+  wsd: warmup-stable-decay; holds the peak, then falls linearly to floor * peak over the last `decay` of the steps.
+  cosine: falls to floor * peak within `decay` of the steps and stays there: the extended low-rate phase.
+  """
+  if optim.schedule not in SCHEDULES:
+    raise UserError(f'config: optim.schedule "{optim.schedule}" does not exist{nearest(optim.schedule, SCHEDULES)}')
+  if not (0 <= optim.warmup <= 1 and 0 <= optim.decay <= 1 and optim.warmup + optim.decay <= 1):
+    raise UserError(f'config: optim.warmup {optim.warmup} and optim.decay {optim.decay} are fractions of one stage')
+  peak, low = optim.peak_lr, optim.peak_lr * optim.floor
+  warmup, decay = round(optim.warmup * steps), max(1, round(optim.decay * steps))
+  # The first update already moves: a rate of 0 would be a step lost.
+  rising = optax.linear_schedule(peak / (warmup + 1), peak, max(1, warmup))
+  if optim.schedule == 'constant':
+    return optax.join_schedules([rising, optax.constant_schedule(peak)], [warmup])
+  if optim.schedule == 'wsd':
+    return optax.join_schedules(
+        [rising, optax.constant_schedule(peak), optax.linear_schedule(peak, low, decay)], [warmup, steps - decay]
+    )
+  return optax.join_schedules([rising, optax.cosine_decay_schedule(peak, decay, alpha=optim.floor)], [warmup])
+
+
+def decays(path: tuple) -> bool:
+  """Whether weight decay applies: to matrices, not to norm scales and gate biases."""
+  return str(getattr(path[-1], 'key', path[-1])) not in ('scale', 'gate_bias')
+
+
+def optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformation:
+  """Clip by global norm, then AdamW with decay on matrices only; the first moment in `moment_dtype`."""
+  mask = lambda params: jax.tree_util.tree_map_with_path(lambda path, _: decays(path), params)
+  return optax.chain(
+      optax.clip_by_global_norm(optim.clip_norm),
+      optax.adamw(
+          schedule(optim, steps),
+          b1=optim.b1,
+          b2=optim.b2,
+          eps=optim.eps,
+          weight_decay=optim.weight_decay,
+          mask=mask,
+          mu_dtype=jnp.dtype(optim.moment_dtype),
+      ),
+  )

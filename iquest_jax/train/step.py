@@ -1,0 +1,133 @@
+"""One training step and one evaluation step: pure functions of (state, batch). Legend: B batch, T positions, S sources."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from iquest_jax import sharding
+from iquest_jax.batch import Batch
+from iquest_jax.model.transformer import Transformer
+from iquest_jax.train.losses import LossSums, next_token_sums
+from iquest_jax.train.state import TrainState
+
+
+def _micro_batches(batch: Batch, count: int) -> Batch:
+  """[B, ...] -> [count, B / count, ...]; micro-batch m takes every count-th row, so each device keeps its own rows."""
+  return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
+
+
+def _on_mesh(batch: Batch) -> Batch:
+  rows = lambda x: sharding.constrain(x, *(('batch', 'sequence') if x.ndim == 2 else ('batch',)))
+  return jax.tree.map(rows, batch)
+
+
+def gradients(model: Transformer, params, batch: Batch, *, num_sources: int, accumulation: int, chunk: int, z_loss: float):
+  """Gradients of the token mean over the whole batch, summed over micro-batches.
+
+  The global weight is known before the first micro-batch, so each contributes sum / weight and nothing is divided later.
+
+  Returns:
+    (gradients, LossSums of the batch, diagnostics averaged over micro-batches).
+  """
+  weight = jnp.maximum(jnp.sum(batch.loss_weights), 1e-9)
+
+  def objective(params, micro):
+    sums, diagnostics = next_token_sums(model, params, _on_mesh(micro), num_sources, chunk)
+    return (jnp.sum(sums.loss_S) + z_loss * sums.z) / weight, (sums, diagnostics)
+
+  grad = jax.grad(objective, has_aux=True)
+  if accumulation == 1:
+    grads, (sums, diagnostics) = grad(params, batch)
+    return grads, sums, diagnostics
+
+  def add(total, micro):
+    return jax.tree.map(jnp.add, total, grad(params, micro)), None
+
+  micro = _micro_batches(batch, accumulation)
+  shapes = jax.eval_shape(grad, params, jax.tree.map(lambda x: x[0], micro))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  (grads, (sums, diagnostics)), _ = jax.lax.scan(add, zeros, micro)
+  return grads, sums, jax.tree.map(lambda x: x / accumulation, diagnostics)
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: Transformer,
+    tx: optax.GradientTransformation,
+    learning_rate: optax.Schedule,
+    num_sources: int,
+    accumulation: int,
+    chunk: int,
+    z_loss: float,
+) -> tuple[TrainState, dict]:
+  """One update; where loss or gradient is not finite the update is skipped and counted, and the batch is consumed.
+
+  Returns:
+    (state, metrics): `loss` and `grad_norm` scalars, `loss_S` and `weight_S` sums by source, `lr`, `skipped`,
+    `skipped_in_a_row`, the counts that useful operations follow from (sizes.flops), and the model's diagnostics.
+  """
+  grads, sums, diagnostics = gradients(
+      model, state.params, batch, num_sources=num_sources, accumulation=accumulation, chunk=chunk, z_loss=z_loss
+  )
+  loss, grad_norm = sums.mean(), optax.tree.norm(grads)
+  finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
+  bad = 1 - finite.astype(jnp.int32)
+  metrics = {
+      'loss': loss,
+      'grad_norm': grad_norm,
+      'loss_S': sums.loss_S,
+      'weight_S': sums.weight_S,
+      'lr': learning_rate(state.step - state.skipped),
+      'skipped': state.skipped + bad,
+      'skipped_in_a_row': (state.skipped_in_a_row + 1) * bad,
+      **_counts(batch, model.config.loop_window),
+      **diagnostics,
+  }
+  state = TrainState(
+      params=keep(optax.apply_updates(state.params, updates), state.params),
+      opt_state=keep(opt_state, state.opt_state),
+      step=state.step + 1,
+      skipped=metrics['skipped'],
+      skipped_in_a_row=metrics['skipped_in_a_row'],
+  )
+  return state, metrics
+
+
+def _counts(batch: Batch, window: int) -> dict:
+  """Real tokens and visible pairs of a batch: a token sees its document up to its own position."""
+  seen_BT = jnp.where(batch.segment_ids != 0, batch.positions + 1, 0).astype(jnp.float32)
+  return {
+      'tokens': jnp.sum(seen_BT > 0),
+      'pairs': jnp.sum(seen_BT),
+      'local_pairs': jnp.sum(jnp.minimum(seen_BT, window)),
+  }
+
+
+def eval_step(params, batch: Batch, *, model: Transformer, num_sources: int, chunk: int) -> LossSums:
+  """Loss sums of one batch, without gradients."""
+  return next_token_sums(model, params, batch, num_sources, chunk)[0]
+
+
+def compile_steps(config, model, tx, learning_rate, num_sources: int, abstract: TrainState) -> tuple[Callable, Callable]:
+  """The two jitted steps of a stage: the train step gives its state's buffers to the next state."""
+  where = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  everywhere = jax.sharding.NamedSharding(abstract.step.sharding.mesh, jax.sharding.PartitionSpec())
+  train = functools.partial(
+      train_step,
+      model=model,
+      tx=tx,
+      learning_rate=learning_rate,
+      num_sources=num_sources,
+      accumulation=config.train.accumulation,
+      chunk=config.train.loss_chunk,
+      z_loss=config.train.z_loss,
+  )
+  evaluate = functools.partial(eval_step, model=model, num_sources=num_sources, chunk=config.train.loss_chunk)
+  return jax.jit(train, donate_argnums=0, out_shardings=(where, everywhere)), jax.jit(evaluate, out_shardings=everywhere)

@@ -1,0 +1,100 @@
+"""What every command line shares: --exp and its overrides, one-line errors, exit status, short help.
+
+Imports no jax, so that --help answers at once.
+"""
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from experiments import chain
+from iquest_jax.config import flatten
+from iquest_jax.errors import RunStopped, UserError, nearest
+
+flags.DEFINE_string('workdir', '', 'Folder of one chain: its tokenizer, its rows, and one folder a stage.')
+flags.DEFINE_string('size', 'tiny_loop', 'Size of the model: 7b, 14b, 40b, 40b_loop, tiny, tiny_loop.')
+
+FLAGS = flags.FLAGS
+# What a disk or folder answers when a person must act.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def experiment(text: str) -> ConfigDict:
+  """The configuration `NAME` or `NAME:arguments`; raises UserError with the nearest name."""
+  name, _, arguments = text.partition(':')
+  if name not in chain.PARENTS:
+    raise UserError(f'--exp: experiment "{name}" does not exist{nearest(name, chain.PARENTS)}')
+  return importlib.import_module(f'experiments.{name}').get_config(arguments)
+
+
+def config() -> ConfigDict:
+  """The configuration named by --exp, overrides applied."""
+  if 'exp' not in FLAGS:
+    raise UserError('--exp is missing; name an experiment, as in --exp=midtrain_128k:size=7b')
+  return FLAGS.exp
+
+
+def workdir() -> str:
+  """The folder named by --workdir, absolute; several hosts must all see it (a mounted bucket does)."""
+  if not FLAGS.workdir:
+    raise UserError('--workdir is missing; name the folder of the chain, as in --workdir=runs/first')
+  return os.path.abspath(FLAGS.workdir)
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+  """Runs a command: parses flags, turns a UserError into one line on stderr, and exits with 0, 1 or 2."""
+
+  def guarded(step, argument):
+    try:
+      return step(argument)
+    except (UserError, RunStopped) as error:
+      line, status = str(error), 2 if isinstance(error, UserError) else 1
+    except OSError as error:
+      if error.errno not in _REFUSALS:
+        raise
+      line, status = f'{error.filename or "disk"}: {error.strerror}; nothing written before is lost', 2
+    print(f'error: {line}', file=sys.stderr, flush=True)
+    sys.exit(status)
+
+  app.run(lambda argv: guarded(main, argv), flags_parser=lambda argv: guarded(_parse, argv))
+
+
+def _parse(argv: list[str]) -> list[str]:
+  if {'-h', '--help', '-help'} & set(argv):
+    print(f'{sys.modules["__main__"].__doc__.strip()}\n{FLAGS.main_module_help()}')
+    sys.exit(0)
+  argv = _define_experiment(argv)
+  try:
+    return FLAGS(argv)
+  except flags.UnrecognizedFlagError as error:
+    raise UserError(f'flag --{error.flagname} does not exist{nearest(error.flagname, FLAGS)}') from None
+  except (flags.Error, ValueError, TypeError) as error:
+    raise UserError(' '.join(str(error).split())) from None
+
+
+def _define_experiment(argv: list[str]) -> list[str]:
+  """Defines the flag `exp` from --exp=NAME and checks the overrides' keys; returns argv without --exp=NAME."""
+  chosen = [arg.partition('=')[2] for arg in argv if arg.startswith('--exp=')]
+  overrides = [arg for arg in argv if arg.startswith('--exp.')]
+  rest = [arg for arg in argv if arg not in overrides and not arg.startswith('--exp=')]
+  if not chosen:
+    if overrides or '--exp' in argv:
+      raise UserError('--exp=NAME is missing; write it with an equals sign, as in --exp=midtrain_128k:size=7b')
+    return argv
+  settings = experiment(chosen[-1])
+  leaves = flatten(settings)
+  for arg in overrides:
+    key, separator, _ = arg.removeprefix('--exp.').partition('=')
+    if key not in leaves:
+      raise UserError(f'--exp.{key} does not exist in {settings.stage}{nearest(key, leaves)}')
+    if not separator:
+      raise UserError(f'--exp.{key} has no value; write --exp.{key}=VALUE')
+  # config_flags reads the overrides from sys.argv and checks each against the type of the field.
+  sys.argv = [argv[0], *overrides, *rest[1:]]
+  config_flags.DEFINE_config_dict('exp', settings)
+  return sys.argv
