@@ -39,6 +39,12 @@ def config() -> ConfigDict:
   return FLAGS.exp
 
 
+def check_stage(name: str) -> None:
+  """Raises UserError with the nearest name unless `name` is a stage of the chain."""
+  if name not in chain.PARENTS:
+    raise UserError(f'--stage: stage "{name}" does not exist{nearest(name, chain.PARENTS)}')
+
+
 def workdir() -> str:
   """The folder named by --workdir, absolute; several hosts must all see it (a mounted bucket does)."""
   if not FLAGS.workdir:

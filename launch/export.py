@@ -9,15 +9,13 @@ with --dtype=bfloat16. logits takes int32 tokens [B, T], one document a row, and
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from absl import flags
 
-from experiments import chain
 from iquest_jax.errors import UserError, nearest
 from iquest_jax.model import sizes
 from launch import command
@@ -58,30 +56,25 @@ def main(argv: list[str]) -> None:
       raise UserError(f'export {name}: --{flag} is missing; see python -m launch.export --help')
     if flag not in chosen.needs + chosen.may_have and FLAGS[flag].present:
       raise UserError(f'export {name}: --{flag} has no meaning here; see python -m launch.export --help')
-  if 'stage' in chosen.needs and FLAGS.stage not in chain.PARENTS:
-    raise UserError(f'export {name}: stage "{FLAGS.stage}" does not exist{nearest(FLAGS.stage, chain.PARENTS)}')
+  if 'stage' in chosen.needs:
+    command.check_stage(FLAGS.stage)
   chosen.run(*operands)
 
 
 def _from_hf(source: str) -> None:
-  """Writes a checkpoint at step 0 of the stage's run folder."""
+  """Writes a checkpoint at step 0 of the stage's run folder; its lineage keeps the model's shape."""
   _stay_on_the_host()
   from iquest_jax.convert import hf
   from iquest_jax.train import lineage
+  from iquest_jax.train.checkpoint import Checkpoints
 
-  checkpoints = _checkpoints()
+  checkpoints = Checkpoints(_run_dir())
   if checkpoints.steps():
     raise UserError(f'export from_hf: {checkpoints.folder} holds checkpoints; choose another --workdir or --stage')
   model, params = hf.from_hf(source)
-  shape = dataclasses.asdict(model)
-  record = lineage.imported(FLAGS.stage, _size(model), pathlib.Path(source).resolve().name) | {'model': shape}
-  try:
-    checkpoints.run_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({'stage': FLAGS.stage, 'model': shape}, indent=1)
-    _write_whole(checkpoints.run_dir / 'config.json', lambda file: file.write(text.encode()))
-  except OSError as error:
-    raise UserError(f'export from_hf: cannot write {checkpoints.run_dir}: {error.strerror}') from error
-  checkpoints.save(0, params, None, record)
+  checkpoints.clear_leftovers()
+  record = lineage.imported(FLAGS.stage, _size(model), pathlib.Path(source).resolve().name)
+  checkpoints.save(0, params, None, record | {'model': dataclasses.asdict(model)})
   checkpoints.close()
   lineage.write(checkpoints.run_dir, checkpoints.lineage(0))
   print(f'{source} -> {checkpoints.folder}/0')
@@ -90,22 +83,16 @@ def _from_hf(source: str) -> None:
 def _to_hf() -> None:
   """Reads the stage's newest checkpoint."""
   _stay_on_the_host()
-  from iquest_jax.convert import hf
-  from iquest_jax.model.transformer import model_config
-  from ml_collections import ConfigDict
+  import jax
 
-  checkpoints = _checkpoints()
-  step = checkpoints.latest_step()
-  if step is None:
-    raise UserError(f'export to_hf: {checkpoints.folder} holds no checkpoint; train the stage or import one')
-  path = checkpoints.run_dir / 'config.json'
-  try:
-    model = model_config(ConfigDict(json.loads(path.read_text())['model']))
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(f'export to_hf: {path} is missing or damaged ({error}); start the stage again to write it') from error
-  params = checkpoints.restore_params(hf.abstract_params(model), step)
-  hf.to_hf(model, params, FLAGS.out, FLAGS.dtype)
-  print(f'{checkpoints.folder}/{step} -> {FLAGS.out}')
+  from iquest_jax import sharding
+  from iquest_jax.convert import hf
+  from iquest_jax.train import initialise
+
+  here = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
+  model, params = initialise.newest_model(_run_dir(), here)
+  hf.to_hf(model.config, params, FLAGS.out, FLAGS.dtype)
+  print(f'{_run_dir()} -> {FLAGS.out}')
 
 
 def _logits(source: str) -> None:
@@ -139,8 +126,11 @@ def _logits(source: str) -> None:
   # Accelerators multiply float32 with fewer bits unless told.
   with jax.default_matmul_precision('highest'):
     logits = np.concatenate([np.asarray(row(params, one[None])) for one in tokens.astype(np.int32)])
+  partial = FLAGS.out + '.partial'
   try:
-    _write_whole(pathlib.Path(FLAGS.out), lambda file: np.save(file, logits))
+    with open(partial, 'wb') as file:
+      np.save(file, logits)
+    os.replace(partial, FLAGS.out)
   except OSError as error:
     raise UserError(f'export logits: cannot write {FLAGS.out}: {error.strerror}; choose another --out') from error
 
@@ -152,24 +142,13 @@ def _stay_on_the_host() -> None:
   jax.config.update('jax_platforms', 'cpu')
 
 
-def _checkpoints():
-  """Those of the stage named by the flags."""
-  from iquest_jax.train.checkpoint import Checkpoints
-
-  return Checkpoints(os.path.join(command.workdir(), FLAGS.stage))
+def _run_dir() -> str:
+  return os.path.join(command.workdir(), FLAGS.stage)
 
 
 def _size(model: sizes.ModelConfig) -> str:
   """The published size of this shape; one of its own is trained by setting --exp.model fields."""
   return next((name for name, known in sizes.SIZES.items() if known == model), 'imported')
-
-
-def _write_whole(path: Any, write: Callable[[Any], Any]) -> None:
-  """Lets `write` fill a binary file, and gives it its name when it is full: a kill leaves the path as it was."""
-  partial = path.with_name(path.name + '.partial')
-  with partial.open('wb') as file:
-    write(file)
-  partial.replace(path)
 
 
 if __name__ == '__main__':

@@ -33,13 +33,13 @@ class Output:
 
   Attributes:
     logits: [T, V].
-    reentries: input of each later pass, [T, D] each.
+    handed_on: last hidden state that each later pass is made from, [T, D] each.
     changes: norm of what each later pass changed over the norm of its input.
     gates: mean gate of each later pass, over tokens, heads and layers.
   """
 
   logits: np.ndarray
-  reentries: list[np.ndarray]
+  handed_on: list[np.ndarray]
   changes: list[float]
   gates: list[float]
 
@@ -50,7 +50,7 @@ def forward(
     tokens: Sequence[int],
     wrong: str = '',
     rescaled: bool = False,
-    held_reentries: Sequence[np.ndarray] | None = None,
+    held: Sequence[np.ndarray] | None = None,
 ) -> Output:
   """One document through the dense or looped model.
 
@@ -60,7 +60,7 @@ def forward(
     tokens: [T].
     wrong: '' or one of WRONG, or 'latest_global_keys' (global keys of the pass before; differs from three passes on).
     rescaled: the LoopCoder-v2 variant: gate weights [H, D].
-    held_reentries: inputs of the later passes, in place of those computed: nothing flows through the re-entry then.
+    held: `handed_on` of another run, in place of what this one computes: nothing recurs through the hidden state then.
   """
   weights = {name: np.asarray(tensor, np.float64) for name, tensor in tensors.items()}
   heads, kv_heads, size = (config[key] for key in ('num_attention_heads', 'num_key_value_heads', 'head_dim'))
@@ -123,6 +123,8 @@ def forward(
   x, memory, _ = layer_pass(embedded, None, later=False)
   output = Output(None, [], [], [])
   for later in range(loops - 1):
+    x = x if held is None else held[later]
+    output.handed_on.append(x)
     if rescaled:
       x = 0.707 * embedded + 0.053 * rms_norm(x, 'model.norm.weight')
     if wrong == 'token_shift':
@@ -131,11 +133,10 @@ def forward(
       x = embedded + x
     if wrong == 'norm_between':
       x = rms_norm(x, 'model.norm.weight')
-    start = x if held_reentries is None else held_reentries[later]
+    start = x
     x, own, gates = layer_pass(start, memory, later=True)
     if wrong == 'latest_global_keys':
       memory = own
-    output.reentries.append(start)
     output.changes.append(np.linalg.norm(x - start) / np.linalg.norm(start))
     output.gates.append(float(np.mean(gates)))
   output.logits = rms_norm(x, 'model.norm.weight') @ weights['lm_head.weight'].T

@@ -4,9 +4,12 @@ The shape keeps every dimension different (24 wide, 4 heads of 8 = 32), so that 
 """
 
 import dataclasses
+import functools
+import json
 
 import jax
 import numpy as np
+from safetensors.numpy import save_file
 
 from iquest_jax.convert.hf import abstract_params
 from iquest_jax.model.sizes import ModelConfig
@@ -21,8 +24,12 @@ LOOP3 = dataclasses.replace(DENSE, loops=3)
 RESCALED = dataclasses.replace(DENSE, loops=2, loop_variant='rescaled')
 
 
+# Compiling is most of the time of these tests, and little of what it optimises is ever run twice.
+QUICK = {'xla_backend_optimization_level': 0}
+
+
 def random_params(config, seed=0):
-  """float32 numpy parameters, large enough that every part of the model shows in the logits."""
+  """float32 numpy parameters, large enough that every part of the model shows in the logits, gates above all."""
   rng = np.random.default_rng(seed)
 
   def draw(path, leaf):
@@ -30,21 +37,29 @@ def random_params(config, seed=0):
     name = jax.tree_util.keystr(path)
     if 'norm' in name:
       return 1 + 0.1 * noise
-    return noise if 'embedding' in name else 0.2 * noise
+    if 'gate_' in name:
+      return 0.4 * noise
+    return noise if 'embedding' in name else noise / np.float32(np.sqrt(config.d_model))
 
-  return jax.tree_util.tree_map_with_path(draw, abstract_params(config))
+  return jax.tree_util.tree_map_with_path(draw, _abstract_params(config))
 
 
-def forward(config, params, tokens, segment_ids=None, positions=None, method='logits', remat='none'):
-  """Runs the model in float32 on rows [B, T]; by default a row is one document."""
+_abstract_params = functools.cache(abstract_params)
+
+
+def forward(config, params, tokens, segment_ids=None, positions=None, method='logits', dtype='float32'):
+  """Runs the model on rows [B, T]; by default a row is one document."""
   tokens = np.atleast_2d(tokens)
   if positions is None:
     positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
   if segment_ids is None:
     segment_ids = np.ones_like(tokens)
-  return jax.jit(lambda *args: build(config, 'float32', remat).apply({'params': params}, *args, method=method))(
-      tokens, segment_ids, positions
-  )
+  return _apply(config, method, dtype, params, tokens, segment_ids, positions)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=QUICK)
+def _apply(config, method, dtype, params, *row):
+  return build(config, dtype).apply({'params': params}, *row, method=method)
 
 
 def published(model, params):
@@ -93,3 +108,14 @@ def published(model, params):
     config |= {'loop_num': model.loops, 'loop_window_size': model.loop_window}
     config |= {'architectures': ['IQuestLoopCoderForCausalLM'], 'model_type': 'iquestloopcoder'}
   return tensors, config
+
+
+def write_checkpoint(folder, model, dtype=np.float32, drop=(), tensors=None, **config):
+  """A published checkpoint of a small model, by hand; `tensors` and `config` change it, `drop` takes keys out."""
+  arrays, described = published(model, random_params(model))
+  arrays = {name: np.ascontiguousarray(array, dtype) for name, array in (arrays | (tensors or {})).items()}
+  folder.mkdir(exist_ok=True)
+  save_file({name: array for name, array in arrays.items() if name not in drop}, folder / 'model.safetensors')
+  described = {key: value for key, value in (described | config).items() if key not in drop}
+  (folder / 'config.json').write_text(json.dumps(described))
+  return folder

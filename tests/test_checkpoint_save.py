@@ -1,5 +1,6 @@
 """What is saved is what was there when save was called, whole or not at all, on any number of devices."""
 
+import errno
 import json
 import os
 import pathlib
@@ -83,7 +84,8 @@ def test_what_is_saved_is_what_was_there_although_its_memory_is_reused_at_once(t
 
 def test_saving_returns_before_the_checkpoint_is_committed(tmp_path, monkeypatch):
   hashing = fingerprint.file_hashes
-  monkeypatch.setattr(fingerprint, 'file_hashes', lambda *args: time.sleep(1) or hashing(*args))
+  slow_hashing = lambda *args: time.sleep(1) or hashing(*args)
+  monkeypatch.setattr(fingerprint, 'file_hashes', slow_hashing)
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(1, *_state(), {})
   assert checkpoints.steps() == []
@@ -104,6 +106,19 @@ def test_the_seal_is_the_last_thing_written_and_lists_every_other_file(tmp_path)
   assert sorted(listed) == [name for name in fingerprint.files(folder) if name != 'integrity/files.json']
   assert {'params/_METADATA', 'params/manifest.ocdbt', 'optimizer/_METADATA', 'lineage/lineage.json'} < listed.keys()
   assert (folder / 'integrity/files.json').stat().mtime >= max((folder / name).stat().mtime for name in listed)
+
+
+def test_a_save_that_cannot_be_sealed_is_no_checkpoint(tmp_path, monkeypatch):
+  checkpoints = _saved(tmp_path)
+
+  def refuse(_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(fingerprint, 'seal', refuse)
+  checkpoints.save(2, *_state(2), {})
+  with pytest.raises(UserError, match='checkpoints/2: this checkpoint was not saved: No space left on device'):
+    checkpoints.wait()
+  assert [entry.name for entry in checkpoints.folder.iterdir()] == ['1']
 
 
 def test_the_stored_lineage_carries_the_fingerprint_of_what_was_saved(tmp_path):
@@ -203,6 +218,31 @@ def test_a_file_that_cannot_grow_is_one_line_and_the_earlier_checkpoint_stays(tm
   assert checkpoints.steps() == [1, 2]
 
 
+_SAVE_ON_A_FULL_DISK = """
+    import resource
+    import sys
+    import numpy as np
+    from iquest_jax.errors import UserError
+    from iquest_jax.train.checkpoint import Checkpoints
+    leaf = np.random.default_rng(0).standard_normal((256, 256))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+      checkpoints = Checkpoints(sys.argv[1])
+      checkpoints.save(1, {f'w{i}': (leaf + i).astype(np.float32) for i in range(12)}, None, {})
+      checkpoints.wait()
+    except UserError as error:
+      print(error, file=sys.stderr)
+      sys.exit(2)
+"""
+
+
+def test_a_failed_save_says_one_line_on_stderr_and_nothing_else(tmp_path):
+  command = [sys.executable, '-c', textwrap.dedent(_SAVE_ON_A_FULL_DISK), str(tmp_path)]
+  saver = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+  assert saver.returncode == 2
+  assert len(saver.stderr.splitlines()) == 1 and 'there is no earlier one' in saver.stderr
+
+
 @pytest.fixture
 def small_disk(tmp_path):
   """A file system of two megabytes; only root may mount one."""
@@ -242,6 +282,11 @@ def test_a_workdir_that_is_a_file_is_one_line(tmp_path):
   _fails_in_one_line(Checkpoints(tmp_path / 'pretrain'), 1, 'Not a directory')
 
 
+def test_keeping_no_checkpoint_at_all_is_refused(tmp_path):
+  with pytest.raises(UserError, match='checkpoint.keep is 0; at least 1'):
+    Checkpoints(tmp_path, keep=0)
+
+
 def test_an_existing_step_is_not_written_over(tmp_path):
   checkpoints = _saved(tmp_path)
   with pytest.raises(UserError, match='checkpoints/1: exists already'):
@@ -269,7 +314,7 @@ _TWO_PROCESSES = """
     checkpoints.wait()
     abstract = {'w': jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=sharding)}
     assert fingerprint.fingerprints(checkpoints.restore_params(abstract)) == fingerprint.fingerprints({'w': values})
-    damaged = max((file for file in (checkpoints.folder / '2/params').glob('**/d/*')), key=lambda file: file.stat().length)
+    damaged = checkpoints.folder / '2/params/manifest.ocdbt'
     jax.experimental.multihost_utils.sync_global_devices('found')
     if process == 0:
       content = damaged.read_bytes()
@@ -296,7 +341,7 @@ def test_two_processes_save_one_checkpoint_and_one_process_restores_it(tmp_path,
                            env=os.environ | flags, stdout=subprocess.PIPE) for process in (0, 1)]
   told = [process.communicate(timeout=120)[0] for process in both]
   assert [process.returncode for process in both] == [0, 0]
-  assert told[0] == told[1] and 'checkpoints/2: params/' in told[0] and 'has changed' in told[0]
+  assert all('checkpoints/2: params/manifest.ocdbt has changed' in output for output in told)
   checkpoints = Checkpoints(tmp_path)
   assert checkpoints.steps() == [2, 3]
   restored = checkpoints.restore_params({'w': jax.ShapeDtypeStruct((16, 24), jnp.float32)})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_model
-from small_models import DENSE, LOOP, LOOP3, RESCALED, published, random_params
+from small_models import DENSE, LOOP, LOOP3, QUICK, RESCALED, published, random_params
 
 from iquest_jax.errors import UserError
 from iquest_jax.kernels.cross_entropy import target_logps
@@ -20,7 +20,7 @@ TOKENS, TARGETS = np.random.default_rng(0).integers(0, DENSE.vocab, (2, T), dtyp
 STEP = 1e-5
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
+@functools.partial(jax.jit, static_argnums=(0, 2), compiler_options=QUICK)
 def value_and_gradient(model, params, remat='none'):
   """Mean loss of one document in nats, and its gradient."""
 
@@ -32,15 +32,14 @@ def value_and_gradient(model, params, remat='none'):
   return jax.value_and_grad(loss)(params)
 
 
-def reference_loss(model, params, held_reentries=None):
-  """(loss, re-entries) of the float64 forward."""
-  output = reference_model.forward(
-      *published(model, params), TOKENS, rescaled=model.loop_variant == 'rescaled', held_reentries=held_reentries
-  )
-  return reference_model.loss(output.logits, TARGETS), output.reentries
+def reference_loss(model, params, held=None):
+  """(loss, hidden states handed on from pass to pass) of the float64 forward."""
+  rescaled = model.loop_variant == 'rescaled'
+  output = reference_model.forward(*published(model, params), TOKENS, rescaled=rescaled, held=held)
+  return reference_model.loss(output.logits, TARGETS), output.handed_on
 
 
-def derivatives(model, params, held_reentries=None):
+def derivatives(model, params, held=None):
   """One random direction in each leaf: (along our gradient, by central differences of the float64 forward)."""
   _, gradient = value_and_gradient(model, params)
   leaves, tree = jax.tree.flatten(jax.tree.map(np.float64, params))
@@ -50,7 +49,7 @@ def derivatives(model, params, held_reentries=None):
     losses = []
     for step in (STEP, -STEP):
       moved = jax.tree.unflatten(tree, leaves[:index] + [leaf + step * direction] + leaves[index + 1 :])
-      losses.append(reference_loss(model, moved, held_reentries)[0])
+      losses.append(reference_loss(model, moved, held)[0])
     ours.append(np.vdot(slope, direction))
     theirs.append((losses[0] - losses[1]) / (2 * STEP))
   return np.array(ours), np.array(theirs)
@@ -65,13 +64,10 @@ def test_gradients_equal_finite_differences_of_the_float64_reference(name):
   np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('name', ['loop', 'loop3', 'rescaled'])
+@pytest.mark.parametrize('name', ['loop3', 'rescaled'])
 def test_gradient_scale_zero_is_a_stopped_gradient_at_the_reentry(name):
   model = dataclasses.replace(MODELS[name], loop_gradient_scale=0.0)
   params = random_params(model)
-  if name == 'rescaled':
-    # Its embedding and final norm still learn through the re-entry; what lies before the hidden state does not.
-    pytest.skip('held re-entries would hold these too')
   _, held = reference_loss(model, params)
   ours, theirs = derivatives(model, params, held)
   np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -80,10 +76,10 @@ def test_gradient_scale_zero_is_a_stopped_gradient_at_the_reentry(name):
 
 
 def test_gradient_scale_scales_the_recurrent_path_and_nothing_else():
-  params = random_params(LOOP)
-  scaled = lambda scale: value_and_gradient(dataclasses.replace(LOOP, loop_gradient_scale=scale), params)
-  (loss, stopped), (_, half), (_, full) = scaled(0.0), scaled(0.5), scaled(1.0)
-  assert loss == scaled(1.0)[0] == scaled(0.5)[0]
+  params = random_params(RESCALED)
+  scaled = lambda scale: value_and_gradient(dataclasses.replace(RESCALED, loop_gradient_scale=scale), params)
+  losses, (stopped, half, full) = zip(*map(scaled, (0.0, 0.5, 1.0)), strict=True)
+  assert len(set(map(float, losses))) == 1
   # With two passes the gradient is a straight line in the scale: what does not recur, plus scale times what does.
   between = jax.tree.map(lambda a, b: (a + b) / 2, stopped, full)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), half, between)
@@ -92,15 +88,12 @@ def test_gradient_scale_scales_the_recurrent_path_and_nothing_else():
     np.testing.assert_allclose(attention[0][leaf], attention[1][leaf], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize('name', ['dense', 'loop3'])
-def test_every_remat_policy_gives_the_same_loss_and_gradients(name):
-  model, params = MODELS[name], random_params(MODELS[name])
-  loss, gradient = value_and_gradient(model, params, 'none')
-  assert set(REMAT_POLICIES) == {'none', 'full', 'attention', 'dots'}
-  for remat in ('full', 'attention', 'dots'):
-    other, other_gradient = value_and_gradient(model, params, remat)
-    np.testing.assert_allclose(other, loss, rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), other_gradient, gradient)
+@pytest.mark.parametrize('remat', ['full', 'attention', 'dots'])
+def test_every_remat_policy_gives_the_same_loss_and_gradients(remat):
+  params = random_params(LOOP)
+  (loss, gradient), (other, other_gradient) = (value_and_gradient(LOOP, params, name) for name in ('none', remat))
+  np.testing.assert_allclose(other, loss, rtol=1e-6)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), other_gradient, gradient)
 
 
 def test_remat_policies_save_what_their_names_say():
@@ -111,6 +104,7 @@ def test_remat_policies_save_what_their_names_say():
     return str(jax.make_jaxpr(jax.grad(loss))(random_params(LOOP))).count('dot_general')
 
   counts = {remat: recomputed(remat) for remat in REMAT_POLICIES}
+  assert set(counts) == {'none', 'full', 'attention', 'dots'}
   assert counts['none'] < counts['dots'] < counts['attention'] <= counts['full']
 
 

@@ -4,15 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import DENSE, LOOP, LOOP3, RESCALED, forward, random_params
+from small_models import DENSE, LOOP, QUICK, RESCALED, forward, random_params
 
 from iquest_jax.model.attention import Attention, Memory
 from iquest_jax.model.sizes import dense
 from iquest_jax.model.transformer import build
 
-MODELS = pytest.mark.parametrize('model', [DENSE, LOOP, LOOP3, RESCALED], ids=['dense', 'loop', 'loop3', 'rescaled'])
-LENGTHS = (9, 1, 14)
-T = 32
+MODELS = pytest.mark.parametrize('model', [DENSE, LOOP, RESCALED], ids=['dense', 'loop', 'rescaled'])
+LENGTHS = (14, 1, 14, 1)
+T = 48
 
 
 def packed_row(seed=0):
@@ -21,7 +21,7 @@ def packed_row(seed=0):
   documents = [rng.integers(0, DENSE.vocab, length, dtype=np.int32) for length in LENGTHS]
   padding = T - sum(LENGTHS)
   tokens = np.concatenate([*documents, rng.integers(0, DENSE.vocab, padding, dtype=np.int32)])
-  segment_ids = np.repeat(np.int32([1, 2, 3, 0]), [*LENGTHS, padding])
+  segment_ids = np.repeat(np.int32([1, 2, 3, 4, 0]), [*LENGTHS, padding])
   positions = np.concatenate([np.arange(length, dtype=np.int32) for length in (*LENGTHS, padding)])
   return documents, tokens[None], segment_ids[None], positions[None]
 
@@ -65,7 +65,8 @@ def test_attention_is_zero_on_padding(later):
   shape = (1, T, DENSE.kv_heads, DENSE.head_dim)
   memory = Memory(*np.random.default_rng(3).standard_normal((2, *shape), np.float32)) if later else None
   layer = jax.tree.map(lambda leaf: leaf[0], random_params(LOOP)['layers']['attention'])
-  out, _, _ = Attention(LOOP, jnp.float32).apply({'params': layer}, x_BTD, segment_ids, positions, memory)
+  attend = jax.jit(lambda *args: Attention(LOOP, jnp.float32).apply({'params': layer}, *args), compiler_options=QUICK)
+  out, _, _ = attend(x_BTD, segment_ids, positions, memory)
   padding = segment_ids[0] == 0
   assert np.all(np.asarray(out)[0, padding] == 0)
   assert np.all(np.abs(out)[0, ~padding].max(axis=-1) > 1e-3)
@@ -81,7 +82,7 @@ def test_the_loop_with_one_pass_is_the_dense_model_bit_for_bit():
   params = random_params(LOOP)
   expected = forward(DENSE, without_gates(params), *row)
   np.testing.assert_array_equal(forward(dense(LOOP), without_gates(params), *row), expected)
-  # And so is the first of two passes, gates present.
+  # So is the first of two passes, gates present.
   first_pass = lambda module, tokens, *ids: module.final_norm(module.layers(module.embedder(tokens), *ids, None)[0])
   hidden, _ = forward(DENSE, without_gates(params), *row, method=None)
   np.testing.assert_array_equal(forward(LOOP, params, *row, method=first_pass), hidden)
@@ -92,11 +93,10 @@ def test_the_loop_with_one_pass_is_the_dense_model_bit_for_bit():
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_logits(model):
   _, *row = packed_row()
   params = random_params(model)
-  module = build(model, 'bfloat16')
-  hidden, _ = jax.eval_shape(lambda *args: module.apply({'params': params}, *args), *row)
-  logits = module.apply({'params': params}, *row, method='logits')
-  assert hidden.dtype == jnp.bfloat16 and logits.dtype == jnp.float32
-  exact = forward(model, params, *row)
+  hidden, diagnostics = jax.eval_shape(lambda *args: build(model, 'bfloat16').apply({'params': params}, *args), *row)
+  assert hidden.dtype == jnp.bfloat16 and {leaf.dtype for leaf in diagnostics.values()} <= {jnp.dtype('float32')}
+  logits, exact = (forward(model, params, *row, dtype=dtype) for dtype in ('bfloat16', 'float32'))
+  assert logits.dtype == jnp.float32
   # 8 bits of mantissa through every layer; rounding of the final states alone would give about 0.002.
   error = np.sqrt(np.mean(np.square(logits - exact)) / np.mean(np.square(exact)))
   assert 1e-3 < error < 5e-2

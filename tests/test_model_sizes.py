@@ -50,7 +50,6 @@ def test_forward_flops_are_those_of_the_traced_program_less_invisible_pairs(mode
   # The gate's product with the query is left out of the count: K x H, beside D x (D + F) numbers of a layer.
   gate_flops = 2 * (model.loops - 1) * model.layers * T * model.heads * model.head_dim
   assert sizes.forward_flops(model, T) == traced - invisible_flops - gate_flops
-  assert sizes.train_flops(model, T) == 3 * sizes.forward_flops(model, T)
 
 
 def _matmul_flops(jaxpr):

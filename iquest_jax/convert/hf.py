@@ -115,14 +115,15 @@ def from_hf(model_dir: str | pathlib.Path) -> tuple[ModelConfig, dict[str, Any]]
   """
   model_dir = pathlib.Path(model_dir)
   model = hf_config.read(model_dir / 'config.json')
-  tensors = _tensors(model)
+  shapes = _leaf_shapes(model)
+  tensors = _tensors(model, shapes)
   with contextlib.ExitStack() as stack:
     files = {path: stack.enter_context(_opened(path)) for path in _weight_files(model_dir)}
     owners = _owners(model_dir, files)
     _check_names(model_dir, model, tensors, owners)
     for name, tensor in tensors.items():
       _check_tensor(name, tensor, *owners[name])
-    leaves = {ours: np.empty(shape, np.float32) for ours, shape in _leaf_shapes(model).items()}
+    leaves = {ours: np.empty(shape, np.float32) for ours, shape in shapes.items()}
     for name, tensor in tensors.items():
       index = ... if tensor.layer is None else tensor.layer
       leaves[tensor.ours][index] = tensor.adopt(owners[name][1].get_tensor(name))
@@ -161,7 +162,7 @@ def to_hf(model: ModelConfig, params: dict[str, Any], out_dir: str | pathlib.Pat
     # What a killed export left.
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_shards(partial, _tensors(model), leaves, DTYPES[dtype])
+    _write_shards(partial, _tensors(model, shapes), leaves, DTYPES[dtype])
     hf_config.write(partial / 'config.json', model, dtype)
     partial.rename(out_dir)
   except (OSError, SafetensorError) as error:
@@ -174,9 +175,8 @@ def _leaf_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
   return {ours: leaf.shape for ours, leaf in flax.traverse_util.flatten_dict(abstract_params(model), sep='/').items()}
 
 
-def _tensors(model: ModelConfig) -> dict[str, _Tensor]:
+def _tensors(model: ModelConfig, shapes: dict[str, tuple[int, ...]]) -> dict[str, _Tensor]:
   """Every published tensor of a model by its name, in the order in which they are written."""
-  shapes = _leaf_shapes(model)
   tensors = {}
 
   def add(names, layer):

@@ -70,7 +70,10 @@ def read(path: pathlib.Path) -> ModelConfig:
         f'{path}: architecture "{config["architectures"][0]}" with loop_num {loops}; a loop checkpoint runs as '
         'IQuestLoopCoderForCausalLM with at least two passes, a dense one has no loop_num'
     )
-  return ModelConfig(**fields)
+  try:
+    return ModelConfig(**fields)
+  except UserError as error:
+    raise UserError(f'{path}: {error}') from error
 
 
 def write(path: pathlib.Path, model: ModelConfig, dtype: str) -> None:

@@ -31,5 +31,6 @@ def rendered(message: dict[str, Any]) -> tuple[str, str]:
   """Role and content as they stand in the text: calls as JSON in <tool_call>, a tool's answer as a user's message."""
   if message['role'] == 'tool':
     return 'user', f'<tool_response>\n{message["content"]}\n</tool_response>'
-  calls = [f'<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>' for call in message.get('tool_calls', ())]
+  written = (json.dumps(call, ensure_ascii=False) for call in message.get('tool_calls', ()))
+  calls = [f'<tool_call>\n{call}\n</tool_call>' for call in written]
   return message['role'], '\n'.join([*filter(None, [message['content']]), *calls])

@@ -8,15 +8,16 @@ from iquest_jax.data.documents import Document, content_id
 
 def document(message: str, patch: str, repo: str = '') -> Document:
   """A commit without its author: the files 'message' and 'patch' (unified diff)."""
-  message, patch = message.strip(), patch.strip()
-  return Document(content_id(message, patch), 'commits', (('message', message + '\n'), ('patch', patch + '\n')), (), repo)
+  message = message.strip() + '\n'
+  patch = patch.strip('\n') + '\n'  # of newlines only: it may end with the space of an empty context line
+  return Document(content_id(message, patch), 'commits', (('message', message), ('patch', patch)), (), repo)
 
 
 def as_edit(commit: Document) -> tuple[dict[str, Any], ...]:
   """A chat in which a person shows the old code and asks for what the message says; the answer is the new code.
 
-  Old and new code are the two sides of the patch's hunks. A commit that only adds or only deletes files shows nothing to
-  edit, or nothing to answer: no messages then.
+  Old and new code are the two sides of the patch's hunks. A commit that only adds or only deletes files shows nothing
+  to edit, or nothing to answer: no messages then.
   """
   files = dict(commit.files)
   old, new = sides(files.get('patch', ''))

@@ -103,11 +103,12 @@ def read_jsonl(directory: str | pathlib.Path, source: str) -> Iterator[Document]
     number = 0
     try:
       with (gzip.open if path.suffix == '.gz' else open)(path, 'rt', encoding='utf-8') as lines:
-        for number, line in enumerate(lines, start=1):
+        for line in lines:
+          number += 1
           if line.strip():
             yield dataclasses.replace(Document.from_json(line), source=source)
     except json.JSONDecodeError as error:
-      raise UserError(f'{path}:{number}: not JSON ({error.msg} at column {error.colno}); one document a line') from error
+      raise UserError(f'{path}:{number}: not JSON ({error.msg}, column {error.colno}); one document a line') from error
     except (ValueError, EOFError, gzip.BadGzipFile) as error:
       raise UserError(f'{path}:{max(number, 1)}: not a document: {error}; mend or remove the line') from error
 

@@ -38,4 +38,4 @@ def build(tokenizer: Tokenizer, segments: Sequence[Segment]) -> Example:
   ]
   lengths = [len(piece) for piece in pieces]
   tokens = np.fromiter((token for piece in pieces for token in piece), np.int32, sum(lengths))
-  return Example(tokens, np.repeat(np.asarray([weight for _, weight in segments], np.float32), lengths))
+  return Example(tokens, np.repeat(np.asarray([weight for _, weight in segments], np.float32), np.asarray(lengths, int)))

@@ -21,7 +21,13 @@ MODULES = (
 
 def facts(seed: int) -> Iterator[Document]:
   """Every fact once, in an order that the seed decides. Finite: there are some thousands."""
-  found = [fact for module in MODULES for name, function in _functions(module) for fact in _about(module, name, function)]
+  answers: dict[str, set[str]] = {}
+  for module in MODULES:
+    for name, function in _functions(module):
+      for question, answer in _about(module, name, function):
+        answers.setdefault(question, set()).add(answer)
+  # A name that two modules define makes a question with two answers.
+  found = [(question, *answer) for question, answer in answers.items() if len(answer) == 1]
   random.Random(f'facts:{seed}').shuffle(found)
   for question, answer in found:
     text = f'Question: {question}\nAnswer: {answer}\n'

@@ -1,7 +1,9 @@
 """Which source is rendered how: one document in, one example out."""
 
 import ast
+import bisect
 import dataclasses
+import itertools
 import random
 import re
 from collections.abc import Callable
@@ -14,8 +16,8 @@ from iquest_jax.errors import UserError, nearest
 
 # PAPER.md section 2: half of the file and repository level documents of mid-training are completions.
 FIM_SHARE = 0.5
-# Structure tokens, file names and newlines around the contents of one completion, generously.
-_FRAME_TOKENS = 16
+# Room for the structure tokens and newlines of a completion, and for the tokens that its two cuts split.
+_FRAME_TOKENS = 32
 # Code seldom has more characters a token; a first guess, shortened until it fits.
 _CHARACTERS_PER_TOKEN = 4
 
@@ -34,18 +36,18 @@ class Format:
 
 
 def render(source: str, document: Document, tok: Tokenizer, context: int, seed: int) -> Example:
-  """Formats a document; the chance in it depends on the seed and the document's id alone.
-
-  Raises:
-    UserError: the document is not of the kind this source needs.
-  """
+  """Formats a document that `check` let pass; the chance in it depends on the seed and the document's id alone."""
   rng = random.Random(f'{seed}:{source}:{document.id}')
-  form = format_of(source)
-  needs_messages = form.segments is _chat
-  if needs_messages != bool(document.messages):
-    needed = 'messages' if needs_messages else 'files'
-    raise UserError(f'documents: "{document.id}" of "{source}" has no {needed}; every document of that source needs them')
-  return build(tok, form.segments(document, context, tok, rng))
+  return build(tok, format_of(source).segments(document, context, tok, rng))
+
+
+def check(source: str, document: Document) -> None:
+  """Raises UserError where a document is not of the kind that the format of its source needs."""
+  needed = 'messages' if format_of(source).segments is _chat else 'files'
+  if not getattr(document, needed):
+    raise UserError(f'documents: "{document.id}" of "{source}" has no {needed}; its format needs them')
+  if source == 'code_edit' and dict(document.files).keys() != {'message', 'patch'}:
+    raise UserError(f'documents: "{document.id}" of "{source}" is no commit; its files are "message" and "patch"')
 
 
 def format_of(source: str) -> Format:
@@ -65,23 +67,26 @@ def _file(document: Document, context: int, tok: Tokenizer, rng: random.Random) 
   if rng.random() >= FIM_SHARE:
     return _text(document, context, tok, rng)
   text = _excerpt(document.files[0][1], context - _FRAME_TOKENS, tok, rng)
+  if not text:
+    return _text(document, context, tok, rng)
   return fim.file_segments(fim.split(text, rng.choice(fim.LEVELS), rng))
 
 
 def _repository(document: Document, context: int, tok: Tokenizer, rng: random.Random) -> list[Segment]:
-  if rng.random() >= FIM_SHARE or len(document.files) == 1:
+  completes = rng.random() < FIM_SHARE
+  path, text = rng.choice(document.files)
+  room = context - _FRAME_TOKENS - len(tok.encode(document.repo)) - len(tok.encode(path))
+  if not completes or room <= 0:
     *before, last = document.files
     return fim.repository_segments(document.repo, before, last)
-  path, text = rng.choice(document.files)
-  text = _excerpt(text, context // 2, tok, rng)
-  split = fim.split(text, rng.choice(fim.LEVELS), rng)
-  room = context // 2 - _FRAME_TOKENS - len(tok.encode(document.repo + path))
-  snippets = []
+  # Half of the room for the file itself, a quarter for each of the two files most like it.
+  text = _excerpt(text, room // 2, tok, rng)
   others = [file for file in document.files if file[0] != path]
+  snippets = []
   for other, content in sorted(others, key=lambda file: _similarity(text, file[1]))[-2:]:
-    snippet = _excerpt(content, room // 2 - len(tok.encode(other)), tok, rng)
-    if snippet:
+    if snippet := _excerpt(content, room // 4 - len(tok.encode(other)), tok, rng):
       snippets.append((other, snippet))
+  split = fim.split(text, rng.choice(fim.LEVELS), rng)
   return fim.repository_segments(document.repo, snippets, (path, split))
 
 
@@ -101,12 +106,8 @@ def _excerpt(text: str, room: int, tok: Tokenizer, rng: random.Random) -> str:
   lines = text.splitlines(keepends=True)
   if len(text) > limit:
     lines = lines[rng.choice(_good_starts(text, len(lines))) :]
-  size, kept = 0, 0
-  for kept, line in enumerate(lines, start=1):
-    size += len(line)
-    if size > limit:
-      break
-  lines = lines[:kept]
+  sizes = itertools.accumulate(map(len, lines))
+  lines = lines[: bisect.bisect_right(list(sizes), limit)]
   while lines and len(tok.encode(''.join(lines))) > room:
     lines = lines[: len(lines) * 4 // 5]
   return ''.join(lines)

@@ -1,8 +1,8 @@
 """From packed rows to batches, as a pure function of (seed, step, row).
 
-Row i of step s is global row s * batch_rows + i. The mixture says which source it comes from and which draw of that source
-it is; Grain's indexed shuffle says which row on disk that draw is. No state is kept, so a resume at any step is a
-subtraction, and hosts and devices do not enter: each process reads the rows its devices hold.
+Row i of step s is global row s * batch_rows + i. The mixture says which source it comes from and which draw of that
+source it is; Grain's indexed shuffle says which row on disk that draw is. No state is kept, so any step is reached at
+once, and hosts and devices do not enter: each process reads the rows its devices hold.
 """
 
 import hashlib
@@ -12,15 +12,17 @@ from collections.abc import Iterator, Sequence
 import grain
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from iquest_jax.batch import Batch
 from iquest_jax.data import rows as rows_lib
 from iquest_jax.data.mixture import Mixture, Schedule
 from iquest_jax.data.packing import FIELDS, Row
+from iquest_jax.data.tokenizer import Tokenizer, run_path
 
 # Batches read ahead: enough to ride out a slow read, little enough for long contexts.
-_THREADS = 2
 _READ_AHEAD = 4
+_THREADS = 2
 
 NumpyBatch = dict[str, np.ndarray]
 
@@ -30,7 +32,7 @@ class Loader:
 
   Attributes:
     sources: sorted source names; `source_ids` index them.
-    manifest: of the rows folder.
+    manifest_hash: SHA-256 of the rows' manifest.
   """
 
   def __init__(
@@ -42,7 +44,7 @@ class Loader:
       batch_rows: int,
       seed: int,
       tokenizer_fingerprint: str,
-      command: str = 'python -m launch.prepare',
+      command: str,
   ):
     """Opens the rows.
 
@@ -60,98 +62,119 @@ class Loader:
     """
     mixture = Mixture(schedule, batch_rows)
     self.sources = mixture.sources
-    self._context, self._batch_rows = context, batch_rows
-    self.manifest = rows_lib.check_manifest(
+    rows_lib.check_manifest(
         rows_dir, sources=self.sources, context=context, tokenizer_fingerprint=tokenizer_fingerprint, command=command
     )
+    self.manifest_hash = rows_lib.manifest_hash(rows_dir)
+    self._context, self._batch_rows = context, batch_rows
     drawn = []
     for index, source in enumerate(self.sources):
       rows = grain.MapDataset.source(rows_lib.open_rows(rows_dir, source, 'train'))
-      shuffled = rows.seed(_seed_of(seed, source)).shuffle().repeat()
+      shuffled = rows.shuffle(seed=_seed_of(seed, source)).repeat()
       drawn.append(shuffled.map(lambda row, index=index: {**row, 'source_ids': np.int32(index)}))
-    self._rows = grain.MapDataset.select(drawn, mixture)
+    self._rows = grain.MapDataset.select_from_datasets(drawn, mixture)
     self._held_out = [rows_lib.open_rows(rows_dir, source, 'held_out') for source in self.sources]
 
-  def batches(self, start_step: int, end_step: int, rows: Sequence[int] | None = None) -> Iterator[NumpyBatch]:
-    """Batches of steps start_step .. end_step - 1, read ahead in threads.
+  @classmethod
+  def of_stage(cls, config: ConfigDict, workdir: str | pathlib.Path) -> 'Loader':
+    """The loader of a stage in a run folder; reads config.stage, size, seed, data and train.batch_rows."""
+    return cls(
+        rows_lib.folder(config, workdir),
+        config.data.mixture,
+        context=config.data.context,
+        batch_rows=config.train.batch_rows,
+        seed=config.seed,
+        tokenizer_fingerprint=Tokenizer.load(run_path(workdir)).fingerprint,
+        command=rows_lib.command(config, workdir),
+    )
+
+  def batches(self, start_step: int, end_step: int, shardings: Batch) -> Iterator[Batch]:
+    """Global batches of steps start_step .. end_step - 1, read ahead in threads.
 
     Args:
       start_step: first step.
       end_step: one past the last.
-      rows: sorted indices of the rows of the batch to read, R of them; all where None.
+      shardings: a Batch of NamedShardings; this process reads the rows its devices hold.
+    """
+    mine = local_rows(shardings, self._batch_rows, self._context)
+    for batch in self.numpy_batches(start_step, end_step, mine):
+      yield place(batch, mine, self._batch_rows, shardings)
+
+  def numpy_batches(self, start_step: int, end_step: int, rows: Sequence[int]) -> Iterator[NumpyBatch]:
+    """Some rows of each batch, read ahead in threads.
+
+    Args:
+      start_step: first step.
+      end_step: one past the last.
+      rows: sorted indices into the batch, R of them.
 
     Yields:
       {tokens, targets, loss_weights, segment_ids, positions [R, T], source_ids [R]}; see batch.Batch.
     """
-    rows = range(self._batch_rows) if rows is None else rows
     steps = grain.MapDataset.range(start_step, end_step)
-    read = steps.map(lambda step: self._batch([self._rows[int(step) * self._batch_rows + row] for row in rows]))
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD)
-    return iter(read.to_iter_dataset(options))
+    read = steps.map(lambda step: _stack([self._rows[int(step) * self._batch_rows + row] for row in rows]))
+    return iter(read.to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD)))
 
-  def held_out(self, rows_per_source: int, rows: Sequence[int] | None = None) -> list[NumpyBatch]:
-    """The first held-out rows of every source, source by source, in batches like those of training.
+  def held_out(self, rows_per_source: int, batch_rows: int, shardings: Batch) -> list[Batch]:
+    """The first held-out rows of every source, source by source.
 
     Args:
       rows_per_source: at most this many of each source.
-      rows: as in `batches`.
-
-    Returns:
-      Batches in a fixed order. The last is filled up with rows of padding, which weigh nothing.
+      batch_rows: rows of a batch over all hosts; the last batch is filled up with padding, which weighs nothing.
+      shardings: as in `batches`.
     """
-    chosen = [
-        (index, row) for index, held in enumerate(self._held_out) for row in range(min(rows_per_source, len(held)))
+    mine = local_rows(shardings, batch_rows, self._context)
+    sizes = [min(rows_per_source, len(rows)) for rows in self._held_out]
+    chosen = [(index, row) for index, size in enumerate(sizes) for row in range(size)]
+    chosen += [None] * (-len(chosen) % batch_rows)
+    return [
+        place(_stack([self._held_out_row(chosen[start + row]) for row in mine]), mine, batch_rows, shardings)
+        for start in range(0, len(chosen), batch_rows)
     ]
-    batches = []
-    for start in range(0, len(chosen), self._batch_rows):
-      batch = chosen[start : start + self._batch_rows]
-      wanted = [batch[row] if row < len(batch) else None for row in (range(self._batch_rows) if rows is None else rows)]
-      batches.append(self._batch([self._held_out_row(place) for place in wanted]))
-    return batches
 
-  def _held_out_row(self, place: tuple[int, int] | None) -> Row:
-    if place is None:
+  def _held_out_row(self, chosen: tuple[int, int] | None) -> Row:
+    if chosen is None:
       return {**{name: np.zeros(self._context, dtype) for name, dtype in FIELDS.items()}, 'source_ids': np.int32(0)}
-    index, row = place
+    index, row = chosen
     return {**self._held_out[index][row], 'source_ids': np.int32(index)}
 
-  def _batch(self, rows: list[Row]) -> NumpyBatch:
-    """Stacks rows and makes targets: what follows in the same document, with the weight of learning it."""
-    batch = {name: np.stack([row[name] for row in rows]) for name in (*FIELDS, 'source_ids')}
-    follows = np.zeros_like(batch['tokens'], bool)
-    follows[:, :-1] = (batch['segment_ids'][:, 1:] == batch['segment_ids'][:, :-1]) & (batch['segment_ids'][:, 1:] > 0)
-    batch['targets'] = np.where(follows, np.roll(batch['tokens'], -1, axis=1), 0)
-    batch['loss_weights'] = np.where(follows, np.roll(batch['loss_weights'], -1, axis=1), np.float32(0))
-    return batch
 
-
-def local_rows(sharding: jax.sharding.NamedSharding, batch_rows: int, context: int) -> tuple[int, ...]:
+def local_rows(shardings: Batch, batch_rows: int, context: int) -> tuple[int, ...]:
   """Sorted indices of the rows of a [B, T] batch that devices of this process hold."""
-  places = sharding.addressable_devices_indices_map((batch_rows, context)).values()
+  places = shardings.tokens.addressable_devices_indices_map((batch_rows, context)).values()
   return tuple(sorted({row for rows, _ in places for row in range(batch_rows)[rows]}))
 
 
-def place(batch: NumpyBatch, rows: Sequence[int], batch_rows: int, sharding: jax.sharding.NamedSharding) -> Batch:
+def place(batch: NumpyBatch, rows: Sequence[int], batch_rows: int, shardings: Batch) -> Batch:
   """Makes global arrays out of the rows that this process has read.
 
   Args:
     batch: [R, T] and [R] arrays.
-    rows: the R sorted row indices of `batch`; they contain `local_rows(sharding, ...)`.
+    rows: the R sorted row indices of `batch`, among them `local_rows(...)`.
     batch_rows: B.
-    sharding: of the [B, T] arrays; source_ids [B] follow its first axis.
+    shardings: a Batch of NamedShardings.
   """
   rows = np.asarray(rows)
-  by_row = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[:1]))
 
-  def put(values: np.ndarray) -> jax.Array:
+  def put(values: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:
     def shard(index: tuple[slice, ...]) -> np.ndarray:
       held = np.searchsorted(rows, np.arange(batch_rows)[index[0]])
       return values[(held, *index[1:])]
 
-    shape = (batch_rows, *values.shape[1:])
-    return jax.make_array_from_callback(shape, sharding if values.ndim == 2 else by_row, shard)
+    return jax.make_array_from_callback((batch_rows, *values.shape[1:]), sharding, shard)
 
-  return Batch(**{name: put(values) for name, values in batch.items()})
+  return jax.tree.map(put, Batch(**batch), shardings)
+
+
+def _stack(rows: list[Row]) -> NumpyBatch:
+  """Stacks rows and makes targets: what follows in the same document, with the weight of learning it."""
+  batch = {name: np.stack([row[name] for row in rows]) for name in (*FIELDS, 'source_ids')}
+  segments = batch['segment_ids']
+  follows = np.zeros_like(segments, bool)
+  follows[:, :-1] = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+  batch['targets'] = np.where(follows, np.roll(batch['tokens'], -1, axis=1), 0)
+  batch['loss_weights'] = np.where(follows, np.roll(batch['loss_weights'], -1, axis=1), np.float32(0))
+  return batch
 
 
 def _seed_of(seed: int, source: str) -> int:

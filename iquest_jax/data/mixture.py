@@ -1,8 +1,8 @@
 """Which source a row comes from, in closed form: global row number -> (source, how many of it came before).
 
-A phase of the schedule repeats a block of Q rows in which each source has its share, well spread. So the count of any
-source among the first n rows takes no walk, a resume at any step costs the same, and when the weights change a source goes
-on at the row it had come to.
+A phase of the schedule repeats a block of rows in which each source has its share, well spread. So the count of any
+source among the first n rows takes no walk, a resume at any step costs the same, and when the weights change a source
+goes on at the row it had come to.
 """
 
 import bisect
@@ -70,6 +70,8 @@ def validate(schedule: Schedule) -> None:
   """Raises UserError where a schedule is not ((from_step, ((source, weight), ...)), ...) as it should be."""
   try:
     phases = [(step, [(name, float(weight)) for name, weight in weights]) for step, weights in schedule]
+    if not all(isinstance(name, str) for _, weights in phases for name, _ in weights):
+      raise TypeError('a source is named by a string')
   except (TypeError, ValueError):
     raise UserError(f'data.mixture: {schedule!r} is not ((from_step, ((source, weight), ...)), ...)') from None
   if not phases or phases[0][0] != 0:
@@ -92,7 +94,7 @@ def validate(schedule: Schedule) -> None:
 
 
 def quantise(weights: np.ndarray) -> np.ndarray:
-  """Weights [S] -> whole numbers int64 [S] that add up to BLOCK, by largest remainder; a positive weight keeps at least 1."""
+  """Weights [S] -> int64 [S] that add up to BLOCK, by largest remainder; a positive weight keeps at least 1."""
   exact = weights / weights.max()
   exact = exact / exact.sum() * BLOCK
   quotas = np.where(weights > 0, np.maximum(np.floor(exact), 1), 0).astype(np.int64)

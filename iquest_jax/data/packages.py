@@ -1,6 +1,7 @@
 """Real input without a network: source files and prose of the packages this project is built on.
 
-For tiny runs. Files are taken in the order of a hash of their name, so that the first few are a fair sample of all.
+For tiny runs, which see few rows: files come in the order of a hash of their name, and first the first part of every
+file, then the second of every file, so that the first few documents are a fair sample of all.
 """
 
 import ast
@@ -8,17 +9,18 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from iquest_jax.data.documents import Document
 
 # Import name -> distribution name. All permissively licensed and required by setup.py, so they are always there.
 PACKAGES = {'absl': 'absl-py', 'flax': 'flax', 'grain': 'grain', 'jax': 'jax', 'numpy': 'numpy', 'optax': 'optax'}
-# A longer file would fill a tiny stage alone.
-MAX_CHARACTERS = 12_000
-MIN_CHARACTERS = 200
+MIN_CHARACTERS, MAX_CHARACTERS = 200, 20_000
+# About a thousand tokens at the vocabulary of a tiny model.
+PART_CHARACTERS = 2500
 FILES_PER_REPOSITORY = 4
 
 
@@ -29,43 +31,32 @@ def versions() -> dict[str, str]:
 
 def code() -> Iterator[Document]:
   """Python files; the repository of a file is its folder."""
-  for name, path in _python_files():
-    if text := _read(path):
-      yield Document(id=name, source='code', files=((name, text),), repo=_folder(name))
+  return _parts('code', ((name, _read(path)) for name, path in _python_files()))
 
 
 def code_high_quality() -> Iterator[Document]:
   """Python files that parse and document at least every second function or class."""
-  for document in code():
-    tree = _parse(document.files[0][1])
-    definitions = [] if tree is None else [node for node in ast.walk(tree) if isinstance(node, _DEFINITIONS)]
-    documented = sum(ast.get_docstring(node) is not None for node in definitions)
-    if definitions and 2 * documented >= len(definitions):
-      yield document
+  return _parts('code_high_quality', ((name, _read(path)) for name, path in _python_files() if _documented(path)))
 
 
 def web_text() -> Iterator[Document]:
   """Prose: the packages' own descriptions, and the docstrings of their modules, without the code."""
-  for package, distribution in PACKAGES.items():
-    description = importlib.metadata.metadata(distribution).get_payload() or ''
-    if len(description) >= MIN_CHARACTERS:
-      name = f'{package}/README'
-      yield Document(id=name, source='web_text', files=((name, description[:MAX_CHARACTERS]),), repo=_folder(name))
-  for name, path in _python_files():
-    tree = _parse(_read(path))
-    nodes = [] if tree is None else [node for node in ast.walk(tree) if isinstance(node, (ast.Module, *_DEFINITIONS))]
-    text = '\n\n'.join(docstring for node in nodes if (docstring := ast.get_docstring(node)))
-    if len(text) >= MIN_CHARACTERS:
-      yield Document(id=f'{name}:docstrings', source='web_text', files=((name, text),), repo=_folder(name))
+  descriptions = (
+      (f'{package}/README', importlib.metadata.metadata(distribution).get_payload() or '')
+      for package, distribution in PACKAGES.items()
+  )
+  docstrings = ((f'{name}:docstrings', _docstrings(path)) for name, path in _python_files())
+  return _parts('web_text', itertools.chain(descriptions, docstrings))
 
 
 def repositories() -> Iterator[Document]:
-  """Folders of Python files as repositories, a few neighbouring files a document."""
-  folders: dict[str, list[tuple[str, pathlib.Path]]] = {}
+  """Folders of Python files as repositories, a few neighbouring short files a document."""
+  folders: dict[str, list[tuple[str, str]]] = {}
   for name, path in _python_files():
-    folders.setdefault(_folder(name), []).append((name, path))
+    if 0 < len(text := _read(path)) <= PART_CHARACTERS:
+      folders.setdefault(_folder(name), []).append((name, text))
   for folder, members in folders.items():
-    members = [(name, text) for name, path in sorted(members) if (text := _read(path))]
+    members.sort()
     for start in range(0, len(members), FILES_PER_REPOSITORY):
       files = tuple(members[start : start + FILES_PER_REPOSITORY])
       if len(files) > 1:
@@ -88,6 +79,23 @@ def _python_files() -> tuple[tuple[str, pathlib.Path], ...]:
   return tuple(sorted(files, key=lambda file: hashlib.sha256(file[0].encode()).digest()))
 
 
+def _parts(source: str, files: Iterable[tuple[str, str]]) -> Iterator[Document]:
+  """Parts of about PART_CHARACTERS, cut at empty lines: the first of every file, then the second, and so on."""
+  rests = [(name, text) for name, text in files if len(text) >= MIN_CHARACTERS]
+  for number in itertools.count():
+    if not rests:
+      return
+    longer = []
+    for name, text in rests:
+      end = text.find('\n\n', PART_CHARACTERS)
+      part, rest = (text, '') if end < 0 else (text[: end + 1], text[end:].lstrip('\n'))
+      yield Document(id=f'{name}#{number}', source=source, files=((name, part),), repo=_folder(name))
+      if len(rest) >= MIN_CHARACTERS:
+        longer.append((name, rest))
+    rests = longer
+
+
+@functools.cache
 def _read(path: pathlib.Path) -> str:
   """The text of a file of a useful length without the licence at its head, the same in every file; else ''."""
   if path.stat().st_size > MAX_CHARACTERS:
@@ -96,11 +104,24 @@ def _read(path: pathlib.Path) -> str:
   return text if len(text) >= MIN_CHARACTERS else ''
 
 
-def _parse(text: str) -> ast.Module | None:
+@functools.cache
+def _documented(path: pathlib.Path) -> bool:
+  definitions = [node for node in _definitions(_read(path)) if not isinstance(node, ast.Module)]
+  documented = sum(ast.get_docstring(node) is not None for node in definitions)
+  return bool(definitions) and 2 * documented >= len(definitions)
+
+
+@functools.cache
+def _docstrings(path: pathlib.Path) -> str:
+  return '\n\n'.join(docstring for node in _definitions(_read(path)) if (docstring := ast.get_docstring(node)))
+
+
+def _definitions(text: str) -> list[ast.AST]:
+  """The module and its functions and classes; nothing where the text does not parse."""
   try:
-    return ast.parse(text)
+    return [node for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.Module, *_DEFINITIONS))]
   except (SyntaxError, ValueError):
-    return None
+    return []
 
 
 def _folder(name: str) -> str:

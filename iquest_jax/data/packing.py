@@ -1,7 +1,7 @@
 """Packs examples into rows of exactly T tokens: best fit, and no document cut that fits in a row.
 
-A longer document is cut at multiples of T, or dropped where a cut would ruin it; each piece is a segment of its own whose
-positions restart. Rows are then filled best fit: a piece goes where the least room is left over. Against joining
+A longer document is cut at multiples of T, or dropped where a cut would ruin it; each piece is a segment of its own
+whose positions restart. Rows are then filled best fit: a piece goes where the least room is left over. Against joining
 everything and cutting every T tokens this leaves a little padding and cuts far fewer documents (Ding et al. 2024,
 arXiv 2404.10830).
 """

@@ -3,11 +3,15 @@
 Everything that is there and was made from the same inputs is kept; a source is made again when they changed.
 """
 
+import functools
 import hashlib
+import importlib
 import itertools
 import json
 import os
 import pathlib
+import sys
+import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,26 +19,11 @@ from ml_collections import ConfigDict
 
 from iquest_jax.data import documents, formats, mixture, packing, rows, sources
 from iquest_jax.data.documents import Document
-from iquest_jax.data.tokenizer import Tokenizer
+from iquest_jax.data.tokenizer import Tokenizer, run_path
 from iquest_jax.errors import UserError
 
 # Characters of each source the tokenizer is trained on, per entry of its vocabulary.
 _SAMPLE_CHARACTERS = 150
-
-
-def tokenizer_path(workdir: str | pathlib.Path) -> pathlib.Path:
-  """Where the tokenizer of a run folder lies."""
-  return pathlib.Path(workdir) / 'tokenizer' / 'tokenizer.json'
-
-
-def rows_dir(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
-  """Where the rows of a stage lie: data.rows_dir, or below the run folder where that is ''."""
-  return pathlib.Path(config.data.rows_dir or pathlib.Path(workdir) / 'rows' / config.stage)
-
-
-def command(config: ConfigDict, workdir: str | pathlib.Path) -> str:
-  """The command line that prepares a stage, for error messages."""
-  return f'python -m launch.prepare --exp={config.stage}:size={config.size} --workdir={workdir}'
 
 
 def prepare_tokenizer(config: ConfigDict, workdir: str | pathlib.Path, documents_dir: str = '') -> Tokenizer:
@@ -45,12 +34,13 @@ def prepare_tokenizer(config: ConfigDict, workdir: str | pathlib.Path, documents
   Raises:
     UserError: there is one and it has more entries than the model, or the documents are not as they should be.
   """
-  path = tokenizer_path(workdir)
+  path = run_path(workdir)
   if not path.exists():
-    _check_input(config, documents_dir)
+    _check_size(config, documents_dir)
     names = sorted(sources.BUILT_IN)
     if documents_dir:
       names = [name for name in names if (pathlib.Path(documents_dir) / name).is_dir()]
+    path.parent.mkdir(parents=True, exist_ok=True)
     size = config.model.vocab
     sample = (_sample(sources.read(name, config.seed, documents_dir), _SAMPLE_CHARACTERS * size) for name in names)
     Tokenizer.train(itertools.chain.from_iterable(sample), size).save(path)
@@ -59,7 +49,7 @@ def prepare_tokenizer(config: ConfigDict, workdir: str | pathlib.Path, documents
 
 def import_tokenizer(config: ConfigDict, workdir: str | pathlib.Path, source: str | pathlib.Path) -> Tokenizer:
   """Takes over an existing tokenizer.json; UserError where it does not fit the model or another one is there."""
-  given, path = _fitting(Tokenizer.load(source), config, source), tokenizer_path(workdir)
+  given, path = _fitting(Tokenizer.load(source), config, source), run_path(workdir)
   if path.exists() and Tokenizer.load(path).fingerprint != given.fingerprint:
     raise UserError(f'tokenizer: {path} is another tokenizer than {source}; use a new --workdir')
   given.save(path)
@@ -90,31 +80,148 @@ def prepare(
   needed = mixture.rows_needed(schedule, config.train.steps, config.train.batch_rows)
   for source in needed:
     formats.format_of(source)
-  folder = rows_dir(config, workdir)
+    if documents_dir:
+      documents.jsonl_files(documents_dir, source)  # before a tokenizer is trained on the rest
+  folder = rows.folder(config, workdir)
   try:
     tokenizer = prepare_tokenizer(config, workdir, documents_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    made = {name: _inputs(config, name, count, tokenizer, documents_dir) for name, count in needed.items()}
-    manifest = {
-        'stage': config.stage,
-        'context': config.data.context,
-        'tokenizer': tokenizer.fingerprint,
-        'sources': {name: rows.finished(folder, name, inputs) for name, inputs in made.items()},
-    }
-    if not all(manifest['sources'].values()) or not (folder / rows.MANIFEST).exists() or (
-        _plain(schedule) != rows.read_manifest(folder, command(config, workdir)).get('schedule')
-    ):
-      _check_input(config, documents_dir)
+    inputs = {name: _inputs(config, name, count, tokenizer, documents_dir) for name, count in needed.items()}
+    entries = {name: rows.finished(folder, name, hashed) for name, hashed in inputs.items()}
+    if not all(entries.values()) or not _same_schedule(folder, schedule):
+      _check_size(config, documents_dir)
+      folder.mkdir(parents=True, exist_ok=True)
       (folder / rows.MANIFEST).unlink(missing_ok=True)
-      manifest['schedule'] = _plain(schedule)
-      manifest['rates'] = _make(config, folder, documents_dir, tokenizer, needed, made, manifest['sources'], progress)
+      rates = _make(config, folder, documents_dir, tokenizer, needed, inputs, entries, progress)
+      manifest = {
+          'stage': config.stage,
+          'context': config.data.context,
+          'tokenizer': tokenizer.fingerprint,
+          'schedule': schedule,
+          'rates': rates,
+          'sources': entries,
+      }
       rows.write_json(folder / rows.MANIFEST, manifest)
   except OSError as error:
-    raise UserError(f'prepare: cannot write below {workdir}: {error.strerror or error}') from error
+    reason = error.strerror or error
+    raise UserError(f'prepare: {error.filename or folder}: {reason}; nothing finished is lost') from error
   return rows.check_manifest(
       folder,
       sources=needed,
       context=config.data.context,
       tokenizer_fingerprint=tokenizer.fingerprint,
-      command=command(config, workdir),
+      command=rows.command(config, workdir),
   )
+
+
+def _make(
+    config: ConfigDict,
+    folder: pathlib.Path,
+    documents_dir: str,
+    tokenizer: Tokenizer,
+    needed: dict[str, int],
+    inputs: dict[str, str],
+    entries: dict[str, Any],
+    progress: Callable[[str], None],
+) -> list:
+  """Writes the sources whose entry is None and fills in the entry; returns the mixture's rates."""
+  tasks = _import_tasks()
+
+  seqio_sources = {
+      name: tasks.Source(
+          config.stage,
+          name,
+          functools.partial(sources.read, name, config.seed, documents_dir),
+          tokenizer,
+          context=config.data.context,
+          buckets=tuple(config.data.buckets),
+          seed=config.seed,
+      )
+      for name in needed
+  }
+
+  def read(name: str, split: str, limit: int, counts: packing.Counts) -> Iterator[packing.Row]:
+    examples = seqio_sources[name].examples(split)
+    packed = packing.pack(examples, config.data.context, formats.format_of(name).whole, counts)
+    return itertools.islice(packed, limit)
+
+  # A source that these few steps never draw still has a row: it belongs to the stage.
+  limits = {
+      'train': {name: max(count, 1) for name, count in needed.items()},
+      'held_out': dict.fromkeys(needed, config.eval.rows),
+  }
+  for name in needed:
+    if entries[name] is None:
+      progress(name)
+      splits = {split: functools.partial(read, name, split, limits[split][name]) for split in rows.SPLITS}
+      entries[name] = rows.write_source(folder, name, config.data.context, inputs[name], splits)
+  return tasks.rates(config.stage, config.data.mixture, seqio_sources)
+
+
+def _import_tasks() -> types.ModuleType:
+  """data.tasks, imported late: TensorFlow costs seconds that a finished stage need not pay.
+
+  TensorFlow greets from C++ on the standard error stream, whatever its settings, so that is closed meanwhile.
+  """
+  sys.stderr.flush()
+  kept = os.dup(2)
+  with open(os.devnull, 'wb') as nowhere:
+    os.dup2(nowhere.fileno(), 2)
+  try:
+    return importlib.import_module('iquest_jax.data.tasks')
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+
+
+def _inputs(config: ConfigDict, source: str, count: int, tokenizer: Tokenizer, documents_dir: str) -> str:
+  """Hash of everything that the rows of a source depend on."""
+  depends = [
+      rows.VERSION,
+      config.stage,
+      config.seed,
+      config.data.context,
+      config.data.buckets,
+      config.eval.rows,
+      count,
+      tokenizer.fingerprint,
+      sources.inputs(source, documents_dir),
+  ]
+  return hashlib.sha256(json.dumps(depends).encode()).hexdigest()
+
+
+def _same_schedule(folder: pathlib.Path, schedule: mixture.Schedule) -> bool:
+  """Whether the manifest is there and its rates are those of the schedule."""
+  try:
+    manifest = json.loads((folder / rows.MANIFEST).read_text())
+  except (FileNotFoundError, json.JSONDecodeError):
+    return False
+  return manifest['schedule'] == json.loads(json.dumps(schedule))
+
+
+def _sample(found: Iterable[Document], characters: int) -> Iterator[str]:
+  """Texts of the first training documents, about as many characters as asked for."""
+  for document in found:
+    if characters <= 0:
+      return
+    if not documents.is_held_out(document):
+      for text in (*(text for _, text in document.files), *(message['content'] for message in document.messages)):
+        characters -= len(text)
+        yield text
+
+
+def _fitting(tokenizer: Tokenizer, config: ConfigDict, path: str | pathlib.Path) -> Tokenizer:
+  if tokenizer.vocab_size > config.model.vocab:
+    raise UserError(
+        f'tokenizer: {path} has {tokenizer.vocab_size} entries, size "{config.size}" has room for '
+        f'{config.model.vocab}; use a new --workdir or another tokenizer'
+    )
+  return tokenizer
+
+
+def _check_size(config: ConfigDict, documents_dir: str) -> None:
+  """The built-in collectors hold a few megabytes: enough for tiny sizes alone."""
+  if not documents_dir and not config.size.startswith('tiny'):
+    raise UserError(
+        f'prepare: size "{config.size}" needs documents of your own; name their folder with --documents=DIR '
+        '(DIR/<source>/*.jsonl), or prepare a tiny size'
+    )

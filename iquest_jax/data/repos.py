@@ -57,7 +57,7 @@ def read_commits(repository: str | pathlib.Path) -> Iterator[Document]:
   log = run_git(repository, 'log', *options, '--no-renames', layout)
   for record in ('\n' + log).split('\n\x1e\n')[1:]:
     message, _, patch = record.partition('\x1f\n')
-    message = '\n'.join(line.removeprefix(' ') for line in message.splitlines())
+    message = '\n'.join(line.removeprefix(' ') for line in message.split('\n'))
     if message.strip() and patch.strip() and 'Binary files' not in patch:
       yield commits.document(message, patch)
 

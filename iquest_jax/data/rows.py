@@ -4,7 +4,10 @@
 preparation that was killed leaves `.incomplete/` and nothing that looks finished. Reading imports no TensorFlow.
 """
 
+import contextlib
+import errno
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -13,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
 
 from iquest_jax.data.packing import FIELDS, Counts, Row
 from iquest_jax.errors import UserError
@@ -23,6 +28,16 @@ VERSION = '1.0.0'
 SPLITS = ('train', 'held_out')
 _RECORD = 'source.json'
 _INCOMPLETE = '.incomplete'
+
+
+def folder(config: ConfigDict, workdir: str | pathlib.Path) -> pathlib.Path:
+  """Where the rows of a stage lie: data.rows_dir, or below the run folder where that is ''."""
+  return pathlib.Path(config.data.rows_dir or pathlib.Path(workdir) / 'rows' / config.stage)
+
+
+def command(config: ConfigDict, workdir: str | pathlib.Path) -> str:
+  """The command line that prepares a stage, for error messages."""
+  return f'python -m launch.prepare --exp={config.stage}:size={config.size} --workdir={workdir}'
 
 
 def open_rows(rows_dir: str | pathlib.Path, source: str, split: str) -> Sequence[Row]:
@@ -50,13 +65,17 @@ def write_source(
 
   Returns:
     The source's entry of the manifest.
+
+  Raises:
+    UserError: a split has no rows.
+    OSError: the disk is full or refuses.
   """
   import tensorflow_datasets as tfds
 
   tfds.disable_progress_bar()
   incomplete = pathlib.Path(rows_dir) / _INCOMPLETE
   shutil.rmtree(incomplete / source, ignore_errors=True)
-  tallies = {split: _Tally() for split in splits}
+  tallies = {split: _Tally(source, split) for split in splits}
   builder = tfds.dataset_builders.AdhocBuilder(
       name=source,
       version=VERSION,
@@ -70,7 +89,8 @@ def write_source(
       file_format='array_record',
       disable_shuffling=True,
   )
-  builder.download_and_prepare()
+  with _quietly(), _disk_errors(rows_dir):
+    builder.download_and_prepare()
   record = {
       'inputs': inputs,
       **{split: tally.record() for split, tally in tallies.items()},
@@ -92,17 +112,6 @@ def finished(rows_dir: str | pathlib.Path, source: str, inputs: str) -> dict[str
   except (FileNotFoundError, json.JSONDecodeError):
     return None
   return record if record.get('inputs') == inputs else None
-
-
-def read_manifest(rows_dir: str | pathlib.Path, command: str) -> dict[str, Any]:
-  """The manifest of a rows folder; UserError naming `command`, which makes it, where there is none."""
-  path = pathlib.Path(rows_dir) / MANIFEST
-  try:
-    return json.loads(path.read_text())
-  except FileNotFoundError:
-    raise UserError(f'rows: {path} is missing; prepare the rows by {command}') from None
-  except json.JSONDecodeError as error:
-    raise UserError(f'rows: {path} is damaged ({error}); prepare the rows again by {command}') from None
 
 
 def manifest_hash(rows_dir: str | pathlib.Path) -> str:
@@ -128,7 +137,13 @@ def check_manifest(
   Raises:
     UserError: rows missing, made with another tokenizer or context length, or an empty source.
   """
-  manifest = read_manifest(rows_dir, command)
+  path = pathlib.Path(rows_dir) / MANIFEST
+  try:
+    manifest = json.loads(path.read_text())
+  except FileNotFoundError:
+    raise UserError(f'rows: {path} is missing; prepare the rows by {command}') from None
+  except json.JSONDecodeError as error:
+    raise UserError(f'rows: {path} is damaged ({error}); prepare the rows again by {command}') from None
   again = f'prepare them again by {command}'
   if manifest['tokenizer'] != tokenizer_fingerprint:
     was, now = manifest['tokenizer'][:12], tokenizer_fingerprint[:12]
@@ -154,10 +169,35 @@ def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
   os.replace(partial, path)
 
 
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+  """TFDS prints and logs what it downloads, which here is nothing."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.WARNING)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: str | pathlib.Path) -> Iterator[None]:
+  """The ArrayRecord writer tells of the disk in the text of a RuntimeError only."""
+  try:
+    yield
+  except RuntimeError as error:
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+      if os.strerror(code) in str(error):
+        raise OSError(code, os.strerror(code), str(path)) from error
+    raise
+
+
 class _Tally:
   """Rows and tokens of a split, counted as they are written."""
 
-  def __init__(self):
+  def __init__(self, source: str, split: str):
+    self._source, self._split = source, split
     self._counts = Counts()
     self._rows, self._tokens = 0, 0
 
@@ -166,6 +206,10 @@ class _Tally:
       self._rows += 1
       self._tokens += int(np.count_nonzero(row['segment_ids']))
       yield row
+    if not self._rows:
+      # Said here since TFDS fails on a split without rows.
+      dropped = ', '.join(f'{count} {reason}' for reason, count in self._counts.drops.items()) or 'none dropped'
+      raise UserError(f'rows: "{self._source}" has no {self._split} rows ({dropped}); give it more documents')
 
   def record(self) -> dict[str, Any]:
     drops = dict(sorted(self._counts.drops.items()))

@@ -3,21 +3,21 @@
 Imports TensorFlow: only preparing rows does, never training.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from iquest_jax.data import documents, formats
+from iquest_jax.data import documents, formats, rows
 from iquest_jax.data.documents import Document
 from iquest_jax.data.example import Example
 from iquest_jax.data.mixture import Schedule
 from iquest_jax.data.tokenizer import Tokenizer
 from iquest_jax.errors import UserError
 
-SPLITS = ('train', 'held_out')
+# Rows are prepared on the CPU; TensorFlow would otherwise take the memory of an accelerator that training needs.
+tf.config.set_visible_devices([], 'GPU')
 
 
 class Source:
@@ -49,26 +49,29 @@ class Source:
       buckets: [low, high) of documents.bucket that this stage may see.
       seed: of the formats' chance.
     """
-    # TensorFlow wraps what its callbacks raise in errors of its own; a person is to see the first mistake itself.
-    self._mistakes: list[UserError] = []
+    self._mistake: UserError | None = None
 
     def lines(split: str) -> Iterator[str]:
-      with self._noting_mistakes():
-        yield from (document.to_json() for document in documents.select(read(), split, buckets))
+      try:
+        for document in documents.select(read(), split, buckets):
+          formats.check(source, document)
+          yield document.to_json()
+      except UserError as mistake:
+        # TensorFlow would bury it in an error and a log of its own: the stream ends here, and `examples` tells why.
+        self._mistake = mistake
 
     def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
       del shuffle_files, seed  # the order is the documents' own; rows are shuffled when they are read
       return tf.data.Dataset.from_generator(lambda: lines(split), output_signature=tf.TensorSpec((), tf.string))
 
     def tokenise(line: bytes) -> tuple[np.ndarray, np.ndarray]:
-      with self._noting_mistakes():
-        example = formats.render(source, Document.from_json(line.decode()), tokenizer, context, seed)
-        return example.tokens, example.loss_weights
+      example = formats.render(source, Document.from_json(line.decode()), tokenizer, context, seed)
+      return example.tokens, example.loss_weights
 
     vocabulary = seqio.PassThroughVocabulary(tokenizer.vocab_size)
     self.task = seqio.Task(
         f'{stage}.{source}',
-        source=seqio.FunctionDataSource(dataset, splits=SPLITS),
+        source=seqio.FunctionDataSource(dataset, splits=rows.SPLITS),
         preprocessors=[lambda dataset: dataset.map(lambda line: _features(tokenise, line))],
         output_features={
             'tokens': seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32),
@@ -80,21 +83,11 @@ class Source:
   def examples(self, split: str) -> Iterator[Example]:
     """The Task's examples of a split; UserError for a document that is malformed or of the wrong kind."""
     dataset = self.task.get_dataset(sequence_length=None, split=split, shuffle=False, trim_output_features=False)
-    try:
-      for item in dataset.as_numpy_iterator():
-        yield Example(item['tokens'], item['loss_weights'])
-    except tf.errors.OpError:
-      if self._mistakes:
-        raise self._mistakes[0] from None
-      raise
-
-  @contextlib.contextmanager
-  def _noting_mistakes(self) -> Iterator[None]:
-    try:
-      yield
-    except UserError as mistake:
-      self._mistakes.append(mistake)
-      raise
+    self._mistake = None
+    for item in dataset.as_numpy_iterator():
+      yield Example(item['tokens'], item['loss_weights'])
+    if self._mistake:
+      raise self._mistake
 
 
 def rates(stage: str, schedule: Schedule, sources: dict[str, Source]) -> list:

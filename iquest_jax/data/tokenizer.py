@@ -24,6 +24,11 @@ TAGS = tuple(f'<{slash}{name}>' for name in ('think', 'tools', 'tool_call', 'too
 SMALLEST = len(RESERVED) + len(SPECIAL) + len(TAGS) + 256
 
 
+def run_path(workdir: str | pathlib.Path) -> pathlib.Path:
+  """Where the tokenizer of a run folder lies."""
+  return pathlib.Path(workdir) / 'tokenizer' / 'tokenizer.json'
+
+
 class Tokenizer:
   """Text to ids and back. Structure is never read out of text unless asked for: see `encode`."""
 

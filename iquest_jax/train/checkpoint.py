@@ -8,11 +8,13 @@ visible in one step. On object stores, which cannot rename, that last file is it
 """
 
 from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import errno
 import json
 import os
 import re
+import sys
 from typing import Any
 
 from absl import logging
@@ -32,8 +34,18 @@ _FILES = 'integrity/files.json'
 _LEFTOVER = ocp.path.atomicity.TMP_DIR_SUFFIX
 _SAVE_TIMEOUT_S = 2 * 60 * 60  # until all processes have written and the primary has hashed all of it
 
-# Orbax logs thirty lines a save, and a traceback for what is raised here as one line.
-logging.get_absl_logger().addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.pathname)
+
+def _silence_orbax():
+  """Keeps what is raised here as one line from being told in many more."""
+  # Orbax logs thirty lines a save, and every error with its traceback.
+  logging.get_absl_logger().addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.pathname)
+  # When one of its writers fails it abandons the others, which then complain that nobody waits for them.
+  tell = sys.unraisablehook
+  abandoned = ('Event loop is closed', 'sys.meta_path is None, Python is likely shutting down')
+  sys.unraisablehook = lambda raised: None if str(raised.exc_value) in abandoned else tell(raised)
+
+
+_silence_orbax()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,17 +65,16 @@ class Start:
   lineage: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def start(config: ConfigDict, workdir: epath.PathLike, checkpoints: 'Checkpoints', size: str) -> Start:
+def start(config: ConfigDict, workdir: epath.PathLike, checkpoints: 'Checkpoints') -> Start:
   """Decides what a stage starts from. The order is the contract of the chain; it is said here and nowhere else.
 
   Removes leftovers of killed saves of this stage first. Changing the parameters on the way (init.transform) and
   choosing what to carry (init.carry) is left to the caller, who knows the models.
 
   Args:
-    config: of the stage; `init` says its parent (config.from_stage).
+    config: of the stage; `init` says its parent (config.from_stage), `size` goes into the command that makes it.
     workdir: holds the run folders of the chain.
     checkpoints: of this stage.
-    size: argument of --exp, to name the command that makes a missing parent.
 
   Raises:
     UserError: the parent has no finished checkpoint, and no imported one stands in for it.
@@ -84,8 +95,8 @@ def start(config: ConfigDict, workdir: epath.PathLike, checkpoints: 'Checkpoints
   if parent:
     state = 'has no checkpoint' if final is None else f'is not finished (its newest checkpoint is step {final})'
     raise UserError(
-        f'{before.folder}: {checkpoints.run_dir.name} starts from {parent}, which {state}; make it with '
-        f'python -m launch.tpu --exp={parent}:size={size} --workdir={workdir}')
+        f'{before.folder}: {config.stage} starts from {parent}, which {state}; make it with '
+        f'python -m launch.tpu --exp={parent}:size={config.size} --workdir={workdir}')
   # 4. Nothing to start from.
   return Start('random')
 
@@ -98,17 +109,22 @@ class Checkpoints:
 
     Args:
       run_dir: `<workdir>/<stage>`, local or in the cloud; checkpoints lie in `<run_dir>/checkpoints/<step>/`.
-      keep: newest checkpoints to keep; older ones are removed once a newer one is committed.
+      keep: newest checkpoints to keep, at least 1; older ones are removed once a newer one is committed.
     """
+    if keep < 1:
+      raise UserError(f'config: checkpoint.keep is {keep}; at least 1')
     self.run_dir = epath.Path(run_dir)
     self.folder = self.run_dir / 'checkpoints'
     self._keep = keep
     path_class = ocp.path.atomicity_defaults.get_default_temporary_path_class(self.folder)
     self._renames = issubclass(path_class, ocp.path.atomicity.AtomicRenameTemporaryPath)
     self._trees = ocp.StandardCheckpointHandler()
+    # Folders are made before `save` returns: made later and refused, they leave the writers waiting for minutes.
+    options = ocp.AsyncOptions(timeout_secs=_SAVE_TIMEOUT_S, create_directories_asynchronously=False)
+    composite = ocp.CompositeOptions(async_options=options)
     self._saver = ocp.AsyncCheckpointer(
-        ocp.CompositeCheckpointHandler(handler_registry=_handlers(self._trees)),
-        async_options=ocp.AsyncOptions(timeout_secs=_SAVE_TIMEOUT_S),
+        ocp.CompositeCheckpointHandler(composite_options=composite, handler_registry=_handlers(self._trees)),
+        async_options=options,
         # Orbax would stamp the commit time into a file after it is hashed.
         checkpoint_metadata_store=ocp.metadata.metadata_store(enable_write=False),
         temporary_path_class=_sealing(path_class, self._remove_old),
@@ -167,8 +183,7 @@ class Checkpoints:
 
   def lineage(self, step: int | None = None) -> dict[str, Any]:
     """The lineage stored in a checkpoint, the newest by default."""
-    step = self._step(step)
-    return self._json(step, _LINEAGE)
+    return self._json(self._step(step), _LINEAGE)
 
   def has_optimizer(self, step: int) -> bool:
     """Whether the checkpoint holds an optimizer state (an imported model has none)."""
@@ -198,9 +213,9 @@ class Checkpoints:
   def restore(self, abstract_params: Any, abstract_optimizer: Any, step: int | None = None) -> tuple[Any, Any]:
     """(params, optimizer) of a checkpoint; as `restore_params`."""
     step = self._step(step)
+    params = self.restore_params(abstract_params, step)  # checks all files: an optimizer that was there is there
     if not self.has_optimizer(step):
       raise UserError(f'{self._of(step)}: holds no optimizer state; carry only "params" from it')
-    params = self.restore_params(abstract_params, step)
     return params, self._tree(step, 'optimizer', abstract_optimizer)
 
   def leaves(self, step: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
@@ -325,7 +340,8 @@ class Checkpoints:
         raise
       step, self._saving = self._saving, None
       if jax.process_index() == 0:
-        self._of(step).with_name(f'{step}{_LEFTOVER}').rmtree(missing_ok=True)  # room to breathe on a full disk
+        with contextlib.suppress(OSError):  # makes room on a full disk, and cannot on one that is read-only
+          self._of(step).with_name(f'{step}{_LEFTOVER}').rmtree()
       newest = self.latest_step()
       kept = 'there is no earlier one' if newest is None else f'step {newest} and earlier ones are intact'
       raise UserError(

@@ -1,4 +1,4 @@
-"""From the decision how a stage starts (train/checkpoint.py) to the state it starts with."""
+"""From checkpoints to what runs: the state a stage starts with, and the model of a finished one."""
 
 import functools
 
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from iquest_jax.model import fold, transformer
 from iquest_jax.train import state as train_state
-from iquest_jax.train.checkpoint import Start
+from iquest_jax.train.checkpoint import Checkpoints, Start
 from iquest_jax.train.state import TrainState
 
 
@@ -40,6 +40,18 @@ def initial_state(
   return train_state.fresh_optimizer(params, tx, abstract)
 
 
+def newest_model(run_dir: str, mesh: Mesh):
+  """(model in float32, parameters on the mesh) of a stage's newest checkpoint, for sampling and evaluation."""
+  checkpoints = Checkpoints(run_dir)
+  model = transformer.Transformer(_trained_as(checkpoints.lineage()), jnp.float32)
+  return model, checkpoints.restore_params(train_state.abstract_params(model, mesh))
+
+
+def _trained_as(lineage) -> transformer.ModelConfig:
+  """The shape of the model a checkpoint holds."""
+  return transformer.model_config(ConfigDict(lineage['model']))
+
+
 def _where(abstract):
   return jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
@@ -62,7 +74,7 @@ def _begin_again(carried: TrainState) -> TrainState:
 
 
 def _folded(start: Start, config: ConfigDict, model, abstract: TrainState, mesh: Mesh):
-  dense = transformer.Transformer(transformer.model_config(ConfigDict(start.lineage['model'])), model.dtype)
+  dense = transformer.Transformer(_trained_as(start.lineage), model.dtype)
   dense_params = start.checkpoints.restore_params(train_state.abstract_params(dense, mesh), start.step)
   to_loop = functools.partial(fold.dense_to_loop, model=model.config, rule=config.init.fold)
   return jax.jit(lambda params, key: to_loop(params, key=key), out_shardings=_where(abstract.params))(

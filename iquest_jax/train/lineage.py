@@ -19,38 +19,33 @@ from ml_collections import ConfigDict
 import iquest_jax
 from iquest_jax.config import config_hash
 from iquest_jax.errors import UserError
-from iquest_jax.train import fingerprint
 from iquest_jax.train.checkpoint import Checkpoints, Start
 
 _FILE = 'lineage.json'
 
 
-def begin(start: Start, config: ConfigDict, stage: str, size: str, rows_manifest_hash: str, start_fingerprint: str,
-          start_loss: float) -> dict[str, Any]:
+def begin(start: Start, config: ConfigDict, rows_manifest_hash: str, start_fingerprint: str) -> dict[str, Any]:
   """Lineage of a stage that begins.
 
   Args:
     start: what it begins from; kind 'parent', 'imported' or 'random'.
     config: of the stage.
-    stage: its name.
-    size: its size, as in --exp.
     rows_manifest_hash: of the packed rows it reads.
     start_fingerprint: fingerprint.combine of the first parameters, after the transform.
-    start_loss: held-out loss of these, in nats a token.
   """
   parent = None
   if start.kind == 'parent':
     parent = {'stage': start.checkpoints.run_dir.name, 'step': start.step,
               'fingerprint': start.lineage['end_fingerprint']}
   return {
-      'stage': stage,
-      'size': size,
+      'stage': config.stage,
+      'size': config.size,
+      'model': config.model.to_dict(),
       'parent': parent,
       'imported': start.lineage['imported'] if start.kind == 'imported' else '',
       'transform': config.init.transform if parent else '',
       'carry': list(config.init.carry) if parent else [],
       'start_fingerprint': start_fingerprint,
-      'start_loss': start_loss,
       'wall_seconds': 0.0,
   } | _present(config, rows_manifest_hash)
 
@@ -60,27 +55,27 @@ def resume(start: Start, config: ConfigDict, rows_manifest_hash: str) -> dict[st
   return start.lineage | _present(config, rows_manifest_hash)
 
 
-def progress(lineage: dict[str, Any], *, steps: int, tokens_seen: int, wall_seconds: float, end_loss: float | None,
-             finished: bool) -> dict[str, Any]:
-  """Lineage to save with a checkpoint.
+def progress(
+    lineage: dict[str, Any], *, steps: int, tokens_seen: int, wall_seconds: float, finished: bool
+) -> dict[str, Any]:
+  """Lineage to save with a checkpoint; losses are not in it, since a step is saved first and evaluated then.
 
   Args:
     lineage: of `begin` or `resume`, unchanged since.
     steps: optimizer steps of the stage.
     tokens_seen: tokens of the stage, over all its runs.
     wall_seconds: of this run alone; earlier runs are added.
-    end_loss: held-out loss in nats a token; None when not measured at this step.
     finished: whether the stage has taken all its steps, so that another may start from here.
   """
-  return lineage | {'steps': steps, 'tokens_seen': tokens_seen, 'end_loss': end_loss, 'finished': finished,
-                    'wall_seconds': lineage['wall_seconds'] + wall_seconds}
+  passed = lineage['wall_seconds'] + wall_seconds
+  return lineage | {'steps': steps, 'tokens_seen': tokens_seen, 'wall_seconds': passed, 'finished': finished}
 
 
 def imported(stage: str, size: str, source: str) -> dict[str, Any]:
   """Lineage of a model imported at step 0, from `source`: a path or a name on Hugging Face."""
   return {'stage': stage, 'size': size, 'parent': None, 'imported': source, 'transform': '', 'carry': [],
-          'start_loss': None, 'wall_seconds': 0.0, 'steps': 0, 'tokens_seen': 0, 'end_loss': None, 'finished': True,
-          'code_version': code_version(), 'versions': _versions()}
+          'wall_seconds': 0.0, 'steps': 0, 'tokens_seen': 0, 'finished': True, 'code_version': code_version(),
+          'versions': _versions()}
 
 
 def _present(config: ConfigDict, rows_manifest_hash: str) -> dict[str, Any]:
@@ -203,8 +198,13 @@ def _known(checkpoints: Checkpoints, step: int) -> dict[str, Any] | None:
     return None
 
 
-def render(lineages: dict[str, dict[str, Any]]) -> str:
-  """The result of `tree` as text of at most 120 columns: a stage hangs below the one it starts from."""
+def render(lineages: dict[str, dict[str, Any]], losses: dict[str, tuple[float, float] | None]) -> str:
+  """The result of `tree` as text of at most 120 columns: a stage hangs below the one it starts from.
+
+  Args:
+    lineages: of `tree`.
+    losses: by stage, first and last held-out loss in nats a token; None where none was measured.
+  """
   children = {stage: [] for stage in lineages}
   roots = []
   for stage, lineage in lineages.items():
@@ -213,7 +213,7 @@ def render(lineages: dict[str, dict[str, Any]]) -> str:
   lines = [_row('stage', 'steps', 'tokens', 'held-out loss', 'parameters', 'comes from')]
 
   def draw(stage: str, stem: str, branch: str):
-    lines.append(_row(stem + branch + stage, *_cells(lineages[stage])))
+    lines.append(_row(stem + branch + stage, *_cells(lineages[stage], losses.get(stage))))
     stem += {'': '', '├─ ': '│  ', '└─ ': '   '}[branch]
     for child in children[stage]:
       draw(child, stem, '└─ ' if child == children[stage][-1] else '├─ ')
@@ -223,11 +223,11 @@ def render(lineages: dict[str, dict[str, Any]]) -> str:
   return '\n'.join(lines)
 
 
-def _cells(lineage: dict[str, Any]) -> tuple[str, ...]:
-  losses = ['-' if loss is None else f'{loss:.3f}' for loss in (lineage['start_loss'], lineage['end_loss'])]
+def _cells(lineage: dict[str, Any], losses: tuple[float, float] | None) -> tuple[str, ...]:
+  fall = f'{losses[0]:.3f} → {losses[1]:.3f}' if losses else '-'
   source = lineage['transform'] or (lineage['parent'] or {}).get('stage') or lineage['imported'] or 'random'
   steps = f'{lineage["steps"]:,}' + ('' if lineage['finished'] else ' …')
-  return steps, f'{lineage["tokens_seen"]:,}', ' → '.join(losses), lineage['end_fingerprint'], str(source)
+  return steps, f'{lineage["tokens_seen"]:,}', fall, lineage['end_fingerprint'], str(source)
 
 
 def _row(stage: str, steps: str, tokens: str, losses: str, parameters: str, source: str) -> str:

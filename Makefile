@@ -1,0 +1,37 @@
+# The two commands are `make demo` and `make test`; each sets up what it needs.
+PYTHON ?= python3
+# Another PYTHON gets an environment of its own, so that `make test PYTHON=python3.12` tests what it says.
+VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+WORKDIR ?= runs/demo
+SIZE ?= tiny_loop
+STAMP := $(VENV)/.installed
+
+export JAX_PLATFORMS ?= cpu
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: demo test test-long test-peers lint bench clean
+
+$(STAMP): setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .[test]
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m launch.chain run --size=$(SIZE) --workdir=$(WORKDIR)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+test: lint
+	$(BIN)/python -m pytest tests --ignore=tests/peers -n 2 -q -m "not long"
+
+test-long: lint
+	$(BIN)/python -m pytest tests --ignore=tests/peers -n 2 -q
+
+bench: $(STAMP)
+	$(BIN)/python -m launch.bench
+
+clean:
+	rm -rf $(VENV) runs

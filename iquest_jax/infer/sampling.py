@@ -1,0 +1,85 @@
+"""Continue a prompt by plain full-context decoding: every new token runs the whole row again.
+
+Slow and simple: the first cut, and what a cached engine will be tested against. Legend: T row length.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from iquest_jax.data import chat as chat_format
+from iquest_jax.data import example
+from iquest_jax.data.tokenizer import END_OF_TEXT, IM_END, IM_START, Tokenizer
+from iquest_jax.errors import UserError
+from iquest_jax.model.transformer import Transformer
+
+
+def generate(
+    model: Transformer, params, prompt: np.ndarray, *, length: int, stop: tuple[int, ...], temperature: float, seed: int
+) -> np.ndarray:
+  """Token ids that follow a prompt.
+
+  Args:
+    prompt: int32 [n], n >= 1.
+    length: at most this many new tokens.
+    stop: ids that end the text; the one met is not returned.
+    temperature: 0 takes the most likely token.
+    seed: of the draws.
+
+  Raises:
+    UserError: the prompt is empty, or prompt and length together exceed the model's context.
+  """
+  if not len(prompt):
+    raise UserError('sample: the prompt is empty; give --prompt some text')
+  total = len(prompt) + length
+  if total > model.config.max_context:
+    raise UserError(f'sample: {len(prompt)} prompt + {length} new tokens exceed the context {model.config.max_context}')
+  positions = jnp.arange(total, dtype=jnp.int32)[None]
+
+  @jax.jit
+  def next_token(params, row_T, filled, key):
+    """The token at index `filled`, from the logits of the one before; later places are padding."""
+    segment_ids = (positions < filled).astype(jnp.int32)
+    hidden_BTD, _ = model.apply({'params': params}, row_T[None], segment_ids, positions)
+    last_D = jax.lax.dynamic_index_in_dim(hidden_BTD[0], filled - 1, keepdims=False)
+    logits_V = jnp.dot(last_D, params['head'].astype(last_D.dtype), preferred_element_type=jnp.float32)
+    if temperature == 0:
+      return jnp.argmax(logits_V)
+    return jax.random.categorical(key, logits_V / temperature)
+
+  row_T = np.zeros(total, np.int32)
+  row_T[: len(prompt)] = prompt
+  for filled in range(len(prompt), total):
+    token = int(next_token(params, row_T, filled, jax.random.fold_in(jax.random.key(seed), filled)))
+    if token in stop:
+      return row_T[len(prompt) : filled]
+    row_T[filled] = token
+  return row_T[len(prompt) :]
+
+
+def complete(
+    model: Transformer,
+    params,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    chat: bool,
+    length: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> str:
+  """The text that follows a prompt, up to `length` tokens or the end of the turn or document.
+
+  Args:
+    prompt: text, special tokens spelled out; with `chat` the content of a user's message, in which nothing is special.
+    length, temperature, seed: as in `generate`.
+  """
+  if chat:
+    segments = chat_format.segments([{'role': 'user', 'content': prompt}])
+    segments += [(example.Structure(IM_START), 0.0), ('assistant\n', 0.0)]
+    ids = example.build(tokenizer, segments).tokens
+  else:
+    ids = np.asarray(tokenizer.encode(prompt, allow_special=True), np.int32)
+  stop = (tokenizer.id(IM_END), tokenizer.id(END_OF_TEXT))
+  new = generate(model, params, ids, length=length, stop=stop, temperature=temperature, seed=seed)
+  return tokenizer.decode(new.tolist())

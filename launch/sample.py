@@ -1,0 +1,49 @@
+"""Continue a prompt with the newest checkpoint of a stage.
+
+  python -m launch.sample --workdir=runs/demo --stage=midtrain_128k --prompt='def add(a, b):'
+  python -m launch.sample --workdir=runs/demo --stage=sft_instruct --chat --prompt='What is 2 + 3?'
+"""
+
+import os
+
+from absl import flags
+
+from launch import command
+
+flags.declare_key_flag('workdir')
+flags.DEFINE_string('stage', '', 'Stage to sample from, as midtrain_128k.')
+flags.DEFINE_string('prompt', '', 'Text to continue; special tokens may be written out.')
+flags.DEFINE_bool('chat', False, 'Whether the prompt is a user\'s message and the answer an assistant\'s turn.')
+flags.DEFINE_integer('tokens', 64, 'New tokens at most.', lower_bound=1)
+flags.DEFINE_float('temperature', 0.0, 'Temperature of the draws; 0 takes the most likely token.', lower_bound=0.0)
+flags.DEFINE_integer('seed', 0, 'Seed of the draws.')
+
+FLAGS = flags.FLAGS
+
+
+def main(argv):
+  del argv
+  workdir = command.workdir()
+  command.check_stage(FLAGS.stage)
+  from iquest_jax import sharding
+  from iquest_jax.data.tokenizer import Tokenizer, run_path
+  from iquest_jax.infer import sampling
+  from iquest_jax.train import initialise
+
+  mesh = sharding.make_mesh({'data': 1, 'fsdp': -1, 'context': 1, 'tensor': 1})
+  model, params = initialise.newest_model(os.path.join(workdir, FLAGS.stage), mesh)
+  text = sampling.complete(
+      model,
+      params,
+      Tokenizer.load(run_path(workdir)),
+      FLAGS.prompt,
+      chat=FLAGS.chat,
+      length=FLAGS.tokens,
+      temperature=FLAGS.temperature,
+      seed=FLAGS.seed,
+  )
+  print(text)
+
+
+if __name__ == '__main__':
+  command.run(main)
