@@ -17,6 +17,7 @@ setup(
         'importlib_resources',  # tensorflow-datasets needs it and does not say so
         'jax>=0.10.2,<0.13',  # ambient meshes by jax.set_mesh; tested on both ends
         'ml-collections>=1.1',
+        'ml_dtypes>=0.5',
         'numpy>=2.1',
         'optax>=0.2.5',
         'orbax-checkpoint>=0.12.8,<0.13',  # the checkpoint's integrity item hooks into its handlers

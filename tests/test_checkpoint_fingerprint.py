@@ -1,10 +1,11 @@
 """A fingerprint is of the numbers and their places, and of nothing else."""
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from iquest_jax.train import fingerprint
 

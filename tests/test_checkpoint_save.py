@@ -14,12 +14,13 @@ import textwrap
 import time
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from iquest_jax.errors import UserError
 from iquest_jax.train import fingerprint

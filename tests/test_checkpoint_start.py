@@ -2,9 +2,9 @@
 
 import shutil
 
-from ml_collections import ConfigDict
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from iquest_jax.config import from_stage
 from iquest_jax.errors import UserError

@@ -1,4 +1,4 @@
-"""A checkpoint that is not exactly what its config.json says, or not what this model computes, is refused in one line."""
+"""A checkpoint that is not what its config.json says, or not what this model computes, is refused in one line."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ CONFIG_FAULTS = {
     'text for a number': ({'num_hidden_layers': '3'}, 'num_hidden_layers is "3"'),
     'negative epsilon': ({'rms_norm_eps': -1e-5}, 'rms_norm_eps is -1e-05'),
     'heads that do not divide': ({'num_key_value_heads': 3}, '4 heads do not divide by 3 kv_heads'),
-    'narrower feed-forward': ({'intermediate_size': 39}, 'mlp.gate_proj.weight is (40, 24); config.json makes it (39, 24)'),
+    'narrower feed-forward': ({'intermediate_size': 39}, 'gate_proj.weight is (40, 24); config.json makes it (39, 24)'),
     'fewer layers': ({'num_hidden_layers': 2}, 'model.layers.2.input_layernorm.weight is unexpected (and 8 more)'),
     'more layers': ({'num_hidden_layers': 4}, 'model.layers.3.input_layernorm.weight is missing (and 8 more)'),
 }
@@ -46,7 +46,7 @@ BIAS = {'model.layers.0.self_attn.q_proj.bias': np.zeros(32)}
 TENSOR_FAULTS = {
     'bias': ({'tensors': BIAS}, 'q_proj.bias is unexpected'),
     'missing head': ({'drop': ['lm_head.weight']}, 'lm_head.weight is missing'),
-    'transposed head': ({'tensors': {'lm_head.weight': np.zeros((24, 61))}}, 'is (24, 61); config.json makes it (61, 24)'),
+    'transposed head': ({'tensors': {'lm_head.weight': np.zeros((24, 61))}}, 'config.json makes it (61, 24)'),
     'whole numbers': ({'dtype': np.int8}, 'is I8; it is one of F32, BF16, F16'),
 }
 RELABELLED = {'architectures': ['LlamaForCausalLM'], 'model_type': 'llama', 'drop': ['loop_num', 'loop_window_size']}

@@ -74,6 +74,13 @@ def test_rows_hold_the_text_of_their_documents(prepared):
   assert tokens == manifest['sources']['reasoning_qa']['train']['tokens']
 
 
+def test_held_out_rows_come_from_as_many_documents(prepared):
+  held_out = rows.open_rows(prepared[0] / 'rows' / 'midtrain_32k', 'file_level', 'held_out')
+  assert len({tuple(held_out[i]['tokens'][:16].tolist()) for i in range(3)}) == 3
+  assert prepared[1]['sources']['file_level']['held_out']['documents'] >= 3
+  assert all((held_out[i]['positions'] == 0).sum() >= 1 and held_out[i]['positions'][0] == 0 for i in range(3))
+
+
 def test_the_same_input_gives_the_same_bytes(prepared, tmp_path):
   assert prepare(stage(), tmp_path)['sources'] == prepared[1]['sources']  # with the hashes of all files
 

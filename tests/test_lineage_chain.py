@@ -5,9 +5,9 @@ import json
 import re
 
 import jax
-from ml_collections import ConfigDict
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from iquest_jax.config import config_hash, from_stage
 from iquest_jax.errors import UserError

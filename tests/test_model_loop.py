@@ -1,4 +1,4 @@
-"""Looped models of any number of passes against the float64 numpy forward: logits, and what is measured between passes."""
+"""Looped models of any number of passes against the float64 numpy forward: logits, and diagnostics between passes."""
 
 import numpy as np
 import pytest

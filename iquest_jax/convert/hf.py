@@ -41,7 +41,7 @@ class _Name(NamedTuple):
   """One tensor under both names.
 
   Attributes:
-    ours: path in the parameter tree; those below layers/ carry a leading L there and are one tensor a layer in `theirs`.
+    ours: path in the parameter tree; below layers/ the leaf has a leading L, and is one tensor a layer in `theirs`.
     theirs: published name, {n} is the layer.
     inputs: leading axes of ours that a matrix multiplies over; theirs is then [outputs, inputs], both flattened.
       0: the same shape on both sides.
@@ -96,7 +96,7 @@ class _Tensor(NamedTuple):
 
 
 def abstract_params(model: ModelConfig) -> dict[str, Any]:
-  """Nested dicts of jax.ShapeDtypeStruct, as `from_hf` returns them: asked of the model itself, nothing is allocated."""
+  """Nested dicts of jax.ShapeDtypeStruct, shaped as `from_hf` returns them; asked of the model, not allocated."""
   return nn.unbox(jax.eval_shape(lambda key: init_params(build(model, 'float32'), key), jax.random.key(0)))
 
 
@@ -230,20 +230,21 @@ def _owners(model_dir: pathlib.Path, files: dict[pathlib.Path, Any]) -> dict[str
   return owners
 
 
-def _check_names(model_dir, model: ModelConfig, tensors, owners) -> None:
+def _check_names(model_dir: pathlib.Path, model: ModelConfig, tensors, owners) -> None:
   """The tensors are those of the architecture, no fewer and no more."""
   gates = any(name.startswith('model.gate_projections.') for name in owners)
   if gates and model.loops == 1:
     raise UserError(
-        f'{model_dir}: config.json names a dense architecture, but there are gate tensors: a loop checkpoint relabelled '
-        'as dense; mend config.json (IQuestLoopCoderForCausalLM, iquestloopcoder, loop_num, loop_window_size)'
+        f'{model_dir}: config.json names a dense architecture, but there are gate tensors: a loop checkpoint '
+        'relabelled as dense; mend its architectures, model_type (iquestloopcoder), loop_num and loop_window_size'
     )
   if not gates and model.loops > 1:
     raise UserError(
         f'{model_dir}: config.json names the loop architecture, but there are no gate tensors; a dense checkpoint is '
         'imported as IQuestCoderForCausalLM and folded by the stage loop_adapt'
     )
-  for wrong, what in ((tensors.keys() - owners.keys(), 'is missing'), (owners.keys() - tensors.keys(), 'is unexpected')):
+  differences = {'is missing': tensors.keys() - owners.keys(), 'is unexpected': owners.keys() - tensors.keys()}
+  for what, wrong in differences.items():
     if wrong:
       raise UserError(f'{model_dir}: tensor {min(wrong)} {what} (and {len(wrong) - 1} more); it must match config.json')
 

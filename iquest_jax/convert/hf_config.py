@@ -1,7 +1,7 @@
 """config.json of a published checkpoint, both ways: which architecture it names and the shape of the model.
 
-Reads as strictly as it must: a key that changes the computation and that this model does not compute is refused, since a
-checkpoint read with the wrong meaning still writes fluent text. Imports no jax.
+A key that changes the computation in a way this model does not follow is refused: a checkpoint read with the wrong
+meaning still writes fluent text. Imports no jax.
 """
 
 import json

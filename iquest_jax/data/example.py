@@ -30,6 +30,10 @@ class Example:
   tokens: np.ndarray
   loss_weights: np.ndarray
 
+  def head(self, length: int) -> 'Example':
+    """The first `length` tokens."""
+    return Example(self.tokens[:length], self.loss_weights[:length])
+
 
 def build(tokenizer: Tokenizer, segments: Sequence[Segment]) -> Example:
   """Encodes the segments one by one, so that no token crosses a border between structure, header and content."""
@@ -38,4 +42,5 @@ def build(tokenizer: Tokenizer, segments: Sequence[Segment]) -> Example:
   ]
   lengths = [len(piece) for piece in pieces]
   tokens = np.fromiter((token for piece in pieces for token in piece), np.int32, sum(lengths))
-  return Example(tokens, np.repeat(np.asarray([weight for _, weight in segments], np.float32), np.asarray(lengths, int)))
+  weights = np.asarray([weight for _, weight in segments], np.float32)
+  return Example(tokens, np.repeat(weights, np.asarray(lengths, int)))

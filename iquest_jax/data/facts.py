@@ -11,12 +11,7 @@ from collections.abc import Callable, Iterator
 from iquest_jax.data.documents import Document, content_id
 
 # Pure Python where possible: built-in functions often carry no signature.
-MODULES = (
-    'argparse base64 bisect collections contextlib copy csv dataclasses datetime difflib fractions functools glob gzip '
-    'heapq inspect itertools json logging math operator os os.path pathlib pickle pprint random re shutil statistics '
-    'string struct subprocess tempfile textwrap threading tokenize urllib.parse uuid zipfile '
-    'numpy numpy.fft numpy.linalg numpy.random'
-).split()
+MODULES = ['argparse', 'base64', 'bisect', 'collections', 'contextlib', 'copy', 'csv', 'dataclasses', 'datetime', 'difflib', 'fractions', 'functools', 'glob', 'gzip', 'heapq', 'inspect', 'itertools', 'json', 'logging', 'math', 'operator', 'os', 'os.path', 'pathlib', 'pickle', 'pprint', 'random', 're', 'shutil', 'statistics', 'string', 'struct', 'subprocess', 'tempfile', 'textwrap', 'threading', 'tokenize', 'urllib.parse', 'uuid', 'zipfile', 'numpy', 'numpy.fft', 'numpy.linalg', 'numpy.random']
 
 
 def facts(seed: int) -> Iterator[Document]:

@@ -20,9 +20,10 @@ from iquest_jax.data.mixture import Mixture, Schedule
 from iquest_jax.data.packing import FIELDS, Row
 from iquest_jax.data.tokenizer import Tokenizer, run_path
 
-# Batches read ahead: enough to ride out a slow read, little enough for long contexts.
+# Batches read ahead: enough to ride out a slow read, little enough for long contexts. More than one thread would only
+# take turns on the interpreter's lock.
 _READ_AHEAD = 4
-_THREADS = 2
+_THREADS = 1
 
 NumpyBatch = dict[str, np.ndarray]
 

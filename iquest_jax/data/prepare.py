@@ -140,9 +140,11 @@ def _make(
   }
 
   def read(name: str, split: str, limit: int, counts: packing.Counts) -> Iterator[packing.Row]:
-    examples = seqio_sources[name].examples(split)
-    packed = packing.pack(examples, config.data.context, formats.format_of(name).whole, counts)
-    return itertools.islice(packed, limit)
+    examples, whole = seqio_sources[name].examples(split), formats.format_of(name).whole
+    if split == 'held_out' and not whole:
+      # A row a document at most: a few held-out rows should not all be pieces of one long document.
+      examples = (example.head(config.data.context) for example in examples)
+    return itertools.islice(packing.pack(examples, config.data.context, whole, counts), limit)
 
   # A source that these few steps never draw still has a row: it belongs to the stage.
   limits = {

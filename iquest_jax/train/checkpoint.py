@@ -7,7 +7,6 @@ file is written as the last file, `integrity/files.json`, and the folder is rena
 visible in one step. On object stores, which cannot rename, that last file is itself the commit.
 """
 
-from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import errno
@@ -15,15 +14,16 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from absl import logging
-from etils import epath
 import jax
-from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from iquest_jax.errors import UserError
 from iquest_jax.train import fingerprint

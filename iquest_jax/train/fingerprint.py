@@ -9,11 +9,11 @@ import hashlib
 import json
 from typing import Any
 
-from etils import epath
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
+from jax import lax
 
 _LANES = (0x3C6EF372, 0xA54FF53A)  # seeds; two independent sums of 32 bits make one fingerprint of 64
 _READ_BYTES = 1 << 20

@@ -12,8 +12,8 @@ import pathlib
 import subprocess
 from typing import Any
 
-from etils import epath
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 import iquest_jax

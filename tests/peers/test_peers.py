@@ -35,7 +35,8 @@ def test_an_export_gives_the_same_logits(size, peer, tmp_path):
   np.save(tmp_path / 'tokens.npy', tokens)
   to_hf(model, random_params(model), tmp_path / 'model')
   files = tmp_path / 'model', tmp_path / 'tokens.npy'
-  run(sys.executable, '-m', 'launch.export', 'logits', files[0], f'--tokens={files[1]}', f'--out={tmp_path / "ours.npy"}')
+  flags = f'--tokens={files[1]}', f'--out={tmp_path / "ours.npy"}'
+  run(sys.executable, '-m', 'launch.export', 'logits', files[0], *flags)
   run(PEER, HERE / peer, *files, tmp_path / 'theirs.npy')
   ours, theirs = np.load(tmp_path / 'ours.npy'), np.load(tmp_path / 'theirs.npy')
   assert ours.std() > 0.1

@@ -32,7 +32,7 @@ def target_logps(hidden_BTD, head_DV, targets_BT, chunk):
     hit = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets_BC[..., None]
     return jnp.sum(jnp.where(hit, logits, 0), axis=-1) - logz, logz
 
-  if T <= chunk:
+  if chunk >= T:
     return one_chunk(hidden_BTD, targets_BT)
   if T % chunk:
     raise ValueError(f'cross_entropy: {T} positions do not divide by chunk {chunk}')
