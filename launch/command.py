@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from experiments import chain
@@ -67,12 +67,15 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     print(f'error: {line}', file=sys.stderr, flush=True)
     sys.exit(status)
 
+  # Reading rows logs a line a source; a person wants the line of the run.
+  logging.get_absl_logger().addFilter(lambda record: f'{os.sep}tensorflow_datasets{os.sep}' not in record.pathname)
   app.run(lambda argv: guarded(main, argv), flags_parser=lambda argv: guarded(_parse, argv))
 
 
 def _parse(argv: list[str]) -> list[str]:
   if {'-h', '--help', '-help'} & set(argv):
-    print(f'{sys.modules["__main__"].__doc__.strip()}\n{FLAGS.main_module_help()}')
+    about, options = sys.modules['__main__'].__doc__.strip(), FLAGS.main_module_help().strip().partition('\n')[2]
+    print(f'{about}\n\nFlags:\n{options}')
     sys.exit(0)
   argv = _define_experiment(argv)
   try:

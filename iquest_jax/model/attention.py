@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax import sharding
-from iquest_jax.kernels.gated_attention import attention, gated_attention
+from iquest_jax.kernels.gated_attention import Ids, attention, gated_attention
 from iquest_jax.model.layers import param, rotate
 from iquest_jax.model.sizes import ModelConfig
 
@@ -61,13 +61,14 @@ class Attention(nn.Module):
     k_BTGK = rotate(project(self.key_DGK), positions, c.rope_theta)
     v_BTGK = project(self.value_DGK)
     q_BTHK = sharding.constrain(q_BTHK, 'batch', 'sequence', 'heads', None)
+    ids = Ids(segment_ids, positions)
     if memory is None:
-      out_BTHK, gate = attention(q_BTHK, k_BTGK, v_BTGK, segment_ids, positions), None
+      out_BTHK, gate = attention(q_BTHK, k_BTGK, v_BTGK, ids, ids), None
       memory = Memory(k_BTGK, v_BTGK)
     else:
       logits_BTH = self._gate_logits(x_BTD, q_BTHK)
       out_BTHK = gated_attention(
-          q_BTHK, memory.k1, memory.v1, k_BTGK, v_BTGK, logits_BTH, segment_ids, positions, c.loop_window
+          q_BTHK, memory.k1, memory.v1, k_BTGK, v_BTGK, logits_BTH, ids, ids, c.loop_window
       )
       gate = _masked_mean(jax.nn.sigmoid(logits_BTH), segment_ids)
     out_BTHK = checkpoint_name(out_BTHK, 'attention_output')

@@ -1,0 +1,186 @@
+"""Measure this machine: one JSON line per case, with the machine named.
+
+  python -m launch.bench                          every case
+  python -m launch.bench --what=loader,packing    some
+
+Cases: train_step (tokens/s, and MFU where the peak of the device is known), loader (tokens/s a core, and milliseconds
+to the first batch at step 1,000,000), packing (MB/s of token ids).
+"""
+
+import itertools
+import json
+import os
+import pathlib
+import platform
+import statistics
+import tempfile
+import time
+
+from absl import flags
+
+from iquest_jax.errors import UserError, nearest
+from launch import command
+
+flags.DEFINE_list('what', [], 'Cases to run; empty runs all.')
+
+FLAGS = flags.FLAGS
+
+
+def main(argv):
+  del argv
+  cases = {'train_step': _train_steps, 'loader': _loaders, 'packing': _packing}
+  for name in FLAGS.what:
+    if name not in cases:
+      raise UserError(f'--what: case "{name}" does not exist{nearest(name, cases)}')
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  import jax
+
+  machine = {
+      'device': jax.devices()[0].device_kind,
+      'devices': jax.device_count(),
+      'cpu': _cpu(),
+      'cores': os.cpu_count(),
+      'python': platform.python_version(),
+      'jax': jax.__version__,
+  }
+  for name in FLAGS.what or cases:
+    for result in cases[name]():
+      print(json.dumps({'case': name, **result, 'machine': machine}), flush=True)
+
+
+def _cpu() -> str:
+  if os.path.exists('/proc/cpuinfo'):
+    with open('/proc/cpuinfo') as file:
+      for line in file:
+        if line.startswith('model name'):
+          return line.partition(':')[2].strip()
+  return platform.processor()
+
+
+def _median_seconds(call, repeats: int) -> float:
+  """Median of several timed calls, after one that is not timed."""
+  call()
+  seconds = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    call()
+    seconds.append(time.perf_counter() - start)
+  return statistics.median(seconds)
+
+
+def _train_steps():
+  """The real train step of tiny stages, dense and looped, on random tokens."""
+  for experiment in ('pretrain:size=tiny', 'midtrain_32k:size=tiny_loop', 'midtrain_128k:size=tiny_loop'):
+    yield {'experiment': experiment, **_train_step(command.experiment(experiment))}
+
+
+def _train_step(config) -> dict:
+  import jax
+  import numpy as np
+
+  from iquest_jax import hardware, sharding
+  from iquest_jax.batch import Batch
+  from iquest_jax.data import mixture
+  from iquest_jax.model import sizes, transformer
+  from iquest_jax.train import optim, state, step
+
+  mesh = sharding.make_mesh(config.mesh)
+  shape, rng = (config.train.batch_rows, config.data.context), np.random.default_rng(0)
+  tokens = rng.integers(0, config.model.vocab, shape, dtype=np.int32)
+  ones, positions = np.ones(shape, np.int32), np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+  batch = Batch(tokens, tokens, ones.astype(np.float32), ones, positions, np.zeros(shape[0], np.int32))
+  with jax.set_mesh(mesh):
+    model = transformer.build(transformer.model_config(config.model), config.train.dtype, config.train.remat)
+    tx, rate = optim.optimizer(config.optim, config.train.steps), optim.schedule(config.optim, config.train.steps)
+    abstract = state.abstract_state(model, tx, mesh)
+    num_sources = len(mixture.source_names(config.data.mixture))
+    train_step, _ = step.compile_steps(config, model, tx, rate, num_sources, abstract)
+    batch = jax.tree.map(jax.device_put, batch, sharding.batch_shardings(mesh))
+    current = state.fresh_optimizer(state.random_params(model, mesh, 0), tx, abstract)
+
+    def once():
+      nonlocal current
+      current, numbers = train_step(current, batch)
+      jax.block_until_ready(numbers['loss'])
+
+    seconds = _median_seconds(once, repeats=5)
+  useful = sizes.TRAIN_PASSES * shape[0] * sizes.forward_flops(model.config, shape[1])
+  peak = hardware.peak_flops(jax.devices()[0].device_kind)
+  return {
+      'context': shape[1],
+      'tokens_per_second': round(tokens.size / seconds),
+      'mfu': round(useful / seconds / peak / jax.device_count(), 4) if peak else 'peak unknown',
+      'gflops_per_second': round(useful / seconds / 1e9, 1),
+  }
+
+
+def _examples(count: int, longest: int):
+  """Documents of random tokens, their lengths spread evenly in the logarithm."""
+  import numpy as np
+
+  from iquest_jax.data.example import Example
+
+  rng = np.random.default_rng(0)
+  for length in np.exp(rng.uniform(np.log(16), np.log(longest), count)).astype(int):
+    yield Example(rng.integers(0, 1000, length, dtype=np.int32), np.ones(length, np.float32))
+
+
+def _loaders():
+  """Batches from packed rows on disk, in one process with one reading thread: what one core delivers."""
+  from iquest_jax.data import loader, packing, rows
+
+  for context, batch_rows, documents in ((512, 8, 4000), (8192, 4, 2000)):
+    with tempfile.TemporaryDirectory() as folder:
+      examples = list(_examples(documents, 2 * context))
+      splits = {
+          'train': lambda counts, e=examples, c=context: packing.pack(e, c, False, counts),
+          'held_out': lambda counts, e=examples, c=context: itertools.islice(packing.pack(e, c, False, counts), 1),
+      }
+      entry = rows.write_source(folder, 'text', context, 'bench', splits)
+      rows.write_json(
+          pathlib.Path(folder) / rows.MANIFEST,
+          {'tokenizer': 'bench', 'context': context, 'sources': {'text': entry}},
+      )
+
+      def opened(folder=folder, context=context, batch_rows=batch_rows):
+        return loader.Loader(
+            folder,
+            ((0, (('text', 1.0),)),),
+            context=context,
+            batch_rows=batch_rows,
+            seed=0,
+            tokenizer_fingerprint='bench',
+            command='',
+        )
+
+      steps = 400
+      cpu, wall = time.process_time(), time.perf_counter()
+      for _ in opened().numpy_batches(0, steps, range(batch_rows)):
+        pass
+      cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+      resume = _median_seconds(lambda o=opened, b=batch_rows: next(o().numpy_batches(10**6, 2 * 10**6, range(b))), 5)
+      tokens = steps * batch_rows * context
+      yield {
+          'context': context,
+          'tokens_per_second': round(tokens / wall),
+          'tokens_per_cpu_second': round(tokens / cpu),
+          'resume_at_step_1000000_ms': round(1e3 * resume, 1),
+      }
+
+
+def _packing():
+  """Token ids (4 bytes each) into rows."""
+  from iquest_jax.data import packing
+
+  for context in (512, 8192):
+    examples = list(_examples(4000, 2 * context))
+    size = sum(example.tokens.nbytes for example in examples)
+
+    def once(examples=examples, context=context):
+      return sum(1 for _ in packing.pack(examples, context, False, packing.Counts()))
+
+    yield {'context': context, 'mb_per_second': round(size / _median_seconds(once, repeats=3) / 1e6, 1)}
+
+
+if __name__ == '__main__':
+  command.run(main)
