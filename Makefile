@@ -30,8 +30,19 @@ test: lint
 test-long: lint
 	$(BIN)/python -m pytest tests --ignore=tests/peers -n 2 -q
 
+# The other implementations live in an environment of their own; only two small scripts run there.
+PEERS := $(VENV)-peers
+$(PEERS)/.installed: Makefile
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
+	$(PEERS)/bin/python -m pip install --quiet 'mlx[cpu]==0.32.4' mlx-lm==0.32.2 torch==2.13.0
+	touch $@
+
+test-peers: $(STAMP) $(PEERS)/.installed
+	PEERS_PYTHON=$(PEERS)/bin/python $(BIN)/python -m pytest tests/peers -q
+
 bench: $(STAMP)
 	$(BIN)/python -m launch.bench
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(PEERS) runs

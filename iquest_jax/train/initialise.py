@@ -1,5 +1,6 @@
 """From checkpoints to what runs: the state a stage starts with, and the model of a finished one."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from iquest_jax.errors import UserError
 from iquest_jax.model import fold, transformer
 from iquest_jax.train import state as train_state
 from iquest_jax.train.checkpoint import Checkpoints, Start
@@ -31,11 +33,13 @@ def initial_state(
   if start.kind == 'random':
     return train_state.fresh_optimizer(train_state.random_params(model, mesh, config.seed), tx, abstract)
   if start.kind == 'parent' and 'optimizer' in config.init.carry and start.checkpoints.has_optimizer(start.step):
+    _check_same_model(start, model.config)
     carried = TrainState(*_restore(start, abstract))
     return jax.jit(_begin_again, out_shardings=_where(abstract), donate_argnums=0)(carried)
   if start.kind == 'parent' and config.init.transform == 'dense_to_loop':
     params = _folded(start, config, model, abstract, mesh)
   else:
+    _check_same_model(start, model.config)
     params = start.checkpoints.restore_params(abstract.params, start.step)
   return train_state.fresh_optimizer(params, tx, abstract)
 
@@ -50,6 +54,22 @@ def newest_model(run_dir: str, mesh: Mesh):
 def _trained_as(lineage) -> transformer.ModelConfig:
   """The shape of the model a checkpoint holds."""
   return transformer.model_config(ConfigDict(lineage['model']))
+
+
+# What a stage may change about the model it goes on with: nothing that the parameters were trained for.
+_MAY_CHANGE = {'init_std', 'max_context', 'loop_gradient_scale'}
+
+
+def _check_same_model(start: Start, model: transformer.ModelConfig) -> None:
+  """Raises UserError where parameters of the right shapes would be run as another model: other loops, other rotation."""
+  made = dataclasses.asdict(_trained_as(start.lineage))
+  skipped = _MAY_CHANGE | ({'loop_window', 'loop_variant'} if model.loops == 1 else set())
+  for name, wanted in dataclasses.asdict(model).items():
+    if name not in skipped and made[name] != wanted:
+      raise UserError(
+          f'{start.checkpoints.run_dir}: was made with model.{name} = {made[name]}, this stage has {wanted}; '
+          f'set --exp.model.{name}={made[name]}, or name the right size in --exp'
+      )
 
 
 def _where(abstract):
