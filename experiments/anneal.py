@@ -18,9 +18,9 @@ def get_config(arg: str = ''):
 
   config.data.context = run.pick(full=8192, tiny=128)  # ours: as in pre-training
 
-  config.train.batch_rows = run.pick(full=512, tiny=32)  # ours: as in pre-training
+  config.train.batch_rows = run.pick(full=512, tiny=16)  # ours: as in pre-training
   tokens = mixtures.tokens(mixtures.ANNEAL)
-  config.train.steps = run.pick(full=common.steps(tokens, 512, 8192), tiny=40)
+  config.train.steps = run.pick(full=common.steps(tokens, 512, 8192), tiny=60)
   config.data.mixture = mixtures.staged(config.train.steps, mixtures.ANNEAL)
 
   # ours: starts at the pre-training rate (looped: at loop_adapt's) and falls to a tenth.

@@ -79,7 +79,7 @@ def base(stage: str, run: Arguments) -> ConfigDict:
   config.optim.moment_dtype = 'float32'
 
   config.checkpoint = ConfigDict()
-  config.checkpoint.every = run.pick(full=200, tiny=40)  # ours: 40b_loop at 128k loses at most about four hours
+  config.checkpoint.every = run.pick(full=200, tiny=80)  # ours: 40b_loop at 128k loses at most about four hours
   config.checkpoint.keep = 2
 
   config.eval = ConfigDict()

@@ -18,9 +18,9 @@ def get_config(arg: str = ''):
 
   config.data.context = run.pick(full=8192, tiny=128)  # ours: as in pre-training
 
-  config.train.batch_rows = run.pick(full=512, tiny=32)  # ours: as in pre-training
+  config.train.batch_rows = run.pick(full=512, tiny=16)  # ours: as in pre-training
   tokens = 0.1 * mixtures.tokens(mixtures.PRETRAIN_CODE)  # ours: a tenth of the code phase; unpublished
-  config.train.steps = run.pick(full=common.steps(tokens, 512, 8192), tiny=60)
+  config.train.steps = run.pick(full=common.steps(tokens, 512, 8192), tiny=80)
   config.data.mixture = mixtures.staged(config.train.steps, mixtures.PRETRAIN_CODE)
 
   # ours: a third of the pre-training rate, since the second pass starts from weights that never saw it.

@@ -14,9 +14,9 @@ def get_config(arg: str = ''):
 
   config.data.context = run.pick(full=131072, tiny=512)
 
-  config.train.batch_rows = run.pick(full=32, tiny=8)  # ours: 4 Mi tokens a step, as before
+  config.train.batch_rows = run.pick(full=32, tiny=4)  # ours: 4 Mi tokens a step, as before
   tokens = mixtures.tokens(mixtures.MIDTRAIN_128K)
-  config.train.steps = run.pick(full=common.steps(tokens, 32, 131072), tiny=60)
+  config.train.steps = run.pick(full=common.steps(tokens, 32, 131072), tiny=80)
   config.data.mixture = mixtures.staged(config.train.steps, mixtures.MIDTRAIN_128K)
 
   # ours: goes on at the rate of stage 2.1 and decays over the last third.

@@ -16,9 +16,9 @@ def get_config(arg: str = ''):
   # One tenth of the documents is kept back, so that stage 2.2 finds new samples of this length in its mixture.
   config.data.buckets = (0.1, 1.0)
 
-  config.train.batch_rows = run.pick(full=128, tiny=16)  # ours: 4 Mi tokens a step, as before
+  config.train.batch_rows = run.pick(full=128, tiny=8)  # ours: 4 Mi tokens a step, as before
   tokens = mixtures.tokens(mixtures.MIDTRAIN_32K)
-  config.train.steps = run.pick(full=common.steps(tokens, 128, 32768), tiny=60)
+  config.train.steps = run.pick(full=common.steps(tokens, 128, 32768), tiny=80)
   config.data.mixture = mixtures.staged(config.train.steps, mixtures.MIDTRAIN_32K)
 
   # ours: a constant rate a third of the pre-training peak.

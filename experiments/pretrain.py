@@ -19,9 +19,9 @@ def get_config(arg: str = ''):
 
   config.data.context = run.pick(full=8192, tiny=128)  # ours: the report gives no pre-training context
 
-  config.train.batch_rows = run.pick(full=512, tiny=32)  # ours: 4 Mi tokens a step, usual at this scale
+  config.train.batch_rows = run.pick(full=512, tiny=16)  # ours: 4 Mi tokens a step, usual at this scale
   tables = (mixtures.PRETRAIN_GENERAL, mixtures.PRETRAIN_CODE)
-  config.train.steps = run.pick(full=common.steps(mixtures.tokens(*tables), 512, 8192), tiny=120)
+  config.train.steps = run.pick(full=common.steps(mixtures.tokens(*tables), 512, 8192), tiny=240)
   config.data.mixture = mixtures.staged(config.train.steps, *tables)
 
   # ours: peak rates as usual for these widths; no decay here, since the anneal stage is the decay.

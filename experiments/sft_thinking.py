@@ -14,8 +14,8 @@ def get_config(arg: str = ''):
 
   config.data.context = run.pick(full=131072, tiny=512)  # ours: reasoning and trajectories keep the full context
 
-  config.train.batch_rows = run.pick(full=32, tiny=8)  # ours: 4 Mi tokens a step, as before
-  config.train.steps = run.pick(full=5000, tiny=45)  # ours: about 21B packed tokens; unpublished
+  config.train.batch_rows = run.pick(full=32, tiny=4)  # ours: 4 Mi tokens a step, as before
+  config.train.steps = run.pick(full=5000, tiny=60)  # ours: about 21B packed tokens; unpublished
   config.data.mixture = mixtures.staged(config.train.steps, *mixtures.SFT_THINKING)
 
   # ours: the report names the shape only.

@@ -5,6 +5,7 @@ Imports no jax, so that --help answers at once.
 
 import errno
 import importlib
+import logging as std_logging
 import os
 import sys
 from collections.abc import Callable
@@ -69,6 +70,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
   # Reading rows logs a line a source; a person wants the line of the run.
   logging.get_absl_logger().addFilter(lambda record: f'{os.sep}tensorflow_datasets{os.sep}' not in record.pathname)
+  logging.get_absl_handler().setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
   app.run(lambda argv: guarded(main, argv), flags_parser=lambda argv: guarded(_parse, argv))
 
 

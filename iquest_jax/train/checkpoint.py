@@ -64,6 +64,15 @@ class Start:
   step: int = 0
   lineage: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+  @property
+  def told(self) -> str:
+    """The start in words."""
+    if self.kind == 'random':
+      return 'starts from random parameters'
+    if self.kind == 'resume':
+      return 'goes on'
+    return f'starts from {self.checkpoints.run_dir.name}' + (', imported' if self.kind == 'imported' else '')
+
 
 def start(config: ConfigDict, workdir: epath.PathLike, checkpoints: 'Checkpoints') -> Start:
   """Decides what a stage starts from. The order is the contract of the chain; it is said here and nowhere else.

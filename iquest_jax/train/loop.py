@@ -62,7 +62,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     else:
       leaves = fingerprint.fingerprints(train.params)
       line = lineage.begin(start, config, loader.manifest_hash, fingerprint.combine(leaves))
-    logging.info('%s starts: %s, step %d of %d, mesh %s', config.stage, start.kind, done, steps, dict(mesh.shape))
+    spread = ', '.join(f'{axis} {ways}' for axis, ways in mesh.shape.items() if ways > 1) or 'one device'
+    logging.info('%s: %s, step %d of %d, %s', config.stage, start.told, done, steps, spread)
     if first:
       _write_config(config, run_dir)
 
