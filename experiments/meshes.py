@@ -1,4 +1,4 @@
-"""(size, context, topology) -> mesh shape, accumulation, remat. Rows are over data x fsdp, positions over context.
+"""(size, context, topology) -> mesh shape, accumulation, remat, transport. Rows are over data x fsdp, positions over context.
 
 Cloud names: v5p-256 is 128 chips (4x4x8), v5p-512 is 256 chips (8x8x4), v6e-256 is 256 chips (16x16). The shapes are
 arithmetic on memory per chip; one row per device and micro-batch is what long contexts leave room for.
@@ -25,7 +25,10 @@ def _tensor_ways(size: str, context: int, topology: str) -> int:
 
 
 def place(config, size: str, topology: str) -> None:
-  """Sets config.mesh, train.accumulation and train.remat for a slice; tiny sizes take whatever devices there are."""
+  """Sets config.mesh and how train uses it (accumulation, remat, context_transport); tiny takes what devices there are."""
+  # A ring hides the travel of keys and values behind attention, which at 128k is long enough; at 32k one launch over
+  # gathered keys is the shorter way, and they are small.
+  config.train.context_transport = 'all_gather' if config.data.context <= 32768 else 'ring'
   if size.startswith('tiny'):
     config.mesh = {'data': 1, 'fsdp': -1, 'context': 1, 'tensor': 1}
     config.train.accumulation, config.train.remat = 1, 'none'

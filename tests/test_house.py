@@ -24,7 +24,7 @@ MAY_IMPORT = {
     'parallel': BASE | {'sharding', 'kernels'},
     'model': BASE | {'sharding', 'kernels', 'parallel'},
     'data': {'errors', 'batch', 'config'},
-    'train': BASE | {'sharding', 'kernels', 'model', 'data.loader'},
+    'train': BASE | {'sharding', 'kernels', 'parallel', 'model', 'data.loader'},
     'infer': BASE | {'sharding', 'model', 'data.tokenizer', 'data.chat', 'data.example'},
     'convert': BASE | {'model', 'data.tokenizer', 'data.chat'},
     'experiments': {'config', 'errors', 'model.sizes'},

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from iquest_jax import sharding
-from iquest_jax.batch import Batch
+from iquest_jax.batch import Batch, zigzag
 from iquest_jax.errors import UserError
 from iquest_jax.model import sizes, transformer
 from iquest_jax.train import optim, state, step
@@ -53,6 +53,8 @@ def make_batch(rows=8, length=32, vocab=64, seed=0) -> Batch:
 
 
 def gradients_on(mesh_shape, batch, accumulation=1, chunk=8, devices=None):
+  order = zigzag(batch.tokens.shape[1], mesh_shape['context'])
+  batch = jax.tree.map(lambda x: x[:, order] if x.ndim == 2 else x, batch)
   mesh = sharding.make_mesh(mesh_shape, devices or jax.devices()[: int(np.prod(list(mesh_shape.values())))])
   model = transformer.build(LOOP, 'float32', 'attention')
   with jax.set_mesh(mesh):

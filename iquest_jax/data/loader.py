@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from iquest_jax.batch import Batch
+from iquest_jax.batch import Batch, zigzag
 from iquest_jax.data import rows as rows_lib
 from iquest_jax.data.mixture import Mixture, Schedule
 from iquest_jax.data.packing import FIELDS, Row
@@ -147,15 +147,19 @@ def local_rows(shardings: Batch, batch_rows: int, context: int) -> tuple[int, ..
 
 
 def place(batch: NumpyBatch, rows: Sequence[int], batch_rows: int, shardings: Batch) -> Batch:
-  """Makes global arrays out of the rows that this process has read.
+  """Makes global arrays out of the rows that this process has read, positions in the order of the mesh's context axis.
 
   Args:
-    batch: [R, T] and [R] arrays.
+    batch: [R, T] and [R] arrays, in natural order.
     rows: the R sorted row indices of `batch`, among them `local_rows(...)`.
     batch_rows: B.
     shardings: a Batch of NamedShardings.
   """
   rows = np.asarray(rows)
+  ways = shardings.tokens.mesh.shape.get('context', 1)
+  if ways > 1:
+    order = zigzag(batch['tokens'].shape[1], ways)
+    batch = {name: values[:, order] if values.ndim == 2 else values for name, values in batch.items()}
 
   def put(values: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:
     def shard(index: tuple[slice, ...]) -> np.ndarray:

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax import sharding
-from iquest_jax.kernels.gated_attention import Ids, attention, gated_attention
+from iquest_jax.kernels.gated_attention import Ids
 from iquest_jax.model.layers import param, rotate
 from iquest_jax.model.sizes import ModelConfig
+from iquest_jax.parallel import context
 
 # The released loop starts with the global stream at sigmoid(2) = 88 %.
 GATE_BIAS = 2.0
@@ -31,6 +32,7 @@ class Attention(nn.Module):
 
   config: ModelConfig
   dtype: jnp.dtype
+  context_transport: str
 
   def setup(self):
     c = self.config
@@ -63,12 +65,12 @@ class Attention(nn.Module):
     q_BTHK = sharding.constrain(q_BTHK, 'batch', 'sequence', 'heads', None)
     ids = Ids(segment_ids, positions)
     if memory is None:
-      out_BTHK, gate = attention(q_BTHK, k_BTGK, v_BTGK, ids, ids), None
+      out_BTHK, gate = context.attention(q_BTHK, k_BTGK, v_BTGK, ids, self.context_transport), None
       memory = Memory(k_BTGK, v_BTGK)
     else:
       logits_BTH = self._gate_logits(x_BTD, q_BTHK)
-      out_BTHK = gated_attention(
-          q_BTHK, memory.k1, memory.v1, k_BTGK, v_BTGK, logits_BTH, ids, ids, c.loop_window
+      out_BTHK = context.gated_attention(
+          q_BTHK, memory.k1, memory.v1, k_BTGK, v_BTGK, logits_BTH, ids, c.loop_window, self.context_transport
       )
       gate = _masked_mean(jax.nn.sigmoid(logits_BTH), segment_ids)
     out_BTHK = checkpoint_name(out_BTHK, 'attention_output')

@@ -30,12 +30,14 @@ class Block(nn.Module):
 
   config: ModelConfig
   dtype: jnp.dtype
+  context_transport: str
 
   @nn.compact
   def __call__(self, x_BTD, segment_ids, positions, memory):
     c = self.config
     normed_BTD = RMSNorm(c.norm_eps, name='attention_norm')(x_BTD)
-    out_BTD, memory, gate = Attention(c, self.dtype, name='attention')(normed_BTD, segment_ids, positions, memory)
+    attention = Attention(c, self.dtype, self.context_transport, name='attention')
+    out_BTD, memory, gate = attention(normed_BTD, segment_ids, positions, memory)
     x_BTD = x_BTD + out_BTD
     x_BTD = x_BTD + Mlp(c, self.dtype, name='mlp')(RMSNorm(c.norm_eps, name='mlp_norm')(x_BTD))
     x_BTD = sharding.constrain(x_BTD, 'batch', 'sequence', 'activation')
@@ -49,11 +51,18 @@ class Transformer(nn.Module):
 
   Parameters: embedder/embedding [V, D]; layers/{attention/{query, key, value, output, gate_weight, gate_bias},
   mlp/{gate, up, down}, attention_norm, mlp_norm}, each with a leading L; final_norm/scale [D]; head [D, V].
+
+  Attributes:
+    config: the architecture.
+    dtype: of computation; parameters are float32.
+    remat: what the backward pass finds saved, a name in REMAT_POLICIES.
+    context_transport: how keys and values travel where rows are split, a name in parallel.context.TRANSPORTS.
   """
 
   config: ModelConfig
   dtype: jnp.dtype = jnp.bfloat16
   remat: str = 'none'
+  context_transport: str = 'all_gather'
 
   def setup(self):
     c = self.config
@@ -69,7 +78,7 @@ class Transformer(nn.Module):
         in_axes=(nn.broadcast, nn.broadcast, 0),
         length=c.layers,
         metadata_params={nn.PARTITION_NAME: 'layers'},
-    )(c, self.dtype)
+    )(c, self.dtype, self.context_transport)
     self.embedder = Embedder(c, self.dtype)
     self.final_norm = RMSNorm(c.norm_eps)
     self.head_DV = param(self, 'head', (c.d_model, c.vocab), ('embed', 'vocab'), nn.initializers.normal(c.init_std))
@@ -102,17 +111,21 @@ class Transformer(nn.Module):
     return jnp.einsum('btd,dv->btv', hidden_BTD, self.head_DV.astype(self.dtype), preferred_element_type=jnp.float32)
 
 
-def build(config: ModelConfig, dtype: str, remat: str = 'none') -> Transformer:
+def build(
+    config: ModelConfig, dtype: str, remat: str = 'none', context_transport: str = 'all_gather'
+) -> Transformer:
   """The module for a configuration; dtype is the compute dtype, 'bfloat16' or 'float32'."""
   if dtype not in ('bfloat16', 'float32'):
     raise UserError(f'model: dtype is "{dtype}"; it is "bfloat16" or "float32"')
-  return Transformer(config, jnp.dtype(dtype), remat)
+  return Transformer(config, jnp.dtype(dtype), remat, context_transport)
 
 
 def init_params(model: Transformer, key: jax.Array):
   """Boxed parameters (with logical axis names) of a model; they do not depend on the example's length."""
   example = jnp.zeros((1, 2), jnp.int32)
-  return model.init(key, example, example, example)['params']
+  # Without a mesh, over which so short an example could not be split.
+  with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+    return model.init(key, example, example, example)['params']
 
 
 def model_config(config) -> ModelConfig:

@@ -13,6 +13,7 @@ from iquest_jax.config import to_json
 from iquest_jax.data.loader import Loader
 from iquest_jax.errors import UserError
 from iquest_jax.model import transformer
+from iquest_jax.parallel import context
 from iquest_jax.train import checkpoint, fingerprint, initialise, lineage, metrics, optim, state, step
 
 
@@ -45,7 +46,9 @@ def run(config: ConfigDict, workdir: str) -> None:
 
   with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
     # -------------------------------------------------------------- Model and optimizer
-    model = transformer.build(transformer.model_config(config.model), config.train.dtype, config.train.remat)
+    model = transformer.build(
+        transformer.model_config(config.model), config.train.dtype, config.train.remat, config.train.context_transport
+    )
     tx, learning_rate = optim.optimizer(config.optim, steps), optim.schedule(config.optim, steps)
     abstract = state.abstract_state(model, tx, mesh)
     train_step, eval_step = step.compile_steps(config, model, tx, learning_rate, len(loader.sources), abstract)
@@ -119,15 +122,18 @@ def is_finished(checkpoints: checkpoint.Checkpoints, run_dir: str, steps: int) -
 
 
 def check(config: ConfigDict, mesh) -> None:
-  """Raises UserError where the batch, the row or the loss chunk does not divide as mesh and accumulation need."""
+  """Raises UserError where the batch, the row or the loss chunk does not divide as mesh and accumulation need.
+
+  What the context axis asks of a row, a window and a transport is said in parallel/context.py.
+  """
   ways = sharding.row_ways(mesh) * config.train.accumulation
   if config.train.batch_rows % ways:
     raise UserError(
         f'config: train.batch_rows {config.train.batch_rows} do not divide by data x fsdp x accumulation = {ways}; '
         'change one of them'
     )
-  if config.data.context % mesh.shape['context']:
-    raise UserError(f'config: data.context {config.data.context} does not divide by mesh.context {mesh.shape["context"]}')
+  window = config.model.loop_window if config.model.loops > 1 else 1
+  context.check(config.data.context, mesh.shape['context'], config.train.context_transport, window)
   chunk = config.train.loss_chunk
   if config.data.context > chunk and config.data.context % chunk:
     raise UserError(f'config: data.context {config.data.context} does not divide by train.loss_chunk {chunk}')
