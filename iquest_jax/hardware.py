@@ -1,7 +1,11 @@
-"""What accelerators can do: published peak rates, the denominators of every utilisation figure.
+"""What accelerators can do: published rates, the denominators of every utilisation figure and estimate.
 
-Imports nothing. Sources: the vendors' data sheets; dense bf16 matrix rate without sparsity.
+Sources: the vendors' data sheets; dense bf16 matrix rate without sparsity. TPU memory, memory bandwidth and links are those
+of the v5p, v5e and v6e pages of the Cloud TPU documentation.
 """
+
+import dataclasses
+
 
 # Prefix of jax's device_kind -> bf16 FLOP/s of one device.
 _PEAK_FLOPS = {
@@ -23,3 +27,36 @@ def peak_flops(device_kind: str) -> float | None:
     if device_kind.startswith(prefix):
       return flops
   return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """One TPU chip as ahead-of-time estimates need it.
+
+  Attributes:
+    kind: jax's device_kind.
+    hbm_bytes: memory a program may use: what libtpu 0.0.42 names in its refusals, a little less than on the data sheet
+      (v5p 95 GiB and v6e 32 GB there).
+    hbm_bandwidth: bytes/s.
+    link_bandwidth: bytes/s of one link in one direction: the documented bidirectional sum over its links and directions
+      (v5p 1200 GB/s over 6 links, v6e 800 and v5e 400 over 4).
+    clock_hz: cycles/s that the compiler's cycle counts mean: peak rate over operations a cycle of its matrix units.
+  """
+
+  kind: str
+  hbm_bytes: int
+  hbm_bandwidth: float
+  link_bandwidth: float
+  clock_hz: float
+
+  @property
+  def peak_flops(self) -> float:
+    return peak_flops(self.kind)
+
+
+# By generation as topologies are named.
+CHIPS = {
+    'v5e': Chip('TPU v5e', int(15.75 * 2**30), 819e9, 50e9, 1.5e9),
+    'v5p': Chip('TPU v5p', int(95.74 * 2**30), 2765e9, 100e9, 1.75e9),
+    'v6e': Chip('TPU v6e', int(31.25 * 2**30), 1638e9, 100e9, 1.75e9),
+}

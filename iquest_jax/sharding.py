@@ -8,11 +8,13 @@ Model code names logical axes; the mesh is the ambient one (`jax.set_mesh`), so 
   tensor   heads, ffn and vocabulary split
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from iquest_jax.batch import Batch
@@ -54,7 +56,9 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         f'mesh: {wanted} = {np.prod(sizes)} devices, but there are {len(devices)} ({devices[0].device_kind}); '
         'set --exp.mesh.data, .fsdp, .context, .tensor to the slice at hand'
     )
-  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  # A torus axis may be split: 16 x 16 on a slice of 8 x 8 x 4 has no other way, and jax.make_mesh refuses it.
+  placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+  return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def spec(*names: str | None) -> PartitionSpec:
@@ -77,6 +81,43 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, spec(*names))
+
+
+def over_weight(function: Callable, weight: jax.Array, names: Sequence[str | None], dtype, *activations: jax.Array):
+  """function(weight, *activations) on every device's own rows and positions, the weight gathered along 'embed'.
+
+  Written out, because the partitioner does it wrong at full size: it moves whole weights and whole gradients by
+  all-reduce. Here the weight is cast before it is gathered, so that half the bytes move; it comes in one all-gather a mesh
+  axis, since libtpu lowers one over a whole 3-d torus to an all-reduce; and the transpose of all this takes the gradient
+  back by reduce-scatter, in the compute dtype, and sums over data what is left of it, in float32. `tensor` stays with
+  the partitioner.
+
+  Args:
+    weight: float32, laid out by its logical `names`, one of which is 'embed'.
+    dtype: compute dtype, that of the weight `function` gets.
+    activations: [B, T, ...] each; so is what `function` returns (one array or a tuple).
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return function(weight.astype(dtype), *activations)
+  dim = names.index('embed')
+  split = spec(*('embed' if name == 'embed' else None for name in names))
+
+  def local(weight, *activations):
+    # Moved to the front, where a shard is whole rows of memory; the compiler folds the transposes into the product.
+    weight = jnp.moveaxis(weight.astype(dtype), dim, 0)
+    for axis in reversed(RULES['embed']):
+      if mesh.shape[axis] > 1:
+        # A new axis, then merged: scattering the gradient along it needs no slice within a tile.
+        weight = jax.lax.all_gather(weight, axis)
+        weight = weight.reshape(-1, *weight.shape[2:])
+    return function(jnp.moveaxis(weight, 0, dim), *activations)
+
+  rows = spec('batch', 'sequence')
+  manual = {axis for name in ('batch', 'sequence', 'embed') for axis in RULES[name]}
+  return jax.shard_map(
+      local, in_specs=(split, *[rows] * len(activations)), out_specs=rows, axis_names=manual, check_vma=False
+  )(weight, *activations)
 
 
 def shardings(boxed, mesh: Mesh):

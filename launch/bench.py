@@ -90,7 +90,7 @@ def _train_step(config) -> dict:
   ones, positions = np.ones(shape, np.int32), np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
   batch = Batch(tokens, tokens, ones.astype(np.float32), ones, positions, np.zeros(shape[0], np.int32))
   with jax.set_mesh(mesh):
-    model = transformer.build(transformer.model_config(config.model), config.train.dtype, config.train.remat)
+    model = transformer.of_stage(config)
     tx, rate = optim.optimizer(config.optim, config.train.steps), optim.schedule(config.optim, config.train.steps)
     abstract = state.abstract_state(model, tx, mesh)
     num_sources = len(mixture.source_names(config.data.mixture))

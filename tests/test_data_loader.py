@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from iquest_jax.batch import Batch
+from iquest_jax.batch import Batch, zigzag
 from iquest_jax.data import loader as loader_lib
 from iquest_jax.data import packing, rows
 from iquest_jax.data.example import Example
@@ -124,13 +124,24 @@ def test_hosts_read_together_what_one_host_reads(rows_dir, hosts):
 
 
 @pytest.mark.parametrize('axes', [{'data': 8}, {'data': 2, 'context': 4}, {'data': 1, 'context': 2}])
-def test_global_arrays_hold_the_rows_on_any_mesh(rows_dir, axes):
+def test_global_arrays_hold_the_rows_on_any_mesh_in_the_order_of_its_context_axis(rows_dir, axes):
   places = shardings(jax.devices()[: np.prod(list(axes.values()))], **axes)
-  loader = make(rows_dir)
+  loader, order = make(rows_dir), zigzag(CONTEXT, axes.get('context', 1))
+  lies = lambda values: values[:, order] if values.ndim == 2 else values
   for batch, wanted in zip(loader.batches(1, 4, places), read(loader, 1, 4), strict=True):
     for name in FIELDS:
       value = getattr(batch, name)
-      assert value.sharding == getattr(places, name) and np.array_equal(value, wanted[name])
+      assert value.sharding == getattr(places, name) and np.array_equal(value, lies(wanted[name]))
+
+
+def test_held_out_rows_lie_in_the_order_of_the_context_axis_too(rows_dir):
+  loader, order = make(rows_dir), zigzag(CONTEXT, 4)
+  natural = loader.held_out(2, BATCH, shardings(jax.devices()[:2], data=2))
+  lying = loader.held_out(2, BATCH, shardings(jax.devices(), data=2, context=4))
+  for left, right in zip(natural, lying, strict=True):
+    assert np.array_equal(left.source_ids, right.source_ids) and not np.array_equal(order, np.arange(CONTEXT))
+    for name in FIELDS[:-1]:
+      assert np.array_equal(np.asarray(getattr(left, name))[:, order], getattr(right, name))
 
 
 def test_a_process_places_its_rows_alone(rows_dir):

@@ -28,7 +28,7 @@ def traced(config):
       tuple(shape.values()), tuple(shape), axis_types=(jax.sharding.AxisType.Auto,) * len(shape)
   )
   loop.check(config, mesh)
-  model = transformer.build(transformer.model_config(config.model), config.train.dtype, config.train.remat)
+  model = transformer.of_stage(config)
   tx, rate = optim.optimizer(config.optim, config.train.steps), optim.schedule(config.optim, config.train.steps)
   num_sources = len(mixture.source_names(config.data.mixture))
   rows = (config.train.batch_rows, config.data.context)

@@ -25,6 +25,7 @@ MAY_IMPORT = {
     'model': BASE | {'sharding', 'kernels', 'parallel'},
     'data': {'errors', 'batch', 'config'},
     'train': BASE | {'sharding', 'kernels', 'parallel', 'model', 'data.loader'},
+    'aot': BASE | {'sharding', 'kernels', 'model', 'train', 'data.mixture'},
     'infer': BASE | {'sharding', 'model', 'data.tokenizer', 'data.chat', 'data.example'},
     'convert': BASE | {'model', 'data.tokenizer', 'data.chat'},
     'experiments': {'config', 'errors', 'model.sizes'},

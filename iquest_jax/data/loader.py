@@ -19,6 +19,7 @@ from iquest_jax.data import rows as rows_lib
 from iquest_jax.data.mixture import Mixture, Schedule
 from iquest_jax.data.packing import FIELDS, Row
 from iquest_jax.data.tokenizer import Tokenizer, run_path
+from iquest_jax.errors import UserError
 
 # Batches read ahead: enough to ride out a slow read, little enough for long contexts. More than one thread would only
 # take turns on the interpreter's lock.
@@ -79,14 +80,17 @@ class Loader:
   @classmethod
   def of_stage(cls, config: ConfigDict, workdir: str | pathlib.Path) -> 'Loader':
     """The loader of a stage in a run folder; reads config.stage, size, seed, data and train.batch_rows."""
+    command, tokenizer = rows_lib.command(config, workdir), run_path(workdir)
+    if not tokenizer.exists():
+      raise UserError(f'rows: {tokenizer} is missing; prepare it and the rows by {command}')
     return cls(
         rows_lib.folder(config, workdir),
         config.data.mixture,
         context=config.data.context,
         batch_rows=config.train.batch_rows,
         seed=config.seed,
-        tokenizer_fingerprint=Tokenizer.load(run_path(workdir)).fingerprint,
-        command=rows_lib.command(config, workdir),
+        tokenizer_fingerprint=Tokenizer.load(tokenizer).fingerprint,
+        command=command,
     )
 
   def batches(self, start_step: int, end_step: int, shardings: Batch) -> Iterator[Batch]:

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax import sharding
 from iquest_jax.kernels.gated_attention import Ids
-from iquest_jax.model.layers import param, rotate
+from iquest_jax.model.layers import linear, param, rotate
 from iquest_jax.model.sizes import ModelConfig
 from iquest_jax.parallel import context
 
@@ -32,7 +31,7 @@ class Attention(nn.Module):
 
   config: ModelConfig
   dtype: jnp.dtype
-  context_transport: str
+  context_transport: str = 'all_gather'
 
   def setup(self):
     c = self.config
@@ -58,10 +57,10 @@ class Attention(nn.Module):
       (out_BTD, memory, mean gate or None): the first pass hands on its own keys and values as memory.
     """
     c = self.config
-    project = lambda weight: jnp.einsum('btd,dhk->bthk', x_BTD, weight.astype(self.dtype))
-    q_BTHK = rotate(project(self.query_DHK), positions, c.rope_theta)
-    k_BTGK = rotate(project(self.key_DGK), positions, c.rope_theta)
-    v_BTGK = project(self.value_DGK)
+    project = lambda weight, heads: linear('btd,dhk->bthk', x_BTD, weight, ('embed', heads, 'head_dim'), self.dtype)
+    q_BTHK = rotate(project(self.query_DHK, 'heads'), positions, c.rope_theta)
+    k_BTGK = rotate(project(self.key_DGK, 'kv_heads'), positions, c.rope_theta)
+    v_BTGK = project(self.value_DGK, 'kv_heads')
     q_BTHK = sharding.constrain(q_BTHK, 'batch', 'sequence', 'heads', None)
     ids = Ids(segment_ids, positions)
     if memory is None:
@@ -73,8 +72,7 @@ class Attention(nn.Module):
           q_BTHK, memory.k1, memory.v1, k_BTGK, v_BTGK, logits_BTH, ids, c.loop_window, self.context_transport
       )
       gate = _masked_mean(jax.nn.sigmoid(logits_BTH), segment_ids)
-    out_BTHK = checkpoint_name(out_BTHK, 'attention_output')
-    out_BTD = jnp.einsum('bthk,hkd->btd', out_BTHK, self.output_HKD.astype(self.dtype))
+    out_BTD = linear('bthk,hkd->btd', out_BTHK, self.output_HKD, ('heads', 'head_dim', 'embed'), self.dtype)
     return out_BTD, memory, gate
 
   def _gate_logits(self, x_BTD, q_BTHK):

@@ -4,12 +4,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from iquest_jax import sharding
 from iquest_jax.model.sizes import ModelConfig
 
 
 def param(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init) -> jax.Array:
   """A float32 parameter with logical axis names."""
   return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+
+
+def linear(subscripts: str, x, weight, names: tuple[str, ...], dtype: jnp.dtype) -> jax.Array:
+  """einsum of activations [B, T, ...] with a float32 weight that is gathered, in the compute dtype, where it is used."""
+  return sharding.over_weight(lambda weight, x: jnp.einsum(subscripts, x, weight), weight, names, dtype, x)
 
 
 class RMSNorm(nn.Module):
@@ -37,7 +43,8 @@ class Embedder(nn.Module):
     embedding_VD = param(
         self, 'embedding', (c.vocab, c.d_model), ('vocab', 'embed'), nn.initializers.normal(c.init_std)
     )
-    return jnp.take(embedding_VD.astype(self.dtype), tokens_BT, axis=0)
+    look_up = lambda weight, tokens: jnp.take(weight, tokens, axis=0)
+    return sharding.over_weight(look_up, embedding_VD, ('vocab', 'embed'), self.dtype, tokens_BT)
 
 
 class Mlp(nn.Module):
@@ -50,10 +57,11 @@ class Mlp(nn.Module):
   def __call__(self, x_BTD):
     c = self.config
     init = nn.initializers.normal(c.init_std)
-    gate_DF = param(self, 'gate', (c.d_model, c.d_ff), ('embed', 'ffn'), init).astype(self.dtype)
-    up_DF = param(self, 'up', (c.d_model, c.d_ff), ('embed', 'ffn'), init).astype(self.dtype)
-    down_FD = param(self, 'down', (c.d_ff, c.d_model), ('ffn', 'embed'), init).astype(self.dtype)
-    return (jax.nn.silu(x_BTD @ gate_DF) * (x_BTD @ up_DF)) @ down_FD
+    gate_DF = param(self, 'gate', (c.d_model, c.d_ff), ('embed', 'ffn'), init)
+    up_DF = param(self, 'up', (c.d_model, c.d_ff), ('embed', 'ffn'), init)
+    down_FD = param(self, 'down', (c.d_ff, c.d_model), ('ffn', 'embed'), init)
+    widen = lambda weight: linear('btd,df->btf', x_BTD, weight, ('embed', 'ffn'), self.dtype)
+    return linear('btf,fd->btd', jax.nn.silu(widen(gate_DF)) * widen(up_DF), down_FD, ('ffn', 'embed'), self.dtype)
 
 
 def rotate(x_BTHK, positions_BT, theta):

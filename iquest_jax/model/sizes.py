@@ -38,12 +38,13 @@ class ModelConfig:
   loop_gradient_scale: float = 1.0
 
   def __post_init__(self):
+    for name in ('vocab', 'd_model', 'd_ff', 'layers', 'heads', 'kv_heads', 'head_dim', 'max_context', 'loops'):
+      if getattr(self, name) < 1:
+        raise UserError(f'model: {name} is {getattr(self, name)}; at least 1')
     if self.heads % self.kv_heads:
       raise UserError(f'model: {self.heads} heads do not divide by {self.kv_heads} kv_heads')
     if self.head_dim % 2:
       raise UserError(f'model: head_dim {self.head_dim} is odd; rotation needs pairs')
-    if self.loops < 1:
-      raise UserError(f'model: loops is {self.loops}; at least 1')
     if self.loop_window < 1:
       raise UserError(f'model: loop_window is {self.loop_window}; at least 1, the token itself')
     if self.loop_variant not in ('released', 'rescaled'):

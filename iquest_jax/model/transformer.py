@@ -20,7 +20,7 @@ from iquest_jax.model.sizes import ModelConfig
 REMAT_POLICIES = {
     'none': None,
     'full': jax.checkpoint_policies.nothing_saveable,
-    'attention': jax.checkpoint_policies.save_only_these_names('attention_output'),
+    'attention': jax.checkpoint_policies.save_only_these_names('attention_output', 'attention_lse'),
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
@@ -135,3 +135,9 @@ def model_config(config) -> ModelConfig:
     if key not in fields:
       raise UserError(f'config: model.{key} does not exist{nearest(key, fields)}')
   return ModelConfig(**config.to_dict())
+
+
+def of_stage(config) -> Transformer:
+  """The module of an experiment; raises UserError for an unknown key, dtype, remat policy or transport."""
+  train = config.train
+  return build(model_config(config.model), train.dtype, train.remat, train.context_transport)

@@ -1,14 +1,19 @@
-"""Attention of rows that are split over the devices of the ambient mesh: by batch, by heads, by position (context axis).
+"""Attention of rows that are split over the devices of the ambient mesh: by batch, by heads, by position.
 
-A row over n devices of the context axis lies in zigzag order (`batch.zigzag`): device r holds chunks r and 2n - 1 - r of
-2n, so that every device sees the same number of pairs. Keys and values of the first pass travel by one of two
+A row over n devices of the context axis lies in zigzag order (`batch.zigzag`): device r holds chunks r and 2n - 1 - r
+of 2n, so that every device sees the same number of pairs. Keys and values of the first pass travel by one of two
 transports; the local stream looks only a window back and takes a few rows from its neighbours instead.
 
 Legend: B batch, T query positions, H query heads, G key/value heads, K head size, W rows of halo a chunk.
 """
 
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax import sharding
 from iquest_jax.errors import UserError, nearest
@@ -41,22 +46,16 @@ def attention(q_BTHK, k_BTGK, v_BTGK, ids: Ids, transport: str):
   Raises:
     UserError: the row does not divide over the context axis, or the transport does not exist.
   """
-  ways = _ways()
+  whole = lambda q, k, v, ids: _save(kernels.attention(q, k, v, ids, ids))
+  args, ways = (q_BTHK, k_BTGK, v_BTGK, ids), _ways()
   if ways is None:
-    return kernels.attention(q_BTHK, k_BTGK, v_BTGK, ids, ids)
+    return whole(*args)
   check(q_BTHK.shape[1], ways, transport)
-
-  def local(q, k, v, ids):
-    if ways == 1:
-      return kernels.attention(q, k, v, ids, ids)
-    return TRANSPORTS[transport][0](q, k, v, ids, ways)
-
-  return _split(local, (_QUERIES, _KEYS, _KEYS, _IDS))(q_BTHK, k_BTGK, v_BTGK, ids)
+  part = whole if ways == 1 else functools.partial(TRANSPORTS[transport].attention, ways=ways)
+  return _split(part, _QUERIES, _KEYS, _KEYS, _IDS)(*args)
 
 
-def gated_attention(
-    q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids: Ids, window: int, transport: str
-):
+def gated_attention(q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids: Ids, window: int, transport: str):
   """Attention of later passes of the loop, split as in `attention`.
 
   Args:
@@ -69,22 +68,19 @@ def gated_attention(
   Raises:
     UserError: as in `attention`, or the window reaches beyond the halo.
   """
-  ways = _ways()
+  whole = lambda q, k1, v1, k2, v2, gate_logits, ids: _save(
+      kernels.gated_attention(q, k1, v1, k2, v2, gate_logits, ids, ids, window)
+  )
+  args, ways = (q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids), _ways()
   if ways is None:
-    return kernels.gated_attention(
-        q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids, ids, window
-    )
+    return whole(*args)
   check(q_BTHK.shape[1], ways, transport, window)
 
-  def local(q, k1, v1, k2, v2, gate_logits, ids):
-    if ways == 1:
-      return kernels.gated_attention(q, k1, v1, k2, v2, gate_logits, ids, ids, window)
+  def part(q, k1, v1, k2, v2, gate_logits, ids):
     halo = neighbours(k2, v2, ids, ways)
-    return TRANSPORTS[transport][1](q, k1, v1, k2, v2, gate_logits, ids, halo, window, ways)
+    return TRANSPORTS[transport].gated_attention(q, k1, v1, k2, v2, gate_logits, ids, halo, window, ways)
 
-  return _split(local, (_QUERIES, _KEYS, _KEYS, _KEYS, _KEYS, _GATES, _IDS))(
-      q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids
-  )
+  return _split(whole if ways == 1 else part, _QUERIES, _KEYS, _KEYS, _KEYS, _KEYS, _GATES, _IDS)(*args)
 
 
 def check(length: int, ways: int, transport: str, window: int = 1) -> None:
@@ -100,14 +96,13 @@ def check(length: int, ways: int, transport: str, window: int = 1) -> None:
     UserError: it cannot.
   """
   if transport not in TRANSPORTS:
-    raise UserError(
-        f'config: train.context_transport "{transport}" does not exist{nearest(transport, TRANSPORTS)}'
-    )
+    raise UserError(f'config: train.context_transport "{transport}" does not exist{nearest(transport, TRANSPORTS)}')
   if ways == 1:
     return
   if length % (2 * ways):
     raise UserError(
-        f'config: data.context {length} does not divide into 2 x mesh.context = {2 * ways} chunks; change one of them'
+        f'config: data.context {length} does not divide by mesh.context {ways} x two chunks a device = {2 * ways}; '
+        'change one of them'
     )
   if window - 1 > (rows := halo_rows(length // ways)):
     raise UserError(
@@ -125,8 +120,9 @@ def halo_rows(length: int) -> int:
 def neighbours(k_BTGK, v_BTGK, ids: Ids, ways: int) -> Halo:
   """The rows before each of a device's two chunks, from the devices that hold the chunks before; inside a shard_map.
 
-  Before chunk r comes the early chunk of device r - 1, and nothing (segment 0) before chunk 0; before chunk
-  2n - 1 - r the late one of device r + 1, and on the last device its own early chunk.
+  Before chunk r comes the early chunk of device r - 1, before chunk 2n - 1 - r the late one of device r + 1. Nothing
+  comes before chunk 0, and before chunk n comes chunk n - 1, which its device holds itself and sees by its ids: there
+  the halo is masked (segment 0), or keys would count twice.
 
   Returns:
     Halo of [B, 2 W, ...]: the rows before the early chunk, then those before the late one.
@@ -135,24 +131,27 @@ def neighbours(k_BTGK, v_BTGK, ids: Ids, ways: int) -> Halo:
   own = (k_BTGK, v_BTGK, ids)
   early = jax.tree.map(lambda x: x[:, half - rows : half], own)
   late = jax.tree.map(lambda x: x[:, -rows:], own)
-  # A device that nobody sends to receives zeros: that is the masked halo of chunk 0.
+  # A device that nobody sends to receives zeros: that is the masked halo.
   before_early = jax.lax.ppermute(early, AXIS, [(r, r + 1) for r in range(ways - 1)])
   before_late = jax.lax.ppermute(late, AXIS, [(r + 1, r) for r in range(ways - 1)])
-  last = jax.lax.axis_index(AXIS) == ways - 1
-  before_late = jax.tree.map(lambda mine, theirs: jnp.where(last, mine, theirs), early, before_late)
   return Halo(*jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), before_early, before_late))
 
 
 def _gathered(q, k, v, ids, ways):
   del ways
-  (k, v, k_ids) = _whole_row((k, v, ids))
-  return kernels.attention(q, k, v, ids, k_ids)
+  k, v, k_ids = _whole_row((k, v, ids))
+  return _save(kernels.attention(q, k, v, ids, k_ids))
 
 
 def _gathered_gated(q, k1, v1, k2, v2, gate_logits, ids, halo, window, ways):
   del ways
   k1, v1, k1_ids = _whole_row((k1, v1, ids))
-  return kernels.gated_attention(q, k1, v1, k2, v2, gate_logits, ids, k1_ids, window, halo)
+  return _save(kernels.gated_attention(q, k1, v1, k2, v2, gate_logits, ids, k1_ids, window, halo))
+
+
+def _save(out_BTHK):
+  """Named here and not in the model: the ring names its output and statistics itself, and twice would be kept twice."""
+  return checkpoint_name(out_BTHK, 'attention_output')
 
 
 def _whole_row(tree):
@@ -160,10 +159,16 @@ def _whole_row(tree):
   return jax.lax.all_gather(tree, AXIS, axis=1, tiled=True)
 
 
-# How keys and values travel over the context axis: (attention, gated_attention) of a device's part of the row.
+class Transport(NamedTuple):
+  """How keys and values travel over the context axis: attention of a device's part of the row, given as in `ring`."""
+
+  attention: Callable[..., jax.Array]
+  gated_attention: Callable[..., jax.Array]
+
+
 TRANSPORTS = {
-    'all_gather': (_gathered, _gathered_gated),  # one kernel launch; holds keys and values of whole rows
-    'ring': (ring.attention, ring.gated_attention),  # travels while it computes; holds two devices' parts
+    'all_gather': Transport(_gathered, _gathered_gated),  # one kernel launch, but keys and values of the whole row
+    'ring': Transport(ring.attention, ring.gated_attention),  # they travel while others are computed with
 }
 
 
@@ -173,6 +178,6 @@ def _ways() -> int | None:
   return shape[AXIS] if any(size > 1 for size in shape.values()) else None
 
 
-def _split(local, in_specs):
-  """`local` on each device's part; a kernel launch is opaque to the partitioner, so it is told what lies where."""
-  return jax.shard_map(local, in_specs=in_specs, out_specs=_QUERIES, check_vma=False)
+def _split(part, *in_specs):
+  """`part` on each device's share: a kernel launch is opaque to the partitioner, so it is told what lies where."""
+  return jax.shard_map(part, in_specs=in_specs, out_specs=_QUERIES, check_vma=False)

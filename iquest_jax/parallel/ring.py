@@ -5,9 +5,9 @@ otherwise. In zigzag order either case is half of all pairs: an earlier device's
 later device's keys are seen in full by the late chunk of queries and by nothing else.
 
 Each hop's (output, log of the softmax sum) is merged in float32. The backward pass goes round once more, with the
-statistics of the whole row, not of the hop: p = exp(score - lse) and dS = p (dP - delta) are only right with both global.
+statistics of the whole row, not of the hop: p = exp(score - lse) and ds = p (dp - delta) hold for those alone.
 
-Legend: B batch, T positions of this device, H query heads, G key/value heads, K head size, n devices on the ring.
+Legend: B batch, T positions of this device, H query heads, G key/value heads, K head size, n (ways) devices.
 """
 
 import functools
@@ -22,21 +22,23 @@ from iquest_jax.kernels.gated_attention import Halo, Ids
 AXIS = 'context'
 
 
-def _rotate(tree, n):
+def _rotate(tree, ways):
   """Hands everything on to the next device of the ring."""
-  return jax.lax.ppermute(tree, AXIS, [(r, (r + 1) % n) for r in range(n)])
+  return jax.lax.ppermute(tree, AXIS, [(r, (r + 1) % ways) for r in range(ways)])
 
 
-def _go_round(keys, hop, carry, n):
-  """Folds `hop(s, keys, carry) -> carry` over hops 1 to n - 1; the next keys travel while a hop computes."""
+def _go_round(keys, hop, carry, ways):
+  """Folds `hop(s, keys, carry) -> carry` over hops 1 to ways - 1; the next keys travel while a hop computes."""
 
   def step(state, s):
     keys, carry = state
-    following = _rotate(keys, n)
+    following = _rotate(keys, ways)
     return (following, hop(s, keys, carry)), None
 
-  (keys, carry), _ = jax.lax.scan(step, (_rotate(keys, n), carry), jnp.arange(1, n - 1))
-  return hop(n - 1, keys, carry)
+  state = (_rotate(keys, ways), carry)
+  if ways > 2:
+    state, _ = jax.lax.scan(step, state, jnp.arange(1, ways - 1))
+  return hop(ways - 1, *state)
 
 
 def _early(tree):
@@ -47,19 +49,17 @@ def _late(tree):
   return jax.tree.map(lambda x: x[:, x.shape[1] // 2 :], tree)
 
 
-def _onto_early(whole, parts):
-  return jax.tree.map(lambda x, part: x.at[:, : part.shape[1]].add(part), whole, parts)
-
-
-def _onto_late(whole, parts):
-  return jax.tree.map(lambda x, part: x.at[:, -part.shape[1] :].add(part), whole, parts)
+def _grown(tree, late):
+  """[B, T / 2, ...] -> [B, T, ...], zeros in place of the other chunk."""
+  widths = lambda x: [(0, 0), (x.shape[1], 0) if late else (0, x.shape[1])] + [(0, 0)] * (x.ndim - 2)
+  return jax.tree.map(lambda x: jnp.pad(x, widths(x)), tree)
 
 
 def _is_from_before(s):
   return jax.lax.axis_index(AXIS) >= s
 
 
-def _forward(q_BTHK, k_BTGK, v_BTGK, ids, n):
+def _forward(q_BTHK, k_BTGK, v_BTGK, ids, ways):
   """Returns (out [B, T, H, K], lse [B, T, H]), float32 both, over the keys of the whole ring."""
   queries = (q_BTHK, ids)
 
@@ -79,7 +79,7 @@ def _forward(q_BTHK, k_BTGK, v_BTGK, ids, n):
     return jax.lax.cond(_is_from_before(s), from_before, from_after, keys, carry)
 
   own = (k_BTGK, v_BTGK, ids)
-  return _go_round(own, hop, attend(queries, own), n)
+  return _go_round(own, hop, attend(queries, own), ways)
 
 
 def _merge(one, other):
@@ -89,7 +89,7 @@ def _merge(one, other):
   return jnp.exp(lse - total)[..., None] * out + jnp.exp(other_lse - total)[..., None] * other_out, total
 
 
-def _backward(q_BTHK, k_BTGK, v_BTGK, ids, lse_BTH, delta_BTH, do_BTHK, n):
+def _backward(q_BTHK, k_BTGK, v_BTGK, ids, lse_BTH, delta_BTH, do_BTHK, ways):
   """Gradients of the global stream: (dq, dk, dv), float32.
 
   Args:
@@ -101,34 +101,25 @@ def _backward(q_BTHK, k_BTGK, v_BTGK, ids, lse_BTH, delta_BTH, do_BTHK, n):
 
   def pull(queries, keys):
     (q, q_ids, lse, delta, do), (k, v, k_ids) = queries, keys
-    grads = _pair_backward(q, k, v, q_ids, k_ids, lse, delta, do)
-    return tuple(x.astype(jnp.float32) for x in grads)
+    return kernels.attention_backward(q, k, v, do, lse, delta, q_ids, k_ids)
 
-  def from_before(keys, dq, dkv):
-    more_dq, *more_dkv = pull(queries, _early(keys))
-    return dq + more_dq, _onto_early(dkv, tuple(more_dkv))
+  def from_before(keys):
+    dq, *dkv = pull(queries, _early(keys))
+    return dq, *_grown(dkv, late=False)
 
-  def from_after(keys, dq, dkv):
-    more_dq, *more_dkv = pull(_late(queries), keys)
-    return _onto_late(dq, more_dq), jax.tree.map(jnp.add, dkv, tuple(more_dkv))
+  def from_after(keys):
+    dq, *dkv = pull(_late(queries), keys)
+    return _grown(dq, late=True), *dkv
 
-  def hop(s, keys, carry):
-    dq, dkv = carry
-    # Sent on before this device's share is computed, so that it travels meanwhile.
-    return jax.lax.cond(_is_from_before(s), from_before, from_after, keys, dq, _rotate(dkv, n))
+  def hop(s, keys, grads):
+    dq, dk, dv = grads
+    # What other devices have added so far travels while this device computes its share, which therefore is added last.
+    travelled = (dq, *_rotate((dk, dv), ways))
+    return jax.tree.map(jnp.add, travelled, jax.lax.cond(_is_from_before(s), from_before, from_after, keys))
 
   own = (k_BTGK, v_BTGK, ids)
-  dq, dk, dv = pull(queries, own)
-  dq, dkv = _go_round(own, hop, (dq, (dk, dv)), n)
-  return dq, *_rotate(dkv, n)
-
-
-def _pair_backward(q, k, v, q_ids, k_ids, lse, delta, do):
-  (out, part), pull = jax.vjp(lambda q, k, v: kernels.attention_with_lse(q, k, v, q_ids, k_ids), q, k, v)
-  w = jnp.where(part > kernels.MASKED / 2, jnp.exp(part - lse), 0)
-  do = do.astype(jnp.float32)
-  inner = jnp.sum(do * out, axis=-1)
-  return pull(((w[..., None] * do).astype(out.dtype), w * (inner - delta)))
+  dq, dk, dv = _go_round(own, hop, pull(queries, own), ways)
+  return dq, *_rotate((dk, dv), ways)
 
 
 def _save(out_BTHK, lse_BTH):
@@ -137,25 +128,25 @@ def _save(out_BTHK, lse_BTH):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def attention(q_BTHK, k_BTGK, v_BTGK, ids: Ids, n: int):
+def attention(q_BTHK, k_BTGK, v_BTGK, ids: Ids, ways: int):
   """`kernels.attention` of a device's part of a row.
 
   Args:
-    n: devices on the ring, at least 2.
+    ways: devices on the ring, at least 2.
   """
-  return _attention_forward(q_BTHK, k_BTGK, v_BTGK, ids, n)[0]
+  return _attention_forward(q_BTHK, k_BTGK, v_BTGK, ids, ways)[0]
 
 
-def _attention_forward(q_BTHK, k_BTGK, v_BTGK, ids, n):
-  out_BTHK, lse_BTH = _forward(q_BTHK, k_BTGK, v_BTGK, ids, n)
+def _attention_forward(q_BTHK, k_BTGK, v_BTGK, ids, ways):
+  out_BTHK, lse_BTH = _forward(q_BTHK, k_BTGK, v_BTGK, ids, ways)
   out_BTHK, lse_BTH = _save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
   return out_BTHK, (q_BTHK, k_BTGK, v_BTGK, ids, out_BTHK, lse_BTH)
 
 
-def _attention_backward(n, saved, do_BTHK):
+def _attention_backward(ways, saved, do_BTHK):
   q_BTHK, k_BTGK, v_BTGK, ids, out_BTHK, lse_BTH = saved
   delta_BTH = jnp.sum(do_BTHK.astype(jnp.float32) * out_BTHK, axis=-1)
-  grads = _backward(q_BTHK, k_BTGK, v_BTGK, ids, lse_BTH, delta_BTH, do_BTHK, n)
+  grads = _backward(q_BTHK, k_BTGK, v_BTGK, ids, lse_BTH, delta_BTH, do_BTHK, ways)
   return *_like(grads, (q_BTHK, k_BTGK, v_BTGK)), None
 
 
@@ -164,14 +155,14 @@ attention.defvjp(_attention_forward, _attention_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(8, 9))
 def gated_attention(
-    q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids: Ids, halo: Halo, window: int, n: int
+    q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids: Ids, halo: Halo, window: int, ways: int
 ):
   """`kernels.gated_attention` of a device's part of a row: K1 and V1 go round, the local stream sees the halo.
 
   Args:
-    n: devices on the ring, at least 2.
+    ways: devices on the ring, at least 2.
   """
-  return _gated_forward(q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids, halo, window, n)[0]
+  return _gated_forward(q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids, halo, window, ways)[0]
 
 
 def _local(q_BTHK, k2_BTGK, v2_BTGK, halo_k, halo_v, ids, halo_ids, window):
@@ -180,16 +171,16 @@ def _local(q_BTHK, k2_BTGK, v2_BTGK, halo_k, halo_v, ids, halo_ids, window):
   return kernels.attention(q_BTHK, join(halo_k, k2_BTGK), join(halo_v, v2_BTGK), ids, k2_ids, window)
 
 
-def _gated_forward(q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids, halo, window, n):
+def _gated_forward(q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids, halo, window, ways):
   local_BTHK = _local(q_BTHK, k2_BTGK, v2_BTGK, halo.k, halo.v, ids, halo.ids, window)
-  global_BTHK, lse_BTH = _forward(q_BTHK, k1_BTGK, v1_BTGK, ids, n)
+  global_BTHK, lse_BTH = _forward(q_BTHK, k1_BTGK, v1_BTGK, ids, ways)
   gate_BTH1 = jax.nn.sigmoid(gate_logits_BTH)[..., None]
   out_BTHK = gate_BTH1 * global_BTHK + (1 - gate_BTH1) * local_BTHK.astype(jnp.float32)
   out_BTHK, lse_BTH = _save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
   return out_BTHK, (q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids, halo, out_BTHK, lse_BTH)
 
 
-def _gated_backward(window, n, saved, do_BTHK):
+def _gated_backward(window, ways, saved, do_BTHK):
   """Neither stream's output is kept: the local one is cheap to have again, and the mix less it is the global one."""
   q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids, halo, out_BTHK, lse_BTH = saved
   inner = lambda x_BTHK, y_BTHK: jnp.sum(x_BTHK.astype(jnp.float32) * y_BTHK, axis=-1)
@@ -203,7 +194,7 @@ def _gated_backward(window, n, saved, do_BTHK):
   weighed = lambda weight_BTH: (weight_BTH[..., None] * do_BTHK).astype(do_BTHK.dtype)
   local_dq, dk2, dv2, halo_dk, halo_dv = pull(weighed(1 - gate_BTH))
   global_dq, dk1, dv1 = _backward(
-      q_BTHK, k1_BTGK, v1_BTGK, ids, lse_BTH, delta_global_BTH, weighed(gate_BTH), n
+      q_BTHK, k1_BTGK, v1_BTGK, ids, lse_BTH, delta_global_BTH, weighed(gate_BTH), ways
   )
   dq, dk1, dv1 = _like((global_dq + local_dq, dk1, dv1), (q_BTHK, k1_BTGK, v1_BTGK))
   dlogits_BTH = (1 - gate_BTH) * delta_global_BTH - gate_BTH * delta_local_BTH

@@ -9,12 +9,19 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from iquest_jax import sharding
-from iquest_jax.config import to_json
+from iquest_jax.config import flatten, to_json
 from iquest_jax.data.loader import Loader
 from iquest_jax.errors import UserError
 from iquest_jax.model import transformer
 from iquest_jax.parallel import context
 from iquest_jax.train import checkpoint, fingerprint, initialise, lineage, metrics, optim, state, step
+
+
+# Fields that count something: none of it would be no training, or a division by zero.
+_COUNTS = (
+    'train.steps', 'train.batch_rows', 'train.accumulation', 'train.loss_chunk', 'data.context', 'checkpoint.every',
+    'eval.every', 'eval.rows', 'log.every',
+)  # fmt: skip
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -46,9 +53,7 @@ def run(config: ConfigDict, workdir: str) -> None:
 
   with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
     # -------------------------------------------------------------- Model and optimizer
-    model = transformer.build(
-        transformer.model_config(config.model), config.train.dtype, config.train.remat, config.train.context_transport
-    )
+    model = transformer.of_stage(config)
     tx, learning_rate = optim.optimizer(config.optim, steps), optim.schedule(config.optim, steps)
     abstract = state.abstract_state(model, tx, mesh)
     train_step, eval_step = step.compile_steps(config, model, tx, learning_rate, len(loader.sources), abstract)
@@ -122,10 +127,14 @@ def is_finished(checkpoints: checkpoint.Checkpoints, run_dir: str, steps: int) -
 
 
 def check(config: ConfigDict, mesh) -> None:
-  """Raises UserError where the batch, the row or the loss chunk does not divide as mesh and accumulation need.
+  """Raises UserError where a count is 0, or batch, row or loss chunk do not divide as mesh and accumulation need.
 
   What the context axis asks of a row, a window and a transport is said in parallel/context.py.
   """
+  leaves = flatten(config)
+  for name in _COUNTS:
+    if leaves[name] < 1:
+      raise UserError(f'config: {name} is {leaves[name]}; at least 1')
   ways = sharding.row_ways(mesh) * config.train.accumulation
   if config.train.batch_rows % ways:
     raise UserError(
@@ -134,9 +143,12 @@ def check(config: ConfigDict, mesh) -> None:
     )
   window = config.model.loop_window if config.model.loops > 1 else 1
   context.check(config.data.context, mesh.shape['context'], config.train.context_transport, window)
-  chunk = config.train.loss_chunk
-  if config.data.context > chunk and config.data.context % chunk:
-    raise UserError(f'config: data.context {config.data.context} does not divide by train.loss_chunk {chunk}')
+  own, chunk = config.data.context // mesh.shape['context'], config.train.loss_chunk
+  if own > chunk and own % chunk:
+    raise UserError(
+        f'config: data.context {config.data.context} / mesh.context {mesh.shape["context"]} = {own} does not divide by '
+        f'train.loss_chunk {chunk}'
+    )
   if config.data.context > config.model.max_context:
     raise UserError(f'config: data.context {config.data.context} is beyond model.max_context {config.model.max_context}')
 

@@ -126,8 +126,9 @@ class Progress:
 
 def losses(loss_S, weight_S, sources: tuple[str, ...]) -> dict[str, Any]:
   """{'loss': mean, 'loss_by_source': {source: mean}} of summed losses; a source without weight is left out."""
-  by_source = {name: float(loss / weight) for name, loss, weight in zip(sources, loss_S, weight_S) if weight > 0}
-  return {'loss': float(np.sum(loss_S) / max(np.sum(weight_S), 1e-9)), 'loss_by_source': by_source}
+  with np.errstate(invalid='ignore'):  # a loss that is not finite is told by the step that counts it
+    by_source = {name: float(loss / weight) for name, loss, weight in zip(sources, loss_S, weight_S) if weight > 0}
+    return {'loss': float(np.sum(loss_S) / max(np.sum(weight_S), 1e-9)), 'loss_by_source': by_source}
 
 
 class Reporter:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 # Queries of one block see all keys at once: memory is block x S instead of T x S. On a CPU a block's scores then stay in
 # the cache, which makes forward and backward four times faster at T 512 than one block of everything.
@@ -26,10 +27,10 @@ class Ids(NamedTuple):
 
 
 class Halo(NamedTuple):
-  """Keys and values [B, C * W, G, K] and their ids: the rows just before each of the C chunks of queries at hand.
+  """Keys and values [B, 2 W, G, K] and their ids: the rows just before each of the two chunks of queries at hand.
 
-  A row that is split over devices lies there in chunks; the local stream of a chunk's first tokens looks into the chunk
-  before, which another device holds. W is a fixed number of rows, at least window - 1 (kernels take 128).
+  A row that is split over devices lies on each in an early and a late chunk (batch.zigzag); the local stream of a chunk's
+  first tokens looks into the chunk before, which another device holds. W is at least window - 1; kernels use the last 128.
   """
 
   k: jax.Array
@@ -101,7 +102,50 @@ def attention(q_BTHK, k_BSGK, v_BSGK, q_ids: Ids, k_ids: Ids, window: int | None
   Returns:
     [B, T, H, K] in the dtype of q; zero where the segment id is 0.
   """
-  return attention_with_lse(q_BTHK, k_BSGK, v_BSGK, q_ids, k_ids, window)[0]
+  return checkpoint_name(attention_with_lse(q_BTHK, k_BSGK, v_BSGK, q_ids, k_ids, window)[0], 'attention_output')
+
+
+def attention_backward(
+    q_BTHK, k_BSGK, v_BSGK, d_out_BTHK, lse_BTH, delta_BTH, q_ids: Ids, k_ids: Ids, window: int | None = None
+):
+  """Gradients through the part of one softmax that falls on these keys.
+
+  A softmax whose keys come in parts (a ring over devices) is differentiated part by part with the statistics of the whole:
+  p = exp(s - lse), ds = p * (d_out . v - delta). Statistics of the part alone would give wrong gradients.
+
+  Args:
+    d_out_BTHK: gradient of the whole output. lse_BTH: float32, log of the whole softmax sum.
+    delta_BTH: float32, the sum over K of d_out * out of the whole.
+
+  Returns:
+    (dq [B, T, H, K], dk, dv [B, S, G, K]), float32, so that parts can be summed before they are rounded.
+  """
+  B, T, H, K = q_BTHK.shape
+  S, G = k_BSGK.shape[1:3]
+  k_BGSK, v_BGSK = jnp.swapaxes(k_BSGK, 1, 2), jnp.swapaxes(v_BSGK, 1, 2)
+  einsum = lambda *args: jnp.einsum(*args, preferred_element_type=jnp.float32)
+
+  def block(sums, args):
+    dk_BGSK, dv_BGSK = sums
+    q_BCHK, d_out_BCHK, lse_BCH, delta_BCH, block_ids = args
+    group = lambda x: jnp.moveaxis(x.reshape(B, -1, G, H // G, *x.shape[3:]), 1, 3)
+    q, d_out, lse, delta = map(group, (q_BCHK, d_out_BCHK, lse_BCH[..., None], delta_BCH[..., None]))
+    scores = einsum('bgrtk,bgsk->bgrts', q, k_BGSK) / math.sqrt(K)
+    p = jnp.where(_visible(block_ids, k_ids, window), jnp.exp(jnp.minimum(scores - lse, 0)), 0)
+    ds = p * (einsum('bgrtk,bgsk->bgrts', d_out, v_BGSK) - delta) / math.sqrt(K)
+    p, ds = p.astype(v_BSGK.dtype), ds.astype(q_BTHK.dtype)
+    dq = einsum('bgrts,bgsk->bgrtk', ds, k_BGSK)
+    sums = dk_BGSK + einsum('bgrts,bgrtk->bgsk', ds, q), dv_BGSK + einsum('bgrts,bgrtk->bgsk', p, d_out)
+    return sums, jnp.moveaxis(dq, 3, 1).reshape(B, -1, H, K)
+
+  padding = -T % QUERY_BLOCK
+  pad = lambda x: jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+  split = lambda x: jnp.moveaxis(pad(x).reshape(B, -1, QUERY_BLOCK, *x.shape[2:]), 1, 0)
+  zeros = jnp.zeros((B, G, S, K), jnp.float32)
+  rows = (q_BTHK, d_out_BTHK, lse_BTH, delta_BTH, q_ids)
+  (dk_BGSK, dv_BGSK), dq = jax.lax.scan(block, (zeros, zeros), jax.tree.map(split, rows))
+  dq_BTHK = jnp.moveaxis(dq, 0, 1).reshape(B, T + padding, H, K)[:, :T]
+  return dq_BTHK, jnp.swapaxes(dk_BGSK, 1, 2), jnp.swapaxes(dv_BGSK, 1, 2)
 
 
 def gated_attention(
@@ -131,7 +175,8 @@ def gated_attention(
   if halo is not None:
     join = lambda before, own: jnp.concatenate([before, own], axis=1)
     k2_BTGK, v2_BTGK, k2_ids = join(halo.k, k2_BTGK), join(halo.v, v2_BTGK), jax.tree.map(join, halo.ids, q_ids)
-  global_BTHK = attention(q_BTHK, k1_BSGK, v1_BSGK, q_ids, k1_ids).astype(jnp.float32)
-  local_BTHK = attention(q_BTHK, k2_BTGK, v2_BTGK, q_ids, k2_ids, window).astype(jnp.float32)
+  global_BTHK = attention_with_lse(q_BTHK, k1_BSGK, v1_BSGK, q_ids, k1_ids)[0].astype(jnp.float32)
+  local_BTHK = attention_with_lse(q_BTHK, k2_BTGK, v2_BTGK, q_ids, k2_ids, window)[0].astype(jnp.float32)
   gate_BTH1 = jax.nn.sigmoid(gate_logits_BTH)[..., None]
-  return (gate_BTH1 * global_BTHK + (1 - gate_BTH1) * local_BTHK).astype(q_BTHK.dtype)
+  out_BTHK = (gate_BTH1 * global_BTHK + (1 - gate_BTH1) * local_BTHK).astype(q_BTHK.dtype)
+  return checkpoint_name(out_BTHK, 'attention_output')

@@ -1,0 +1,71 @@
+"""Compiles in processes of their own and keeps what they measured, one JSON line a distinct program."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+from ml_collections import ConfigDict
+
+from iquest_jax.aot import program
+from iquest_jax.aot.topology import Slice
+from iquest_jax.config import to_json
+from iquest_jax.errors import UserError
+
+# Of a configuration, what the compiled step depends on; of `optim` only that, since rates are numbers in the program.
+_COMPILED = ('model', 'mesh', 'train', 'data')
+
+
+def key(config: ConfigDict, slice_: Slice) -> str:
+  """The same for two stages whose steps compile to the same program but for its constants."""
+  told = json.loads(to_json(config))
+  parts = {section: told[section] for section in _COMPILED}
+  parts['train'] = {name: value for name, value in parts['train'].items() if name != 'steps'}
+  parts['data'] = {'context': parts['data']['context']}
+  # A longer rotation changes nothing that is compiled.
+  parts['moments'], parts['slice'] = told['optim']['moment_dtype'], slice_.name
+  return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def compile_alone(config: ConfigDict, slice_: Slice) -> dict:
+  """The measure of a stage (aot.program.measure), from a process of its own.
+
+  Raises:
+    UserError: libtpu is missing, or the configuration does not fit the slice.
+  """
+  if importlib.util.find_spec('libtpu') is None:
+    raise UserError('aot: libtpu is not installed; it is the extra "tpu": pip install -e .[tpu]')
+  done = subprocess.run(
+      [sys.executable, '-m', program.__name__],
+      input=json.dumps({'config': json.loads(to_json(config)), 'topology': slice_.name}),
+      capture_output=True,
+      text=True,
+      env=os.environ | program.ENVIRONMENT,
+  )
+  if done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith('error: '):
+    raise UserError(done.stderr.strip().splitlines()[-1].removeprefix('error: '))
+  if done.returncode:
+    raise RuntimeError(f'aot: the compiling process ended with status {done.returncode}:\n{done.stderr[-4000:]}')
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+class Results:
+  """Measures by key in a file of JSON lines; a line is added as soon as it is known, so that a sweep goes on."""
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    self._known = {}
+    if path.exists():
+      self._known = {line['key']: line['measure'] for line in map(json.loads, path.read_text().splitlines())}
+
+  def get(self, config: ConfigDict, slice_: Slice) -> dict | None:
+    return self._known.get(key(config, slice_))
+
+  def add(self, config: ConfigDict, slice_: Slice, measure: dict) -> None:
+    self._known[key(config, slice_)] = measure
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    with open(self._path, 'a') as file:
+      file.write(json.dumps({'key': key(config, slice_), 'slice': slice_.name, 'measure': measure}) + '\n')
