@@ -6,7 +6,6 @@ of the v5p, v5e and v6e pages of the Cloud TPU documentation.
 
 import dataclasses
 
-
 # Prefix of jax's device_kind -> bf16 FLOP/s of one device.
 _PEAK_FLOPS = {
     'TPU v4': 275e12,

@@ -104,14 +104,18 @@ def over_weight(function: Callable, weight: jax.Array, names: Sequence[str | Non
   split = spec(*('embed' if name == 'embed' else None for name in names))
 
   def local(weight, *activations):
-    # Moved to the front, where a shard is whole rows of memory; the compiler folds the transposes into the product.
-    weight = jnp.moveaxis(weight.astype(dtype), dim, 0)
+    weight = weight.astype(dtype)
     for axis in reversed(RULES['embed']):
-      if mesh.shape[axis] > 1:
-        # A new axis, then merged: scattering the gradient along it needs no slice within a tile.
-        weight = jax.lax.all_gather(weight, axis)
-        weight = weight.reshape(-1, *weight.shape[2:])
-    return function(jnp.moveaxis(weight, 0, dim), *activations)
+      if mesh.shape[axis] == 1:
+        continue
+      if dim == 0:
+        weight = jax.lax.all_gather(weight, axis, tiled=True)
+      else:
+        # An axis of its own, then merged: along the last axis a shard ends within a tile, and libtpu would scatter the
+        # gradient by all-reduce and slice.
+        weight = jax.lax.all_gather(jnp.moveaxis(weight, dim, 0), axis)
+        weight = jnp.moveaxis(weight.reshape(-1, *weight.shape[2:]), 0, dim)
+    return function(weight, *activations)
 
   rows = spec('batch', 'sequence')
   manual = {axis for name in ('batch', 'sequence', 'embed') for axis in RULES[name]}

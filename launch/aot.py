@@ -66,7 +66,7 @@ def _all() -> int:
   return 0 if all(row[-1].fits for row in rows) else 1
 
 
-def _agreed(argv: list[str]) -> list[str]:
+def agreed(argv: list[str]) -> list[str]:
   """--topology and the topology of --exp made one: whichever is given decides the mesh and the slice."""
   stage = next((arg.removeprefix('--exp=') for arg in reversed(argv) if arg.startswith('--exp=')), None)
   named = next((arg.removeprefix('--topology=') for arg in reversed(argv) if arg.startswith('--topology=')), '')
@@ -83,5 +83,5 @@ def _agreed(argv: list[str]) -> list[str]:
 
 
 if __name__ == '__main__':
-  sys.argv = _agreed(sys.argv)
+  sys.argv = agreed(sys.argv)
   command.run(main)

@@ -246,7 +246,7 @@ def group_size(rest: str) -> int:
   if found := re.search(r'replica_groups=\[\d+,(\d+)\]', rest):
     return int(found[1])
   if found := re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', rest):
-    sizes = dict((name, int(size)) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1]))
+    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
     parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])
     return math.prod(int(part) if part else sizes[name] for name, part in parts)
   return 1

@@ -89,7 +89,7 @@ def write_source(
       file_format='array_record',
       disable_shuffling=True,
   )
-  with _quietly(), _disk_errors(rows_dir):
+  with _quietly(), _same_bytes(), _disk_errors(rows_dir):
     builder.download_and_prepare()
   record = {
       'inputs': inputs,
@@ -179,6 +179,21 @@ def _quietly() -> Iterator[None]:
       yield
   finally:
     logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _same_bytes() -> Iterator[None]:
+  """TFDS writes the fields of a row in an order that changes from process to process; here it is always the same."""
+  from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+  def serialize(self, example):
+    return self.get_tf_example(example).SerializeToString(deterministic=True)
+
+  plain, ExampleSerializer.serialize_example = ExampleSerializer.serialize_example, serialize
+  try:
+    yield
+  finally:
+    ExampleSerializer.serialize_example = plain
 
 
 @contextlib.contextmanager

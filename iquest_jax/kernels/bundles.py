@@ -55,7 +55,8 @@ def count(folder: str) -> dict[str, list[int]]:
     edge = re.compile(r'\bsbr\.|^\s*0x[0-9a-f]+\s+(LB|LH|LE|PB|PF)\b')
     edges = [0, *(i for i, line in enumerate(lines) if edge.search(line)), len(lines)]
     pieces = [lines[start:stop] for start, stop in zip(edges, edges[1:])]
-    exponentials = lambda piece: sum(line.count('vpow2') for line in piece)
+    # vexp2 since libtpu 0.0.50.
+    exponentials = lambda piece: sum(len(re.findall(r'\bv(?:pow|exp)2\b', line)) for line in piece)
     kernel = 'backward' if 'backward' in os.path.basename(path) else 'forward'
     counts[kernel] = [len(piece) for piece in pieces if exponentials(piece) >= PAIR_EXPONENTIALS]
   return counts

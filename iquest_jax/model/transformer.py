@@ -8,6 +8,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax import sharding
 from iquest_jax.errors import UserError, nearest
@@ -17,10 +18,17 @@ from iquest_jax.model.loop import reenter, relative_change
 from iquest_jax.model.sizes import ModelConfig
 
 # What the backward pass finds saved; everything else in a layer is recomputed from the layer's input.
+_ATTENTION = ('attention_output', 'attention_lse')
 REMAT_POLICIES = {
     'none': None,
     'full': jax.checkpoint_policies.nothing_saveable,
-    'attention': jax.checkpoint_policies.save_only_these_names('attention_output', 'attention_lse'),
+    'attention': jax.checkpoint_policies.save_only_these_names(*_ATTENTION),
+    # As 'attention', and the layer's input waits in the host's memory, not the chip's: the one thing 'attention' keeps
+    # besides, as large as the output.
+    'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=_ATTENTION, names_which_can_be_offloaded=['layer_input'],
+        offload_src='device', offload_dst='pinned_host',
+    ),
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
@@ -35,6 +43,7 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x_BTD, segment_ids, positions, memory):
     c = self.config
+    x_BTD = checkpoint_name(x_BTD, 'layer_input')
     normed_BTD = RMSNorm(c.norm_eps, name='attention_norm')(x_BTD)
     attention = Attention(c, self.dtype, self.context_transport, name='attention')
     out_BTD, memory, gate = attention(normed_BTD, segment_ids, positions, memory)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax import sharding
 from iquest_jax.errors import UserError, nearest
@@ -46,7 +45,7 @@ def attention(q_BTHK, k_BTGK, v_BTGK, ids: Ids, transport: str):
   Raises:
     UserError: the row does not divide over the context axis, or the transport does not exist.
   """
-  whole = lambda q, k, v, ids: _save(kernels.attention(q, k, v, ids, ids))
+  whole = lambda q, k, v, ids: kernels.attention(q, k, v, ids, ids)
   args, ways = (q_BTHK, k_BTGK, v_BTGK, ids), _ways()
   if ways is None:
     return whole(*args)
@@ -68,8 +67,8 @@ def gated_attention(q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH,
   Raises:
     UserError: as in `attention`, or the window reaches beyond the halo.
   """
-  whole = lambda q, k1, v1, k2, v2, gate_logits, ids: _save(
-      kernels.gated_attention(q, k1, v1, k2, v2, gate_logits, ids, ids, window)
+  whole = lambda q, k1, v1, k2, v2, gate_logits, ids: kernels.gated_attention(
+      q, k1, v1, k2, v2, gate_logits, ids, ids, window
   )
   args, ways = (q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids), _ways()
   if ways is None:
@@ -140,18 +139,13 @@ def neighbours(k_BTGK, v_BTGK, ids: Ids, ways: int) -> Halo:
 def _gathered(q, k, v, ids, ways):
   del ways
   k, v, k_ids = _whole_row((k, v, ids))
-  return _save(kernels.attention(q, k, v, ids, k_ids))
+  return kernels.attention(q, k, v, ids, k_ids)
 
 
 def _gathered_gated(q, k1, v1, k2, v2, gate_logits, ids, halo, window, ways):
   del ways
   k1, v1, k1_ids = _whole_row((k1, v1, ids))
-  return _save(kernels.gated_attention(q, k1, v1, k2, v2, gate_logits, ids, k1_ids, window, halo))
-
-
-def _save(out_BTHK):
-  """Named here and not in the model: the ring names its output and statistics itself, and twice would be kept twice."""
-  return checkpoint_name(out_BTHK, 'attention_output')
+  return kernels.gated_attention(q, k1, v1, k2, v2, gate_logits, ids, k1_ids, window, halo)
 
 
 def _whole_row(tree):

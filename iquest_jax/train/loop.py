@@ -16,7 +16,6 @@ from iquest_jax.model import transformer
 from iquest_jax.parallel import context
 from iquest_jax.train import checkpoint, fingerprint, initialise, lineage, metrics, optim, state, step
 
-
 # Fields that count something: none of it would be no training, or a division by zero.
 _COUNTS = (
     'train.steps', 'train.batch_rows', 'train.accumulation', 'train.loss_chunk', 'data.context', 'checkpoint.every',

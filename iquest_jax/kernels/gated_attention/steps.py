@@ -119,7 +119,7 @@ def _compact(kind, listed, transposed=False):
   outer_block, inner_block = (order // inner).astype(jnp.int32), (order % inner).astype(jnp.int32)
   kind = jnp.take_along_axis(kind, order, axis=1)
   change = outer_block[:, 1:] != outer_block[:, :-1]
-  edge = jnp.ones_like(change[:, :1])
+  edge = jnp.ones((B, 1), bool)
   kind += jnp.where(jnp.concatenate([edge, change], axis=1), FIRST, 0)
   kind += jnp.where(jnp.concatenate([change, edge], axis=1) | (n == counts - 1), LAST, 0)
   kind = jnp.where(n < counts, kind, NOTHING).astype(jnp.int32)

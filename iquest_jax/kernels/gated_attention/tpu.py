@@ -4,7 +4,7 @@ Here rows are padded to whole blocks and put heads first; the kernels are in tpu
 backward pass keeps: the inputs, the output and one float32 [B, H, 1, T] of statistics per stream, named for remat policies
 'attention_output' and 'attention_lse' so that saving those is enough to not run the kernel again.
 
-Legend: tpu_common.py; C chunks of queries that a halo belongs to.
+Legend: tpu_common.py; T' is T in whole blocks.
 """
 
 import functools
@@ -139,7 +139,7 @@ _gated.defvjp(_gated_forward, _gated_backward)
 
 
 class _Rows(NamedTuple):
-  """How rows become whole blocks: `chunks` of them, each padded with segment 0; their number of queries and of keys."""
+  """How rows of T queries, in `chunks` chunks, and S keys become whole blocks: each chunk is padded with segment 0."""
 
   T: int
   S: int
@@ -193,6 +193,8 @@ class _Rows(NamedTuple):
     """tpu_backward.backward of unpadded rows: (dq, dk, dv) unpadded, then the gradients of `local` as it was given."""
     o = self.options
     q_ids, k_ids, q_array, k_array = self._ids(q_ids, k_ids)
+    # The ring hands on a gradient that may be more exact than what it is multiplied with.
+    d_out_BTHK = d_out_BTHK.astype(v_BSGK.dtype)
     q, k, v, d_out = _heads_first(self.pad(q_BTHK), self.pad_keys(k_BSGK), self.pad_keys(v_BSGK), self.pad(d_out_BTHK))
     T, most = q.shape[2], tpu_backward.most_rows(q.shape[1], k.shape[1], q.shape[3], o)
 
@@ -206,9 +208,10 @@ class _Rows(NamedTuple):
       near = local and tuple(cut(x) for cut, x in zip(cuts, local))
       ids = jax.tree.map(lambda x: x[:, rows], q_ids)
       listed, count = steps.backward(ids, k_ids, o.block_q, o.block_k, window if local is None else None)
+      statistics, types = (lanes(lse), lanes(delta)), (dtypes[0], dk_dtype)
+      ids = (lanes(q_array), k_array)
       return tpu_backward.backward(
-          *(part(q), k, v, part(d_out), lanes(lse), lanes(delta), lanes(q_array), k_array, listed, count, near),
-          *(window, (dtypes[0], dk_dtype), o),
+          part(q), k, v, part(d_out), *statistics, *ids, listed, count, near, window, types, o
       )
 
     if most >= T:

@@ -78,7 +78,12 @@ def backward(q, k, v, d_out, lse, delta, q_ids, k_ids, listed, count, local, win
       spec((None, None, length, K), lambda b, g, r, q, k, kind, start, end: (b, g, start, 0)) for length in (block_q, HALO)
   )
   in_specs = [
-      *(row_spec, key_spec, key_spec, row_spec, lane_spec, lane_spec),
+      row_spec,
+      key_spec,
+      key_spec,
+      row_spec,
+      lane_spec,
+      lane_spec,
       spec((None, 2, block_q), lambda b, g, r, q, k, kind, start, end: (b, 0, q)),
       spec((None, 2, block_k), lambda b, g, r, q, k, kind, start, end: (b, 0, k)),
   ]
@@ -132,13 +137,13 @@ def backward(q, k, v, d_out, lse, delta, q_ids, k_ids, listed, count, local, win
         _local(q, d_out, q_ids, given, local_outs, local_scratch, dq_acc.at[slot], stats.at[slot], r, R, window)
 
     for work in (steps.ALL, steps.POSITIONS, steps.SEGMENTS):
-      pl.when(step & steps.WORK == work)(
-          lambda work=work: _pair(
-              *(work, q, k, v, d_out, q_ids, columns, stats.at[slot], dq_acc.at[slot], dk, dv),
-              window if local is None else None,
-              options.chunk,
-          )
-      )
+      # With a mask, the schedule of the whole block comes out shorter (v5p: 4547 for 4607 bundles, 4471 for 4761).
+      chunk = options.chunk if work == steps.ALL else block_k
+
+      @pl.when(step & steps.WORK == work)
+      def _(work=work, chunk=chunk):
+        here, far_window = (stats.at[slot], dq_acc.at[slot], dk, dv), window if local is None else None
+        _pair(work, q, k, v, d_out, q_ids, columns, *here, far_window, chunk)
 
     @pl.when(step & steps.LAST_Q != 0)
     def _():

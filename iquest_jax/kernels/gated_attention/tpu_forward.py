@@ -79,11 +79,11 @@ def forward(q, k, v, q_ids, k_ids, listed, count, local, window, options: Option
       columns[0], columns[1] = column(q_ids[0:1, :]), column(q_ids[1:2, :])
 
     for work in (steps.ALL, steps.POSITIONS, steps.SEGMENTS):
-      pl.when(step & steps.WORK == work)(
-          lambda work=work: _fold(
-              work, q, k, v, columns, k_ids, top, total, acc, window if local is None else None, options.chunk
-          )
-      )
+
+      @pl.when(step & steps.WORK == work)
+      def _(work=work):
+        far_window = window if local is None else None
+        _fold(work, q, k, v, columns, k_ids, top, total, acc, far_window, options.chunk)
 
     @pl.when(step & steps.LAST != 0)
     def _():
