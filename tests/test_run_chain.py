@@ -65,7 +65,7 @@ def test_a_chain_trains_every_stage_from_its_parent_and_shows_it(shared, straigh
   assert shared.run(chain('verify', workdir)).stdout.startswith('verified: 3 stages')
 
 
-@pytest.mark.parametrize('stage', [1, 2])
+@pytest.mark.parametrize('stage', [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_chain_killed_between_two_stages_ends_bit_equal(shared, straight, tmp_path, stage):
   workdir = with_rows(tmp_path)
   command = chain('run', workdir)

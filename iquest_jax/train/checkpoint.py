@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import logging as std_logging
 import os
 import re
 import sys
@@ -39,7 +40,8 @@ def _silence_orbax():
   """Keeps what is raised here as one line from being told in many more."""
   # Orbax logs thirty lines a save, and every error with its traceback.
   logging.get_absl_logger().addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.pathname)
-  # When one of its writers fails it abandons the others, which then complain that nobody waits for them.
+  # When one of its writers fails it abandons the others, which then complain that nobody waits for them, here or there.
+  std_logging.getLogger('asyncio').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.getMessage())
   tell = sys.unraisablehook
   abandoned = ('Event loop is closed', 'sys.meta_path is None, Python is likely shutting down')
   sys.unraisablehook = lambda raised: None if str(raised.exc_value) in abandoned else tell(raised)
