@@ -104,8 +104,9 @@ def test_remat_policies_save_what_their_names_say():
     return str(jax.make_jaxpr(jax.grad(loss))(random_params(LOOP))).count('dot_general')
 
   counts = {remat: recomputed(remat) for remat in REMAT_POLICIES}
-  assert set(counts) == {'none', 'full', 'attention', 'dots'}
+  assert set(counts) == {'none', 'full', 'attention', 'offload', 'dots'}
   assert counts['none'] < counts['dots'] < counts['attention'] <= counts['full']
+  assert counts['offload'] == counts['attention']
 
 
 def test_an_unknown_remat_policy_offers_the_nearest():
