@@ -14,7 +14,11 @@ from iquest_jax.aot import estimate, sweep, topology
 from iquest_jax.model import sizes
 from launch import command
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='libtpu, extra "tpu", is missing')
+# Minutes a compile: with `make test-long`, where libtpu is installed.
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='libtpu, extra "tpu", is missing'),
+]
 
 SLICE = topology.find('v5p:4x4x4')
 LAYERS = 2

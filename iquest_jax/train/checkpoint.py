@@ -15,6 +15,7 @@ import logging as std_logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,10 +42,17 @@ def _silence_orbax():
   # Orbax logs thirty lines a save, and every error with its traceback.
   logging.get_absl_logger().addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.pathname)
   # When one of its writers fails it abandons the others, which then complain that nobody waits for them, here or there.
-  std_logging.getLogger('asyncio').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.getMessage())
+  std_logging.getLogger('asyncio').addFilter(lambda record: not _is_of_orbax(record))
   tell = sys.unraisablehook
   abandoned = ('Event loop is closed', 'sys.meta_path is None, Python is likely shutting down')
   sys.unraisablehook = lambda raised: None if str(raised.exc_value) in abandoned else tell(raised)
+
+
+def _is_of_orbax(record: std_logging.LogRecord) -> bool:
+  """Whether a complaint of asyncio names a task of Orbax, or an exception that went through one."""
+  passed = traceback.walk_tb(record.exc_info[2]) if record.exc_info else ()
+  names = [record.getMessage(), *(frame.f_code.co_filename for frame, _ in passed)]
+  return any(f'{os.sep}orbax{os.sep}' in name for name in names)
 
 
 _silence_orbax()
