@@ -25,9 +25,9 @@ def _tensor_ways(size: str, context: int, topology: str) -> int:
 
 
 def _data_ways(context_ways: int, topology: str) -> int:
-  # A group over all three axes of a v5p torus has no all-gather and no reduce-scatter in libtpu: it moves twice the bytes
-  # by all-reduce and overlaps nothing. With replicas the fsdp axis lies on two torus axes (8x8, 4x8), and 40b's state of
-  # 16 bytes a parameter still takes only 10 and 20 GB a chip. A context axis parts the torus by itself.
+  # libtpu lowers a gather over all three axes of a v5p torus to an all-reduce of whole weights (experiments/LOG.md). With
+  # replicas the fsdp axis lies on two torus axes (8x8, 4x8), and 40b's state of 16 bytes a parameter still takes only 10
+  # and 20 GB a chip. A context axis parts the torus by itself.
   return 4 if context_ways == 1 and topology.startswith('v5p') else 1
 
 
