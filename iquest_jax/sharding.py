@@ -8,6 +8,7 @@ Model code names logical axes; the mesh is the ambient one (`jax.set_mesh`), so 
   tensor   heads, ffn and vocabulary split
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
@@ -38,6 +39,10 @@ RULES = {
     'norm': (),
     'gate': (),
 }
+
+# A gather over more devices than this goes in two legs, the first within LEG neighbours: a row of a 16 x 16 torus.
+MOST_WAYS_A_LEG = 64
+LEG = 16
 
 
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -87,8 +92,8 @@ def over_weight(function: Callable, weight: jax.Array, names: Sequence[str | Non
   """function(weight, *activations) on every device's own rows and positions, the weight gathered along 'embed'.
 
   Written out, because the partitioner does it wrong at full size: it moves whole weights and whole gradients by
-  all-reduce. Here the weight is cast before it is gathered, so that half the bytes move; it comes in one all-gather a mesh
-  axis, since libtpu lowers one over a whole 3-d torus to an all-reduce; and the transpose of all this takes the gradient
+  all-reduce. Here the weight is cast before it is gathered, so that half the bytes move; it comes leg by leg, since
+  libtpu lowers the scatter of one over a whole torus to an all-reduce; and the transpose of all this takes the gradient
   back by reduce-scatter, in the compute dtype, and sums over data what is left of it, in float32. `tensor` stays with
   the partitioner.
 
@@ -105,15 +110,13 @@ def over_weight(function: Callable, weight: jax.Array, names: Sequence[str | Non
 
   def local(weight, *activations):
     weight = weight.astype(dtype)
-    for axis in reversed(RULES['embed']):
-      if mesh.shape[axis] == 1:
-        continue
+    for axis, groups in (leg for axis in reversed(RULES['embed']) for leg in _legs(axis, mesh.shape[axis])):
       if dim == 0:
-        weight = jax.lax.all_gather(weight, axis, tiled=True)
+        weight = jax.lax.all_gather(weight, axis, axis_index_groups=groups, tiled=True)
       else:
         # An axis of its own, then merged: along the last axis a shard ends within a tile, and libtpu would scatter the
         # gradient by all-reduce and slice.
-        weight = jax.lax.all_gather(jnp.moveaxis(weight, dim, 0), axis)
+        weight = jax.lax.all_gather(jnp.moveaxis(weight, dim, 0), axis, axis_index_groups=groups)
         weight = jnp.moveaxis(weight.reshape(-1, *weight.shape[2:]), 0, dim)
     return function(weight, *activations)
 
@@ -122,6 +125,17 @@ def over_weight(function: Callable, weight: jax.Array, names: Sequence[str | Non
   return jax.shard_map(
       local, in_specs=(split, *[rows] * len(activations)), out_specs=rows, axis_names=manual, check_vma=False
   )(weight, *activations)
+
+
+def _legs(axis: str, ways: int) -> list[tuple[str, list[list[int]] | None]]:
+  """The all-gathers, one after the other, that make a whole of `ways` shards: [(mesh axis, groups of its indices)]."""
+  if ways == 1:
+    return []
+  if ways <= MOST_WAYS_A_LEG:
+    return [(axis, None)]
+  # Neighbours first: what they hold follows each other, so that the parts come out in order.
+  index = np.arange(ways).reshape(-1, math.gcd(ways, LEG))
+  return [(axis, index.tolist()), (axis, index.T.tolist())]
 
 
 def shardings(boxed, mesh: Mesh):

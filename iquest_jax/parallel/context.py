@@ -150,7 +150,13 @@ def _gathered_gated(q, k1, v1, k2, v2, gate_logits, ids, halo, window, ways):
 
 def _whole_row(tree):
   """Every device's part of a row, [B, T, ...] of [B, T / n, ...], in the order of the batch."""
-  return jax.lax.all_gather(tree, AXIS, axis=1, tiled=True)
+
+  def gather(x):
+    # An axis of its own, then merged: libtpu scatters the gradient of a gather along an inner axis by all-reduce.
+    parts = jax.lax.all_gather(x, AXIS)
+    return jnp.moveaxis(parts, 0, 1).reshape(x.shape[0], -1, *x.shape[2:])
+
+  return jax.tree.map(gather, tree)
 
 
 class Transport(NamedTuple):

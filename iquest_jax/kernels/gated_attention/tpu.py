@@ -50,6 +50,7 @@ def attention_with_lse(
     q_BTHK, k_BSGK, v_BSGK, q_ids: Ids, k_ids: Ids, window: int | None = None, options: Options = DEFAULT
 ):
   """reference.attention_with_lse; not differentiable, `attention_backward` is its other half."""
+  options = _of_part(options, q_ids, k_ids)
   out_BTHK, lse = _one_stream(q_BTHK, k_BSGK, v_BSGK, q_ids, k_ids, window, options)
   return out_BTHK, _Rows.of(q_BTHK, k_BSGK, None, options).from_lanes(lse)
 
@@ -67,6 +68,7 @@ def attention_backward(
     options: Options = DEFAULT,
 ):
   """reference.attention_backward."""
+  options = _of_part(options, q_ids, k_ids)
   rows = _Rows.of(q_BTHK, k_BSGK, None, options)
   statistics = (rows.to_lanes(lse_BTH), rows.to_lanes(delta_BTH))
   dtypes = (jnp.float32, jnp.float32)
@@ -136,6 +138,11 @@ def _gated_backward(window, options, saved, d_out_BTHK):
 
 
 _gated.defvjp(_gated_forward, _gated_backward)
+
+
+def _of_part(options: Options, q_ids, k_ids) -> Options:
+  """A ring's parts of the row are seen in whole, but for the queries' own."""
+  return options if q_ids is k_ids else options._replace(seen=1.0)
 
 
 class _Rows(NamedTuple):

@@ -154,7 +154,7 @@ def backward(q, k, v, d_out, lse, delta, q_ids, k_ids, listed, count, local, win
       dk_out[...] = (dk[...] / math.sqrt(K)).astype(dk_out.dtype)
       dv_out[...] = dv[...].astype(dv_out.dtype)
 
-  pairs = T * S // 2 + (T * 2 * LANES if local is not None else 0)
+  pairs = int(T * S * options.seen) + (T * 2 * LANES if local is not None else 0)
   item = q.dtype.itemsize
   return pl.pallas_call(
       kernel,

@@ -28,12 +28,15 @@ class Options(NamedTuple):
 
   block_q, block_k: rows of a block, multiples of 128. chunk: keys whose scores are held at once.
   interpret: False on a TPU; True, or pltpu.InterpretParams, elsewhere.
+  seen: share of the pairs that are visible if a row is one document, for the cost that a kernel declares: a half of a
+    causal row, also of a zigzag part of it against the whole.
   """
 
   block_q: int = 512
   block_k: int = 1024
   chunk: int = 512
   interpret: object = False
+  seen: float = 0.5
 
   def fitted(self, T: int, S: int) -> 'Options':
     """Blocks no longer than the rows."""

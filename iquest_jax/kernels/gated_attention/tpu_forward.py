@@ -97,7 +97,7 @@ def forward(q, k, v, q_ids, k_ids, listed, count, local, window, options: Option
       else:
         _mix_in_local(q, acc, inverse, columns, *given, out, lses[1], window)
 
-  pairs = T * S // 2 + (T * 2 * LANES if local is not None else 0)
+  pairs = int(T * S * options.seen) + (T * 2 * LANES if local is not None else 0)
   item = q.dtype.itemsize
   return pl.pallas_call(
       kernel,
