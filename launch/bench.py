@@ -1,12 +1,15 @@
 """Measure this machine: one JSON line per case, with the machine named.
 
-  python -m launch.bench                          every case
-  python -m launch.bench --what=loader,packing    some
+  python -m launch.bench                                 every case
+  python -m launch.bench --what=attention,train_step     some
 
-Cases: train_step (tokens/s, and MFU where the peak of the device is known), loader (tokens/s a core, and milliseconds
-to the first batch at step 1,000,000), packing (MB/s of token ids).
+Cases: attention (gated attention forward and backward: milliseconds, TFLOP/s, and its time over that of two calls of a
+library and a mix), train_step (tokens/s, and MFU where the peak of the device is known), loader (tokens/s a core, and
+milliseconds to the first batch at step 1,000,000), packing (MB/s of token ids). An accelerator takes attention at the
+model's width, and four of its layers as one more train step.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -28,7 +31,7 @@ FLAGS = flags.FLAGS
 
 def main(argv):
   del argv
-  cases = {'train_step': _train_steps, 'loader': _loaders, 'packing': _packing}
+  cases = {'attention': _attentions, 'train_step': _train_steps, 'loader': _loaders, 'packing': _packing}
   for name in FLAGS.what:
     if name not in cases:
       raise UserError(f'--what: case "{name}" does not exist{nearest(name, cases)}')
@@ -68,10 +71,91 @@ def _median_seconds(call, repeats: int) -> float:
   return statistics.median(seconds)
 
 
+def _attentions():
+  """One document a row, since that is what the libraries can do."""
+  import jax
+
+  if jax.default_backend() == 'cpu':
+    yield _attention(T=4096, heads=(8, 8), dtype='float32', repeats=3)
+    return
+  for T in (4096, 8192, 32768):
+    yield _attention(T, heads=(40, 8), dtype='bfloat16', repeats=10)
+
+
+def _attention(T: int, heads: tuple[int, int], dtype: str, repeats: int) -> dict:
+  """Forward and backward of one row; floating-point operations are those of visible pairs, 2.5 times as many backward."""
+  import jax
+  import jax.numpy as jnp
+
+  from iquest_jax.kernels import gated_attention as kernels
+
+  (H, G), K, window = heads, 128, 64
+  ids = kernels.Ids(jnp.ones((1, T), jnp.int32), jnp.arange(T, dtype=jnp.int32)[None])
+  shapes = [(1, T, n, K) for n in (H, G, G, G, G, H)]
+  *args, d_out = (jax.random.normal(jax.random.key(i), shape, dtype) for i, shape in enumerate(shapes))
+  args.append(jax.random.normal(jax.random.key(len(shapes)), (1, T, H)))
+
+  def milliseconds(gated) -> float:
+    @jax.jit
+    def both(args):
+      out, pull = jax.vjp(gated, *args)
+      return out, pull(d_out)
+
+    return round(1e3 * _median_seconds(lambda: jax.block_until_ready(both(args)), repeats), 3)
+
+  ours = milliseconds(lambda *args: kernels.gated_attention(*args, ids, ids, window))
+  theirs = {}
+  for name, attend in _library_attentions().items():
+
+    def mixed(q, k1, v1, k2, v2, logits, attend=attend):
+      gate = jax.nn.sigmoid(logits)[..., None]
+      near = attend(q, k2, v2, is_causal=True, local_window_size=(window - 1, 0))
+      return (gate * attend(q, k1, v1, is_causal=True) + (1 - gate) * near).astype(q.dtype)
+
+    try:
+      theirs[name] = milliseconds(mixed)
+    except Exception as error:  # each refuses in its own way what it cannot do here, and the others still count
+      theirs[name] = f'{type(error).__name__}: {error}'.partition('\n')[0][:200]
+  pairs = T * (T + 1) // 2 + T * window - window * (window - 1) // 2
+  measured = [x for x in theirs.values() if isinstance(x, float)]
+  return {
+      'tokens': T,
+      'heads': f'{H}/{G}',
+      'head_dim': K,
+      'dtype': dtype,
+      'milliseconds': ours,
+      'tflops_per_second': round(3.5 * 4 * K * H * pairs / ours / 1e9, 2),
+      'two_calls_and_mix_milliseconds': theirs,
+      'time_over_best_two_calls': round(ours / min(measured), 3) if measured else None,
+  }
+
+
+def _library_attentions() -> dict:
+  """Attention functions that take is_causal and local_window_size, by name."""
+  import jax
+
+  if jax.default_backend() == 'cpu':
+    return {'jax.nn': jax.nn.dot_product_attention}
+  found = {'cudnn': functools.partial(jax.nn.dot_product_attention, implementation='cudnn')}
+  try:
+    import tokamax
+  except ImportError:
+    return found
+  return found | {'tokamax': functools.partial(tokamax.dot_product_attention, implementation='mosaic')}
+
+
 def _train_steps():
   """The real train step of tiny stages, dense and looped, on random tokens."""
+  import jax
+
   for experiment in ('pretrain:size=tiny', 'midtrain_32k:size=tiny_loop', 'midtrain_128k:size=tiny_loop'):
     yield {'experiment': experiment, **_train_step(command.experiment(experiment))}
+  if jax.default_backend() != 'cpu':
+    config = command.experiment('pretrain:size=7b')
+    config.model.layers, config.train.accumulation = 4, 1
+    config.mesh = {'data': 1, 'fsdp': -1, 'context': 1, 'tensor': 1}
+    config.train.batch_rows = 2 * jax.device_count()
+    yield {'experiment': 'pretrain:size=7b, 4 layers', **_train_step(config)}
 
 
 def _train_step(config) -> dict:

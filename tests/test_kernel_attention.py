@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iquest_jax.kernels.gated_attention import Halo, reference, tpu
+from iquest_jax.kernels.gated_attention import Halo, gpu, reference, tpu
 from iquest_jax.kernels.gated_attention.tpu_common import Options
 
 from tests import attention_oracle as oracle
+from tests import tokamax_twin
 
 # Rows of 300 are three blocks of queries, the last of them not whole.
 OPTIONS = Options(block_q=128, block_k=256, chunk=128, interpret=True)
@@ -19,7 +20,11 @@ IMPLEMENTATIONS = {
     name: {function: functools.partial(getattr(module, function), **options) for function in (
         'attention', 'attention_with_lse', 'attention_backward', 'gated_attention'
     )}
-    for name, module, options in (('reference', reference, {}), ('tpu', tpu, {'options': OPTIONS}))
+    for name, module, options in (
+        ('reference', reference, {}),
+        ('tpu', tpu, {'options': OPTIONS}),
+        ('gpu', gpu, {'library': tokamax_twin.LIBRARY}),
+    )
 }  # fmt: skip
 TOLERANCE = {'float32': 1e-5, 'bfloat16': 1e-2}
 
@@ -80,6 +85,7 @@ def test_gated_attention_equals_float64(kernels, documents, window, heads, devic
   row = oracle.row(documents, T, heads, window=window, device=device)
   logits = row.logits
   row = jax.tree.map(lambda x: rounded(x, dtype) if isinstance(x, np.ndarray) else x, row)._replace(logits=logits)
+  row = row if device is not None else row._replace(k1_ids=row.ids)
   d_out = rounded(np.random.default_rng(1).standard_normal(row.q.shape).astype(np.float32), dtype)
   out, grads = gated(kernels, row, d_out)
   expected_out, expected = oracle.gated(row, d_out)
@@ -147,6 +153,7 @@ def test_rows_of_padding_give_zeros(kernels):
 def test_rows_of_a_batch_differ_in_their_documents(kernels):
   rows = [oracle.row('one', seed=1), oracle.row('short', seed=2)]
   both = jax.tree.map(lambda *x: np.concatenate(x) if isinstance(x[0], np.ndarray) else x[0], *rows)
+  both = both._replace(k1_ids=both.ids)
   d_out = np.random.default_rng(1).standard_normal(both.q.shape).astype(np.float32)
   out, grads = gated(kernels, both, d_out)
   expected_out, expected = oracle.gated(both, d_out)

@@ -1,7 +1,6 @@
 """What the TPU kernels promise beyond right numbers: what they skip, keep, name and refuse, and no race."""
 
 import importlib
-import logging
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from iquest_jax.kernels import gated_attention as kernels
-from iquest_jax.kernels.gated_attention import gpu, reference, steps, tpu, tpu_backward
+from iquest_jax.kernels.gated_attention import steps, tpu, tpu_backward
 from iquest_jax.kernels.gated_attention.tpu_common import Options
 
 from tests import attention_oracle as oracle
@@ -141,16 +140,6 @@ def test_the_kernels_are_those_of_the_platform_compiled_for():
   with kernels.kernels_for('tpu'):
     assert 'name=attention_forward' in program()
   assert 'pallas_call' not in program()
-
-
-def test_on_a_gpu_the_reference_runs_and_says_why_once(caplog):
-  gpu._say_why.cache_clear()
-  row = oracle.row('one', T=64)
-  with kernels.kernels_for('gpu'), caplog.at_level(logging.WARNING):
-    outs = [kernels.attention(row.q, row.k1, row.v1, row.ids, row.ids) for _ in range(2)]
-  (message,) = [record.getMessage() for record in caplog.records]
-  assert 'runs as plain JAX' in message and 'tokamax' in message
-  np.testing.assert_array_equal(outs[0], reference.attention(row.q, row.k1, row.v1, row.ids, row.ids))
 
 
 def test_blocks_are_no_longer_than_the_rows():
