@@ -107,10 +107,11 @@ def over_weight(function: Callable, weight: jax.Array, names: Sequence[str | Non
     return function(weight.astype(dtype), *activations)
   dim = names.index('embed')
   split = spec(*('embed' if name == 'embed' else None for name in names))
+  legs = [leg for axis in reversed(RULES['embed']) for leg in _legs(axis, mesh.shape[axis])]
 
   def local(weight, *activations):
     weight = weight.astype(dtype)
-    for axis, groups in (leg for axis in reversed(RULES['embed']) for leg in _legs(axis, mesh.shape[axis])):
+    for axis, groups in legs:
       if dim == 0:
         weight = jax.lax.all_gather(weight, axis, axis_index_groups=groups, tiled=True)
       else:

@@ -87,6 +87,14 @@ def test_loss_and_all_gradients_are_the_same_on_every_mesh(alone, name):
   assert_same(alone[1], sums)
 
 
+def test_weights_gathered_in_two_legs_are_the_same_weights(alone, monkeypatch):
+  monkeypatch.setattr(sharding, 'MOST_WAYS_A_LEG', 4)
+  monkeypatch.setattr(sharding, 'LEG', 2)
+  grads, sums, _ = gradients_on(ONE | {'fsdp': 8}, make_batch())
+  assert_same(alone[0], grads)
+  assert_same(alone[1], sums)
+
+
 @pytest.mark.parametrize('mesh', ['one', 'fsdp 2'])
 def test_accumulation_of_four_equals_one(alone, mesh):
   shape = ONE if mesh == 'one' else ONE | {'fsdp': 2}
