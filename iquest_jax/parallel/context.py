@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from iquest_jax import sharding
 from iquest_jax.errors import UserError, nearest
@@ -150,13 +151,23 @@ def _gathered_gated(q, k1, v1, k2, v2, gate_logits, ids, halo, window, ways):
 
 def _whole_row(tree):
   """Every device's part of a row, [B, T, ...] of [B, T / n, ...], in the order of the batch."""
+  return jax.tree.map(_gather, tree)
 
-  def gather(x):
-    # An axis of its own, then merged: libtpu scatters the gradient of a gather along an inner axis by all-reduce.
-    parts = jax.lax.all_gather(x, AXIS)
-    return jnp.moveaxis(parts, 0, 1).reshape(x.shape[0], -1, *x.shape[2:])
 
-  return jax.tree.map(gather, tree)
+@jax.custom_vjp
+def _gather(x_BT):
+  parts = jax.lax.all_gather(x_BT, AXIS)
+  return jnp.moveaxis(parts, 0, 1).reshape(x_BT.shape[0], -1, *x_BT.shape[2:])
+
+
+def _scatter(_, d_BT):
+  parts = d_BT.reshape(d_BT.shape[0], jax.lax.axis_size(AXIS), -1, *d_BT.shape[2:])
+  # One part after the other in memory, too: libtpu scatters along an inner axis by all-reduce and slice.
+  parts = with_layout_constraint(jnp.moveaxis(parts, 1, 0), Layout(tuple(range(parts.ndim))))
+  return (jax.lax.psum_scatter(parts, AXIS),)
+
+
+_gather.defvjp(lambda x_BT: (_gather(x_BT), None), _scatter)
 
 
 class Transport(NamedTuple):
