@@ -18,16 +18,22 @@ $(STAMP): setup.py
 	$(BIN)/python -m pip install --quiet --editable .[test]
 	touch $@
 
+# libtpu compiles for TPUs that are not there; a demo needs none of its 200 MB.
+TPU_STAMP := $(VENV)/.installed-libtpu
+$(TPU_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable .[test,tpu]
+	touch $@
+
 demo: $(STAMP)
 	$(BIN)/python -m launch.chain run --size=$(SIZE) --workdir=$(WORKDIR)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 
-test: lint
+test: lint $(TPU_STAMP)
 	$(BIN)/python -m pytest tests --ignore=tests/peers -n 2 -q -m "not long"
 
-test-long: lint
+test-long: lint $(TPU_STAMP)
 	$(BIN)/python -m pytest tests --ignore=tests/peers -n 2 -q
 
 # The other implementations live in an environment of their own; only two small scripts run there.

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from iquest_jax.data import rows
+from iquest_jax.data import repos, rows
 from iquest_jax.data.documents import Document, is_held_out
 from iquest_jax.data.prepare import import_tokenizer, prepare, prepare_tokenizer
 from iquest_jax.data.tokenizer import Tokenizer, run_path
@@ -41,8 +41,18 @@ def stage(**changes):
   return config
 
 
+@pytest.fixture(scope='module', autouse=True)
+def _history(tmp_path_factory):
+  """A history of the tests' own: a commit to the project beside a running test must not change its input."""
+  folder = tmp_path_factory.mktemp('project')
+  repos.generated_repository(folder, seed=5, commits_wanted=60)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(repos, '_SOURCE_ROOT', folder)
+    yield
+
+
 @pytest.fixture(name='prepared', scope='module')
-def _prepared(tmp_path_factory):
+def _prepared(tmp_path_factory, _history):
   workdir = tmp_path_factory.mktemp('run')
   return workdir, prepare(stage(), workdir)
 
@@ -110,8 +120,11 @@ def test_a_kill_leaves_nothing_that_looks_finished(prepared, tmp_path):
   import_tokenizer(stage(), tmp_path, run_path(prepared[0]))
   program = f"""
       import json
+      import pathlib
       from ml_collections import ConfigDict
+      from iquest_jax.data import repos
       from iquest_jax.data.prepare import prepare
+      repos._SOURCE_ROOT = pathlib.Path({str(repos._SOURCE_ROOT)!r})
       config = ConfigDict(json.loads({stage().to_json()!r}))
       prepare(config, {str(tmp_path)!r}, progress=lambda source: print(source, flush=True))
   """

@@ -56,7 +56,8 @@ def _attend(q_BGRTK, k_BGSK, v_BGSK, visible):
   top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
   weights = jnp.exp(scores - top)
   total = jnp.sum(weights, axis=-1)
-  out = jnp.einsum('bgrts,bgsk->bgrtk', weights.astype(v_BGSK.dtype), v_BGSK, preferred_element_type=jnp.float32)
+  # Weights are not rounded to the dtype of the values: their gradient would be, too, and then what it is subtracted from.
+  out = jnp.einsum('bgrts,bgsk->bgrtk', weights, v_BGSK.astype(jnp.float32))
   return out / total[..., None], top[..., 0] + jnp.log(total)
 
 
