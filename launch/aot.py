@@ -9,6 +9,7 @@ A slice is named by shape (v5p:8x8x4) or as in Cloud (v5p-512); without --topolo
 """
 
 import pathlib
+import signal
 import sys
 
 from absl import flags
@@ -27,6 +28,8 @@ SIZES = ('7b', '14b', '40b', '40b_loop')
 
 def main(argv):
   del argv
+  # As an exception, so that the compiling process is ended, too.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   return _all() if FLAGS.all else _one()
 
 

@@ -3,8 +3,10 @@
 import functools
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -194,6 +196,24 @@ def test_bad_input_is_one_line_before_any_compile(args, says):
   pytest.importorskip('libtpu')
   done = answer(*args)
   assert done.returncode == 2 and says in done.stderr and done.stderr.count('\n') == 1, done.stderr
+
+
+def test_a_compile_ends_with_the_command_that_asked_for_it():
+  pytest.importorskip('libtpu')
+  command_line = [sys.executable, '-m', 'launch.aot', '--exp=pretrain:size=7b']
+  asked = subprocess.Popen(command_line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+  children = pathlib.Path(f'/proc/{asked.pid}/task/{asked.pid}/children')
+  if not children.exists():
+    asked.kill()
+    pytest.skip('this system does not list the children of a process')
+  until = time.monotonic() + 60
+  while not children.read_text().split():
+    assert asked.poll() is None and time.monotonic() < until
+    time.sleep(0.05)
+  (child,) = children.read_text().split()
+  asked.terminate()
+  assert asked.wait(timeout=60) == 128 + signal.SIGTERM
+  assert not os.path.exists(f'/proc/{child}')
 
 
 def test_without_libtpu_it_says_how_to_install_it(monkeypatch):

@@ -1,6 +1,8 @@
 """What the TPU kernels promise beyond right numbers: what they skip, keep, name and refuse, and no race."""
 
+import functools
 import importlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from iquest_jax.kernels.gated_attention import steps, tpu, tpu_backward
 from iquest_jax.kernels.gated_attention.tpu_common import Options
 
 from tests import attention_oracle as oracle
+from tests import test_parallel_context as split_rows
 from tests.test_kernel_attention import NAMES, OPTIONS, assert_close
 
 
@@ -93,6 +96,16 @@ def test_rows_longer_than_fit_are_split_and_equal(monkeypatch):
   launches = str(jax.make_jaxpr(lambda *args: jax.vjp(call, *args)[1](d_out))(*row[:6])).count('gated_attention_backward')
   assert launches >= 2
   assert_close(NAMES[1:7], jax.vjp(call, *row[:6])[1](d_out), whole, 1e-6)
+
+
+@pytest.mark.parametrize('transport', ['all_gather', 'ring'])
+def test_rows_split_over_devices_equal_whole_rows_of_the_reference(transport, monkeypatch):
+  functions = ('attention', 'attention_with_lse', 'attention_backward', 'gated_attention')
+  interpreted = {name: functools.partial(getattr(tpu, name), options=OPTIONS) for name in functions}
+  whole = split_rows.whole(4)
+  monkeypatch.setattr(split_rows.context, 'HALO', split_rows.HALO)
+  monkeypatch.setattr(kernels, '_implementation', lambda: types.SimpleNamespace(**interpreted))
+  split_rows.assert_same(whole, split_rows.split(4, transport))
 
 
 def gated_call(row, options):
