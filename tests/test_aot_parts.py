@@ -133,6 +133,23 @@ def test_the_parts_add_up_to_the_step_and_hidden_transfers_do_not():
   assert estimate.estimate(slow, config, topology.find('v5p-512')).step_seconds == pytest.approx(40)
 
 
+def test_what_the_backward_pass_keeps_is_told_with_the_gradients_of_the_first_keys():
+  gib = lambda **changes: {name: size / 2**30 for name, size in estimate.held(changed(**changes)).items()}
+
+  def changed(size='40b_loop', **train):
+    config = command.experiment(f'midtrain_128k:size={size}')
+    config.train.update(train)
+    return config
+
+  assert gib() == {'layer inputs': 12.5, 'attention outputs': 12.5, 'K1, V1': 2.5, 'dK1, dV1': 2.5}
+  assert gib(remat='offload') == {'layer inputs (host)': 12.5, **{name: size for name, size in gib().items() if name != 'layer inputs'}}
+  assert gib(size='40b', remat='full') == {'layer inputs': 6.25} and gib(remat='dots') == {}
+  config = changed()
+  found = estimate.estimate(MEASURE, config, topology.find('v5p-512'))
+  text = report.render('midtrain_128k', config, topology.find('v5p-512'), MEASURE, found)
+  assert '2.50 GiB  dK1, dV1' in text
+
+
 def test_what_the_compiler_refuses_does_not_fit():
   config, slice_ = command.experiment('pretrain:size=7b'), topology.find('v6e-256')
   refused = {'jax': '0', 'libtpu': '0', 'refused': 'RESOURCE_EXHAUSTED: no', 'needed_bytes': 2**36}

@@ -53,6 +53,27 @@ class Estimate:
     return self.useful_flops / (self.step_seconds * self.chips * self.peak_flops)
 
 
+def held(config: ConfigDict) -> dict[str, int]:
+  """Bytes a chip keeps of one micro-batch from the forward pass to the backward, by name; arithmetic.
+
+  Empty for remat policies that keep more than names. A looped model keeps the first pass's keys and values for the later
+  ones, and in the backward pass their gradients, which grow until the first pass is reached.
+  """
+  model, train = sizes.ModelConfig(**config.model.to_dict()), config.train
+  if train.remat not in ('full', 'attention', 'offload'):
+    return {}
+  split = config.mesh.data * config.mesh.fsdp * train.accumulation * config.mesh.context
+  layer_tokens = train.batch_rows * config.data.context // split * model.layers
+  item = 2 if train.dtype == 'bfloat16' else 4
+  heads, kv_heads = model.heads // config.mesh.tensor, model.kv_heads // config.mesh.tensor
+  kept = {'layer inputs' + (' (host)' if train.remat == 'offload' else ''): model.loops * model.d_model}
+  if train.remat != 'full':
+    kept['attention outputs'] = model.loops * heads * model.head_dim
+  if model.loops > 1:
+    kept |= dict.fromkeys(('K1, V1', 'dK1, dV1'), 2 * kv_heads * model.head_dim)
+  return {name: layer_tokens * width * item for name, width in kept.items()}
+
+
 def estimate(measure: dict, config: ConfigDict, slice_: Slice) -> Estimate:
   """Reads a measure (aot.program) of `config` on `slice_`."""
   chip, model = slice_.chip, sizes.ModelConfig(**config.model.to_dict())

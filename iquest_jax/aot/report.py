@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from iquest_jax.aot.estimate import Estimate
+from iquest_jax.aot.estimate import Estimate, held
 from iquest_jax.aot.topology import Slice
 
 _PARTS = {'matrix': 'matrix units', 'memory': 'memory', 'kernels': 'kernels', 'links': 'links',
@@ -32,6 +32,8 @@ def render(name: str, config: ConfigDict, slice_: Slice, measure: dict, found: E
     return '\n'.join([*lines, f'  the compiler         {measure["refused"]}'])
   lines += [
       f'  of it state, batch  {_gib(measure["argument_bytes"])}; on the host {_gib(measure["host_bytes"])}',
+      '  kept of a micro-batch for the backward pass, by arithmetic',
+      *(f'    {_gib(size):>12}  {what}' for what, size in held(config).items()),
       '  largest allocations (not all live at the peak)',
       *(f'    {_gib(size):>12}  {shape.partition("{")[0]:32} {source}' for size, shape, source in measure['allocations']),
       f'  useful FLOPs        {found.useful_flops:.4g} a step',
