@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
+from experiments import chain, meshes
 from iquest_jax import sharding
 from iquest_jax.aot import estimate, hlo, report, sweep, topology
 from iquest_jax.errors import UserError
@@ -157,7 +158,9 @@ def test_what_the_compiler_refuses_does_not_fit():
   assert not found.fits
   text = report.render('pretrain 7b', config, slice_, refused, found)
   assert 'DOES NOT FIT' in text and '64.00 GiB of 31.25 GiB' in text and 'RESOURCE_EXHAUSTED' in text
-  assert '| no | 64.0 |' in report.table([('pretrain', '7b', config, slice_, refused, found)])
+  fitting = estimate.estimate(MEASURE, config, topology.find('v5p-512'))
+  text = report.table({('7b', 'pretrain, anneal'): {'v5p-512': fitting, 'v6e-256': found}}, 'jax 0, libtpu 0')
+  assert '| 7b | pretrain, anneal | 10.0 GiB, 33.0 s, 5 % | **does not fit**: 64.0 of 31.2 GiB |' in text
 
 
 def test_stages_that_compile_the_same_are_compiled_once(tmp_path):
@@ -169,6 +172,17 @@ def test_stages_that_compile_the_same_are_compiled_once(tmp_path):
   assert results.get(same, other) is None
   same.train.accumulation = 4
   assert results.get(same, slice_) is None
+
+
+def test_the_table_has_every_stage_of_every_size_once_and_stages_of_a_row_are_one_program():
+  programs = aot._programs()
+  listed = [(size, stage) for size, stages in programs for stage in stages]
+  everything = {(size, stage) for size in aot.SIZES for stage in chain.stages(size)} - {('40b_loop', 'pretrain')}
+  assert len(listed) == len(everything) and set(listed) == everything and len(programs) == 12
+  for size, stages in programs:
+    for cloud in meshes.CHIPS:
+      configs = [command.experiment(f'{stage}:size={size},topology={cloud}') for stage in stages]
+      assert len({sweep.key(config, topology.find(cloud)) for config in configs}) == 1
 
 
 def test_the_slice_of_a_command_is_that_of_its_experiment():

@@ -51,24 +51,23 @@ def render(name: str, config: ConfigDict, slice_: Slice, measure: dict, found: E
   return '\n'.join(lines)
 
 
-def table(rows: list[tuple[str, str, ConfigDict, Slice, dict, Estimate]]) -> str:
-  """Markdown of (stage, size, configuration, slice, measure, estimate) rows."""
-  versions = sorted({f'jax {measure["jax"]}, libtpu {measure["libtpu"]}' for *_, measure, _ in rows})
+def table(found: dict[tuple[str, str], dict[str, Estimate]], versions: str) -> str:
+  """Markdown of (size, stages that compile to one program) -> slice as Cloud names it -> estimate."""
+  slices = list(next(iter(found.values())))
   lines = [
-      f'Compiled ahead of time by {"; ".join(versions)}. Peak HBM is the compiler\'s; step time, rate and MFU are',
-      'estimates from its cycle counts, declared kernel costs and published link rates. Nothing here ran on a TPU.',
+      f'Compiled ahead of time by {versions}, 4 Mi tokens a step: peak HBM of a chip as the compiler says it, then seconds a',
+      'step and MFU, estimated from its cycle counts, declared kernel costs and published link rates. Nothing here ran on a TPU.',
       '',
-      '| stage | size | slice | mesh | micro-batches | fits | peak HBM, GiB | step, s | dominates | tokens/s/chip | MFU, % |',
-      '|---|---|---|---|---|---|---|---|---|---|---|',
+      f'| size | stages | {" | ".join(slices)} |',
+      '|---|---|' + '---|' * len(slices),
   ]
-  for stage, size, config, slice_, measure, found in rows:
-    peak = '?' if found.peak_bytes is None else f'{found.peak_bytes / 2**30:.1f}'
-    front = f'| {stage} | {size} | {slice_.name} | {_mesh(config)} | {config.train.accumulation} '
-    if 'refused' in measure:
-      lines.append(f'{front}| no | {peak} | | | | |')
-      continue
-    lines.append(
-        f'{front}| {"yes" if found.fits else "no"} | {peak} | {found.step_seconds:.1f} | {_PARTS[found.dominant]} '
-        f'| {found.tokens_per_chip_second:.0f} | {100 * found.mfu:.0f} |'
-    )
+  for (size, stages), row in found.items():
+    lines.append(f'| {size} | {stages} | {" | ".join(_cell(row[name]) for name in slices)} |')
   return '\n'.join(lines) + '\n'
+
+
+def _cell(found: Estimate) -> str:
+  peak = '?' if found.peak_bytes is None else f'{found.peak_bytes / 2**30:.1f}'
+  if not found.fits:
+    return f'**does not fit**: {peak} of {found.hbm_bytes / 2**30:.1f} GiB'
+  return f'{peak} GiB, {found.step_seconds:.1f} s, {100 * found.mfu:.0f} %'

@@ -64,6 +64,10 @@ class Results:
   def get(self, config: ConfigDict, slice_: Slice) -> dict | None:
     return self._known.get(key(config, slice_))
 
+  def versions(self) -> list[str]:
+    """What compiled them."""
+    return sorted({f'jax {measure["jax"]}, libtpu {measure["libtpu"]}' for measure in self._known.values()})
+
   def add(self, config: ConfigDict, slice_: Slice, measure: dict) -> None:
     self._known[key(config, slice_)] = measure
     self._path.parent.mkdir(parents=True, exist_ok=True)
