@@ -185,6 +185,18 @@ def test_the_table_has_every_stage_of_every_size_once_and_stages_of_a_row_are_on
       assert len({sweep.key(config, topology.find(cloud)) for config in configs}) == 1
 
 
+def test_the_table_of_the_readme_is_that_of_todays_configurations():
+  results = sweep.Results(ROOT / 'experiments/aot/measures.jsonl')
+  for size, (stage, *_) in aot._programs():
+    for cloud in meshes.CHIPS:
+      config, slice_ = command.experiment(f'{stage}:size={size},topology={cloud}'), topology.find(cloud)
+      measure = results.get(config, slice_)
+      assert measure is not None, f'{stage} {size} {cloud}: python -m launch.aot --all, then the README'
+      assert estimate.estimate(measure, config, slice_).fits
+  _, rows = (ROOT / 'experiments/aot/table.md').read_text().split('\n\n')
+  assert rows in (ROOT / 'README.md').read_text()
+
+
 def test_the_slice_of_a_command_is_that_of_its_experiment():
   settled = lambda *args: sorted(aot.agreed(['aot', *args])[1:])
   assert settled('--exp=anneal') == ['--exp=anneal', '--topology=v5p-512']
