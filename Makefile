@@ -3,8 +3,9 @@ PYTHON ?= python3
 # Another PYTHON gets an environment of its own, so that `make test PYTHON=python3.12` tests what it says.
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
-WORKDIR ?= runs/demo
 SIZE ?= tiny_loop
+# A folder holds one chain of one size.
+WORKDIR ?= runs/$(SIZE)
 STAMP := $(VENV)/.installed
 
 export JAX_PLATFORMS ?= cpu

@@ -26,7 +26,7 @@ def _remat(size: str, topology: str) -> str:
 
 
 def place(config, size: str, topology: str) -> None:
-  """Sets config.mesh and train's accumulation, remat, context_transport; tiny sizes take whatever devices there are."""
+  """Sets config.mesh and train's accumulation, remat, context_transport; tiny sizes take all devices there are."""
   # One launch over gathered keys: a ring hides their travel, but merges a float32 output at every hop, which at these
   # lengths the compiler's cycles show to be dearer (experiments/LOG.md). Beyond 16 chips a row, gathered keys get large.
   config.train.context_transport = 'all_gather'

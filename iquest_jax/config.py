@@ -11,6 +11,9 @@ from ml_collections import ConfigDict
 
 from iquest_jax.errors import UserError
 
+# How parameters may change on the way from a parent: not at all, or by the fold (model/fold.py).
+TRANSFORMS = ('', 'dense_to_loop')
+
 
 def from_stage(stage: str, carry: tuple[str, ...] = ('params',), transform: str = '') -> ConfigDict:
   """How a stage starts: which stage it follows, what it carries over, and how the parameters change on the way.
@@ -20,7 +23,7 @@ def from_stage(stage: str, carry: tuple[str, ...] = ('params',), transform: str 
     carry: checkpoint items carried over: 'params', or 'params' and 'optimizer'.
     transform: '' keeps the parameters; 'dense_to_loop' folds a dense parent into the looped model (model/fold.py).
   """
-  if transform not in ('', 'dense_to_loop'):
+  if transform not in TRANSFORMS:
     raise UserError(f'config: init.transform is "{transform}"; it is "" or "dense_to_loop"')
   if 'params' not in carry or set(carry) - {'params', 'optimizer'}:
     raise UserError(f'config: init.carry is {carry}; it holds "params" and may hold "optimizer"')

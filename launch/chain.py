@@ -1,9 +1,9 @@
 """The whole chain of a size: run it or the rest of it, print it, compare its stages, verify its lineage.
 
-  python -m launch.chain run --size=tiny_loop --workdir=runs/demo     prepares rows, trains every stage, shows the result
-  python -m launch.chain show --size=tiny_loop --workdir=runs/demo    the lineage tree and what is still to do
-  python -m launch.chain diff --size=40b_loop                         what each stage changes against the one before
-  python -m launch.chain verify --size=tiny_loop --workdir=runs/demo  recomputes hashes and fingerprints
+  python -m launch.chain run --size=tiny_loop --workdir=runs/tiny_loop     prepares rows, trains every stage, shows the result
+  python -m launch.chain show --size=tiny_loop --workdir=runs/tiny_loop    the lineage tree and what is still to do
+  python -m launch.chain diff --size=40b_loop                              what each stage changes against the one before
+  python -m launch.chain verify --size=tiny_loop --workdir=runs/tiny_loop  recomputes hashes and fingerprints
 
 `run` on a finished chain only shows it. It ends with status 1 if a stage's held-out loss did not fall.
 """
@@ -85,11 +85,23 @@ def _prepare(configs, workdir) -> None:
       sys.exit(status)  # it has said why
 
 
+def _check_size(workdir, stages) -> None:
+  """Raises UserError where a stage in the folder is of another size than --size."""
+  from iquest_jax.model import transformer
+  from iquest_jax.train import initialise, lineage
+
+  models = {config.stage: transformer.model_config(config.model) for config in _configs()}
+  for stage, found in lineage.tree(workdir, stages).items():
+    initialise.check_same_model(os.path.join(workdir, stage), found, models[stage])
+
+
 def _show():
-  workdir = command.workdir()
+  workdir, stages = command.workdir(), chain.stages(FLAGS.size)
+  if not os.path.isdir(workdir):
+    raise UserError(f'--workdir: {workdir} is no folder; python -m launch.chain run makes one')
+  _check_size(workdir, stages)
   from iquest_jax.train import lineage, metrics
 
-  stages = chain.stages(FLAGS.size)
   losses = {stage: metrics.held_out(os.path.join(workdir, stage)) for stage in stages}
   print(lineage.render(lineage.tree(workdir, stages), losses))
   for config in _configs():
@@ -148,10 +160,16 @@ def _verify():
   workdir = command.workdir()
   from iquest_jax.train import lineage
 
-  stages = [stage for stage in chain.stages(FLAGS.size) if os.path.exists(os.path.join(workdir, stage))]
+  # A lineage.json without checkpoints is a stage, too: one that has lost them.
+  kept = ('checkpoints', 'lineage.json')
+  stages = [
+      stage for stage in chain.stages(FLAGS.size) if any(os.path.exists(os.path.join(workdir, stage, name)) for name in kept)
+  ]
   if not stages:
     raise UserError(f'{workdir}: holds no stage of size {FLAGS.size}; run python -m launch.chain run first')
   problems = lineage.verify(workdir, stages)
+  if not problems:
+    _check_size(workdir, stages)  # reads what has been found whole
   for problem in problems:
     print(problem)
   if problems:

@@ -1,17 +1,21 @@
 """Starts jax for a command: several hosts joined into one, and a clear word where there is no accelerator."""
 
+import glob
 import os
 
 import jax
 
 from iquest_jax.errors import UserError
 
+# As a host sees its chips.
+_TPU_CHIPS = ('/dev/accel[0-9]*', '/dev/vfio/[0-9]*')
+
 
 def start(size: str) -> None:
   """Joins the hosts of a pod or cluster and checks that there is hardware for this size.
 
-  Hosts are found as jax.distributed finds them (TPU pods, Slurm, Kubernetes); anywhere else JAX_COORDINATOR_ADDRESS,
-  JAX_NUM_PROCESSES and JAX_PROCESS_ID say it.
+  On TPU pods (also several slices), under Slurm and Open MPI jax.distributed finds the others by itself; anywhere else
+  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it.
   """
   if 'JAX_COORDINATOR_ADDRESS' in os.environ:
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
@@ -28,10 +32,17 @@ def start(size: str) -> None:
 
 
 def _several_hosts() -> bool:
-  return ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '') or int(os.environ.get('SLURM_NTASKS', '1')) > 1
+  """Whether others may wait for this process; a TPU host that is alone may join itself, which does no harm."""
+  for tasks in ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'MEGASCALE_NUM_SLICES'):
+    if tasks in os.environ and _number(tasks) > 1:
+      return True
+  if 'TPU_WORKER_HOSTNAMES' in os.environ:
+    return ',' in os.environ['TPU_WORKER_HOSTNAMES']
+  # A Cloud TPU VM knows the other hosts of its pod from the metadata server alone, which jax.distributed asks.
+  return os.environ.get('JAX_PLATFORMS') != 'cpu' and any(glob.glob(pattern) for pattern in _TPU_CHIPS)
 
 
 def _number(name: str) -> int:
   if not os.environ.get(name, '').isdigit():
-    raise UserError(f'{name} is "{os.environ.get(name, "")}"; with JAX_COORDINATOR_ADDRESS it must be a number')
+    raise UserError(f'{name} is "{os.environ.get(name, "")}" in the environment; where hosts join it must be a number')
   return int(os.environ[name])

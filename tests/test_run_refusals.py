@@ -124,9 +124,20 @@ def test_an_unfinished_parent_is_refused(shared, workdir):
 
 
 def test_a_stage_of_another_size_in_the_same_folder_is_refused(shared, workdir):
-  line = refused(shared, workdir, train('pretrain', workdir, **{'model.d_model': 64}))
-  assert line.startswith(f'{workdir}/pretrain/checkpoints/3: params/')
-  assert 'a checkpoint of size "tiny"' in line and line.endswith('name its size in --exp, or choose another --workdir')
+  for change in ({'model.d_model': 64}, {'model.loops': 2}):
+    for more in ({}, {'train.steps': 4}):  # finished, and to go on
+      line = refused(shared, workdir, train('pretrain', workdir, **change, **more))
+      assert line.startswith(f'{workdir}/pretrain: was made with model.{next(iter(change)).removeprefix("model.")} = ')
+      assert line.endswith('or name the right size in --exp')
+
+
+def test_a_finished_stage_is_checked_like_any_other(shared, workdir):
+  assert 'log.every is 0; at least 1' in refused(shared, workdir, train('pretrain', workdir, **{'log.every': 0}))
+
+
+def test_a_stage_that_was_refused_leaves_no_folder(shared, workdir):
+  refused(shared, workdir, train('midtrain_128k', workdir))
+  assert not (workdir / 'midtrain_128k').exists()
 
 
 def test_fewer_steps_than_a_stage_has_taken_are_refused(shared, workdir):

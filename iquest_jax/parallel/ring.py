@@ -20,6 +20,8 @@ from iquest_jax.kernels import gated_attention as kernels
 from iquest_jax.kernels.gated_attention import Halo, Ids
 
 AXIS = 'context'
+# Below it a gate, and so the gradient that it lets through, is nothing in float32.
+_LEAST_GATE = 1e-30
 
 
 def _rotate(tree, ways):
@@ -193,9 +195,13 @@ def _gated_backward(window, ways, saved, do_BTHK):
   delta_global_BTH = inner(do_BTHK, out_BTHK) - delta_local_BTH
   weighed = lambda weight_BTH: (weight_BTH[..., None] * do_BTHK).astype(do_BTHK.dtype)
   local_dq, dk2, dv2, halo_dk, halo_dv = pull(weighed(1 - gate_BTH))
-  global_dq, dk1, dv1 = _backward(
-      q_BTHK, k1_BTGK, v1_BTGK, ids, lse_BTH, delta_global_BTH, weighed(gate_BTH), ways
-  )
+  # What is subtracted from the gradient of a weight must be of the same, rounded, do; else the rounding does not cancel.
+  # The global output is the mix less the local one over the gate, by which the rounding is small as well.
+  do_global_BTHK = weighed(gate_BTH)
+  rounding_BTHK = do_global_BTHK - gate_BTH[..., None] * do_BTHK.astype(jnp.float32)
+  weighed_global_BTHK = out_BTHK - (1 - gate_BTH)[..., None] * local_BTHK.astype(jnp.float32)
+  delta_BTH = delta_global_BTH + inner(rounding_BTHK, weighed_global_BTHK) / jnp.maximum(gate_BTH, _LEAST_GATE)
+  global_dq, dk1, dv1 = _backward(q_BTHK, k1_BTGK, v1_BTGK, ids, lse_BTH, delta_BTH, do_global_BTHK, ways)
   dq, dk1, dv1 = _like((global_dq + local_dq, dk1, dv1), (q_BTHK, k1_BTGK, v1_BTGK))
   dlogits_BTH = (1 - gate_BTH) * delta_global_BTH - gate_BTH * delta_local_BTH
   return dq, dk1, dv1, dk2, dv2, dlogits_BTH, None, Halo(halo_dk, halo_dv, None)

@@ -33,13 +33,13 @@ def initial_state(
   if start.kind == 'random':
     return train_state.fresh_optimizer(train_state.random_params(model, mesh, config.seed), tx, abstract)
   if start.kind == 'parent' and 'optimizer' in config.init.carry and start.checkpoints.has_optimizer(start.step):
-    _check_same_model(start, model.config)
+    check_same_model(start.checkpoints.run_dir, start.lineage, model.config)
     carried = TrainState(*_restore(start, abstract))
     return jax.jit(_begin_again, out_shardings=_where(abstract), donate_argnums=0)(carried)
   if start.kind == 'parent' and config.init.transform == 'dense_to_loop':
     params = _folded(start, config, model, abstract, mesh)
   else:
-    _check_same_model(start, model.config)
+    check_same_model(start.checkpoints.run_dir, start.lineage, model.config)
     params = start.checkpoints.restore_params(abstract.params, start.step)
   return train_state.fresh_optimizer(params, tx, abstract)
 
@@ -60,14 +60,14 @@ def _trained_as(lineage) -> transformer.ModelConfig:
 _MAY_CHANGE = {'init_std', 'max_context', 'loop_gradient_scale'}
 
 
-def _check_same_model(start: Start, model: transformer.ModelConfig) -> None:
-  """Raises UserError where parameters of the right shapes would be run as another model: other loops, other rotation."""
-  made = dataclasses.asdict(_trained_as(start.lineage))
+def check_same_model(run_dir, lineage, model: transformer.ModelConfig) -> None:
+  """Raises UserError where the parameters in a folder would be run as another model: of other shapes, loops, rotation."""
+  made = dataclasses.asdict(_trained_as(lineage))
   skipped = _MAY_CHANGE | ({'loop_window', 'loop_variant'} if model.loops == 1 else set())
   for name, wanted in dataclasses.asdict(model).items():
     if name not in skipped and made[name] != wanted:
       raise UserError(
-          f'{start.checkpoints.run_dir}: was made with model.{name} = {made[name]}, this stage has {wanted}; '
+          f'{run_dir}: was made with model.{name} = {made[name]}, this stage has {wanted}; '
           f'set --exp.model.{name}={made[name]}, or name the right size in --exp'
       )
 

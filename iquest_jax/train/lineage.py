@@ -17,7 +17,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 import iquest_jax
-from iquest_jax.config import config_hash
+from iquest_jax.config import TRANSFORMS, config_hash
 from iquest_jax.errors import UserError
 from iquest_jax.train.checkpoint import Checkpoints, Start
 
@@ -46,6 +46,7 @@ def begin(start: Start, config: ConfigDict, rows_manifest_hash: str, start_finge
       'transform': config.init.transform if parent else '',
       'carry': list(config.init.carry) if parent else [],
       'start_fingerprint': start_fingerprint,
+      'tokens_seen': 0,
       'wall_seconds': 0.0,
   } | _present(config, rows_manifest_hash)
 
@@ -184,6 +185,8 @@ def _check_parent(checkpoints: Checkpoints) -> list[str]:
   ended = (_known(before, parent['step']) or {}).get('end_fingerprint')
   if ended not in (None, parent['fingerprint']):
     problems.append(f'{origin} with fingerprint {parent["fingerprint"]}, which now has {ended}')
+  if lineage['transform'] not in TRANSFORMS:
+    problems.append(f'{origin} by transform "{lineage["transform"]}", which does not exist')
   if not lineage['transform'] and lineage['start_fingerprint'] != parent['fingerprint']:
     problems.append(f'{origin} with fingerprint {parent["fingerprint"]}, but began with '
                     f'{lineage["start_fingerprint"]} and names no transform')

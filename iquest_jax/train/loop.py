@@ -1,6 +1,7 @@
 """The one training loop: every stage of the chain is this page with another configuration."""
 
 import contextlib
+import json
 import os
 import time
 
@@ -37,18 +38,21 @@ def run(config: ConfigDict, workdir: str) -> None:
   began, first = time.monotonic(), jax.process_index() == 0
   steps, run_dir = config.train.steps, os.path.join(workdir, config.stage)
 
-  # ---------------------------------------------------------------- Where it stands
+  # ---------------------------------------------------------------- Mesh, and where it stands
+  mesh = sharding.make_mesh(config.mesh)
+  check(config, mesh)
   checkpoints = checkpoint.Checkpoints(run_dir, keep=config.checkpoint.keep)
+  if checkpoints.latest_step() is not None:
+    # Also of a finished stage: that of another size is not this one's.
+    initialise.check_same_model(run_dir, checkpoints.lineage(), transformer.model_config(config.model))
   if is_finished(checkpoints, run_dir, steps):
     logging.info('%s is finished: step %d', config.stage, steps)
     return
-  os.makedirs(run_dir, exist_ok=True)
 
-  # ---------------------------------------------------------------- Mesh and rows
-  mesh = sharding.make_mesh(config.mesh)
-  check(config, mesh)
+  # ---------------------------------------------------------------- Rows
   loader = Loader.of_stage(config, workdir)
   place = sharding.batch_shardings(mesh)
+  os.makedirs(run_dir, exist_ok=True)
 
   with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
     # -------------------------------------------------------------- Model and optimizer
@@ -61,11 +65,12 @@ def run(config: ConfigDict, workdir: str) -> None:
     closing.callback(checkpoints.close)
     start = checkpoint.start(config, workdir, checkpoints)
     train = initialise.initial_state(start, config, model, tx, abstract, mesh)
-    done = start.step if start.kind == 'resume' else 0
+    done = resumed = start.step if start.kind == 'resume' else 0
     if done > steps:
       raise UserError(f'{run_dir}: stands at step {done}, beyond train.steps {steps}; raise it or use a new --workdir')
     if start.kind == 'resume':
       line = lineage.resume(start, config, loader.manifest_hash)
+      _log_changes(config, run_dir)
     else:
       leaves = fingerprint.fingerprints(train.params)
       line = lineage.begin(start, config, loader.manifest_hash, fingerprint.combine(leaves))
@@ -88,7 +93,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       writer.write('eval', done, metrics.losses(total.loss_S, total.weight_S, loader.sources))
 
     def save():
-      tokens = done * config.train.batch_rows * config.data.context
+      tokens = line['tokens_seen'] + (done - resumed) * config.train.batch_rows * config.data.context
       seconds = time.monotonic() - began
       told = lineage.progress(line, steps=done, tokens_seen=tokens, wall_seconds=seconds, finished=done == steps)
       checkpoints.save(done, train.params, train.optimizer_item(), told)
@@ -150,6 +155,19 @@ def check(config: ConfigDict, mesh) -> None:
     )
   if config.data.context > config.model.max_context:
     raise UserError(f'config: data.context {config.data.context} is beyond model.max_context {config.model.max_context}')
+
+
+def _log_changes(config: ConfigDict, run_dir: str) -> None:
+  """A stage may go on with other numbers, but not unseen."""
+  try:
+    with open(os.path.join(run_dir, 'config.json')) as file:
+      before = flatten(ConfigDict(json.load(file)))
+  except (FileNotFoundError, json.JSONDecodeError):
+    return
+  plain = lambda value: json.loads(json.dumps(value))
+  changed = [f'{key} {before.get(key)} -> {value}' for key, value in flatten(config).items() if plain(value) != before.get(key)]
+  if changed:
+    logging.warning('%s goes on with other numbers: %s', config.stage, '; '.join(changed))
 
 
 def _write_config(config: ConfigDict, run_dir: str) -> None:

@@ -108,6 +108,8 @@ class Progress:
           progress.TextColumn('{task.fields[news]}'),
           progress.TimeRemainingColumn(),
           console=rich_console.Console(stderr=True),
+          # Ten steps of a large model take minutes: rates are taken over an hour, not rich's half minute.
+          speed_estimate_period=3600,
       )
       self._task = self._bar.add_task(stage, total=steps, completed=step, news='compiling')
       self._bar.start()
