@@ -5,7 +5,8 @@
   python -m launch.export logits MODEL --tokens=tokens.npy --out=logits.npy    runs MODEL, for comparisons
 
 MODEL is a folder. An import never replaces a checkpoint: give a stage that has none. to_hf writes float32, or bfloat16
-with --dtype=bfloat16. logits takes int32 tokens [B, T], one document a row, and writes float32 [B, T, V].
+with --dtype=bfloat16. Either way the host holds the parameters once in float32 (160 GB for 40b) and reads or writes the
+published tensors one by one, or by shards of 5 GB. logits takes int32 tokens [B, T], one document a row, and writes float32 [B, T, V].
 """
 
 import dataclasses
