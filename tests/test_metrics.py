@@ -109,3 +109,18 @@ def test_records_are_json_a_line(tmp_path):
   write_steps(tmp_path, 0, range(1, 3))
   for line in (tmp_path / 'metrics.jsonl').read_text().splitlines():
     assert json.loads(line)['kind'] in ('train', 'eval')
+
+
+def test_a_bar_knows_the_time_left_and_the_held_out_loss_also_when_news_are_minutes_apart(monkeypatch):
+  monkeypatch.setattr('sys.stderr.isatty', lambda: True, raising=False)
+  now = [0.0]
+  bar = metrics.Progress('anneal', 0, 100, shows=True)
+  (task,) = bar._bar.tasks
+  bar._bar.get_time = task._get_time = lambda: now[0]
+  bar.held_out(0, 9.25)
+  for step in (10, 20, 30):
+    now[0] += 563.0
+    bar.update(step, 'loss 1.000')
+  assert task.time_remaining == pytest.approx(70 * 56.3, rel=0.5)
+  assert task.fields['news'] == 'loss 1.000  held out 9.250'
+  bar.close()

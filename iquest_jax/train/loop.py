@@ -90,7 +90,9 @@ def run(config: ConfigDict, workdir: str) -> None:
       held_out = loader.held_out(config.eval.rows, config.train.batch_rows // config.train.accumulation, place)
       sums = [jax.device_get(eval_step(train.params, batch)) for batch in held_out]
       total = jax.tree.map(lambda *parts: sum(parts), *sums)
-      writer.write('eval', done, metrics.losses(total.loss_S, total.weight_S, loader.sources))
+      found = metrics.losses(total.loss_S, total.weight_S, loader.sources)
+      writer.write('eval', done, found)
+      bar.held_out(done, found['loss'])
 
     def save():
       tokens = line['tokens_seen'] + (done - resumed) * config.train.batch_rows * config.data.context

@@ -99,7 +99,7 @@ class Progress:
 
   def __init__(self, stage: str, step: int, steps: int, shows: bool):
     self._stage, self._steps, self._shows = stage, steps, shows
-    self._bar = None
+    self._bar, self._held_out = None, ''
     if shows and sys.stderr.isatty():
       self._bar = progress.Progress(
           progress.TextColumn('[bold]{task.description:<14}'),
@@ -117,9 +117,17 @@ class Progress:
   def update(self, step: int, news: str) -> None:
     """`news` is the loss and the rate in words."""
     if self._bar:
-      self._bar.update(self._task, completed=step, news=news)
+      self._bar.update(self._task, completed=step, news=news + self._held_out)
     elif self._shows:
       logging.info('%s step %d/%d  %s', self._stage, step, self._steps, news)
+
+  def held_out(self, step: int, loss: float) -> None:
+    """Loss on held-out rows, which stays beside the news until the next one."""
+    self._held_out = f'  held out {loss:.3f}'
+    if self._bar:
+      self._bar.update(self._task, news=self._held_out.strip())
+    elif self._shows:
+      logging.info('%s step %d/%d  held-out loss %.3f', self._stage, step, self._steps, loss)
 
   def close(self) -> None:
     if self._bar:
