@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,7 +193,9 @@ def test_documents_of_ones_own_are_read_at_any_size(tmp_path):
         (dict(data__mixture=((1, (('commits', 1.0),)),)), False, 'must start at step 0'),
         (dict(data__mixture=_CODE), True, '"code" has no held_out rows'),
         (dict(data__mixture=((0, (('facts', 1.0),)),)), True, 'no .*jsonl.* in .*facts'),
-        (dict(data__mixture=_CODE, data__buckets=(0.5, 0.5)), True, '"code" has no train rows'),
+        (dict(data__mixture=_CODE, data__buckets=(0.5, 0.5)), True, r'data.buckets is \(0.5, 0.5\)'),
+        (dict(data__buckets=(0.5,)), False, r'data.buckets is \(0.5,\)'),
+        (dict(data__context=8, data__mixture=((0, (('chat_instruct', 1.0),)),)), False, 'packed into rows of 8 tokens'),
         (dict(model__vocab=100), False, 'too small'),
     ],
 )
@@ -252,6 +255,30 @@ def test_a_disk_that_takes_no_more_is_told_in_one_line_and_what_was_finished_sta
   made = []
   prepare(stage(data__mixture=more, train__steps=5), tmp_path, progress=made.append)
   assert made == ['reasoning_qa']
+
+
+def test_a_preparation_that_fails_leaves_the_rows_before_whole(prepared, tmp_path):
+  import_tokenizer(stage(), tmp_path, run_path(prepared[0]))
+  manifest = prepare(stage(), tmp_path)
+  failing = stage(data__context=8, data__mixture=((0, (('file_level', 1.0), ('chat_instruct', 1.0))),))
+  with pytest.raises(UserError, match='raise data.context'):
+    prepare(failing, tmp_path)
+  folder = tmp_path / 'rows' / 'midtrain_32k'
+  assert _check(folder, manifest, sources=('commits', 'file_level', 'reasoning_qa')) == manifest
+  made = []
+  assert prepare(stage(), tmp_path, progress=made.append) == manifest and not made
+
+
+def test_rows_that_are_no_longer_there_are_named(prepared, tmp_path):
+  folder = tmp_path / 'rows'
+  shutil.copytree(prepared[0] / 'rows' / 'midtrain_32k', folder)
+  file = next((folder / 'commits').rglob('*array_record*'))
+  file.unlink()
+  with pytest.raises(UserError, match=f'{file.name} is missing; prepare them again by THE COMMAND'):
+    _check(folder, prepared[1])
+  (folder / 'manifest.json').write_text('{}')
+  with pytest.raises(UserError, match='manifest.json is damaged .*THE COMMAND'):
+    _check(folder, prepared[1])
 
 
 def test_the_manifest_is_json_with_sorted_keys(prepared):

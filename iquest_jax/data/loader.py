@@ -64,10 +64,11 @@ class Loader:
     """
     mixture = Mixture(schedule, batch_rows)
     self.sources = mixture.sources
-    rows_lib.check_manifest(
+    manifest = rows_lib.check_manifest(
         rows_dir, sources=self.sources, context=context, tokenizer_fingerprint=tokenizer_fingerprint, command=command
     )
     self.manifest_hash = rows_lib.manifest_hash(rows_dir)
+    self._mixture, self._counts = mixture, {name: manifest['sources'][name]['train']['rows'] for name in self.sources}
     self._context, self._batch_rows = context, batch_rows
     drawn = []
     for index, source in enumerate(self.sources):
@@ -92,6 +93,10 @@ class Loader:
         tokenizer_fingerprint=Tokenizer.load(tokenizer).fingerprint,
         command=command,
     )
+
+  def epochs(self, steps: int) -> dict[str, float]:
+    """How often each source is read over so many steps; above 1 its rows repeat."""
+    return {name: drawn / self._counts[name] for name, drawn in self._mixture.drawn_before(steps * self._batch_rows).items()}
 
   def batches(self, start_step: int, end_step: int, shardings: Batch) -> Iterator[Batch]:
     """Global batches of steps start_step .. end_step - 1, read ahead in threads.

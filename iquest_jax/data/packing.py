@@ -14,10 +14,13 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from iquest_jax.data.example import Example
+from iquest_jax.errors import UserError
 
 # Rows being filled at a time. More would pad less and, when a stage has rows enough, waste more.
 OPEN_ROWS = 32
 EMPTY, TOO_LONG = 'empty', 'longer than a row'
+# So many documents and not one that could be packed is a mistake, and a generator would go on for ever.
+MOST_DROPS_BEFORE_THE_FIRST = 10_000
 # Fields of a row in the order of WORKSPACE.md, with their types.
 FIELDS = {'tokens': np.int32, 'segment_ids': np.int32, 'positions': np.int32, 'loss_weights': np.float32}
 
@@ -43,6 +46,9 @@ def pack(examples: Iterable[Example], context: int, whole: bool, counts: Counts)
 
   Yields:
     Rows {tokens, segment_ids, positions int32 [T], loss_weights float32 [T]}; segments count from 1, 0 is padding.
+
+  Raises:
+    UserError: the first MOST_DROPS_BEFORE_THE_FIRST examples are all dropped.
   """
   # Open rows as (room, age, pieces), least room first; age is unique, so that pieces are never compared.
   opened: list[tuple[int, int, list[Example]]] = []
@@ -69,6 +75,9 @@ def pack(examples: Iterable[Example], context: int, whole: bool, counts: Counts)
 def _pieces(examples: Iterable[Example], context: int, whole: bool, counts: Counts) -> Iterator[Example]:
   for example in examples:
     length = len(example.tokens)
+    if not counts.documents and counts.drops.total() >= MOST_DROPS_BEFORE_THE_FIRST:
+      dropped = ', '.join(f'{count} {reason}' for reason, count in counts.drops.items())
+      raise UserError(f'packing: no document can be packed into rows of {context} tokens ({dropped}); raise data.context')
     if not length:
       counts.drops[EMPTY] += 1
     elif whole and length > context:

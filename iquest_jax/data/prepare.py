@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,8 @@ from iquest_jax.data.documents import Document
 from iquest_jax.data.tokenizer import Tokenizer, run_path
 from iquest_jax.errors import UserError
 
+# Below the rows of a stage: sources made anew, until all are there and take the place of those before.
+_STAGING = 'next'
 # Characters of each source the tokenizer is trained on, per entry of its vocabulary.
 _SAMPLE_CHARACTERS = 150
 
@@ -82,16 +85,25 @@ def prepare(
     formats.format_of(source)
     if documents_dir:
       documents.jsonl_files(documents_dir, source)  # before a tokenizer is trained on the rest
+  _check_buckets(config.data.buckets)
   folder = rows.folder(config, workdir)
+  staging = folder / _STAGING
   try:
     tokenizer = prepare_tokenizer(config, workdir, documents_dir)
     inputs = {name: _inputs(config, name, count, tokenizer, documents_dir) for name, count in needed.items()}
     entries = {name: rows.finished(folder, name, hashed) for name, hashed in inputs.items()}
     if not all(entries.values()) or not _same_schedule(folder, schedule):
       _check_size(config, documents_dir)
-      folder.mkdir(parents=True, exist_ok=True)
+      staging.mkdir(parents=True, exist_ok=True)
+      made = [name for name in needed if entries[name] is None]
+      entries |= {name: rows.finished(staging, name, inputs[name]) for name in made}  # by a run that was killed
+      rates = _make(config, staging, documents_dir, tokenizer, needed, inputs, entries, progress)
+      # Until here the rows before are whole; from here on there is no manifest until the new ones are.
       (folder / rows.MANIFEST).unlink(missing_ok=True)
-      rates = _make(config, folder, documents_dir, tokenizer, needed, inputs, entries, progress)
+      for name in made:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        os.replace(staging / name, folder / name)
+      shutil.rmtree(staging)
       manifest = {
           'stage': config.stage,
           'context': config.data.context,
@@ -102,8 +114,8 @@ def prepare(
       }
       rows.write_json(folder / rows.MANIFEST, manifest)
   except OSError as error:
-    reason = error.strerror or error
-    raise UserError(f'prepare: {error.filename or folder}: {reason}; nothing finished is lost') from error
+    place = folder if error.filename is None or str(error.filename) == str(staging) else error.filename
+    raise UserError(f'prepare: {place}: {error.strerror or error}; nothing finished is lost') from error
   return rows.check_manifest(
       folder,
       sources=needed,
@@ -157,6 +169,12 @@ def _make(
       splits = {split: functools.partial(read, name, split, limits[split][name]) for split in rows.SPLITS}
       entries[name] = rows.write_source(folder, name, config.data.context, inputs[name], splits)
   return tasks.rates(config.stage, config.data.mixture, seqio_sources)
+
+
+def _check_buckets(buckets: Any) -> None:
+  numbers = isinstance(buckets, (tuple, list)) and len(buckets) == 2 and all(isinstance(x, (int, float)) for x in buckets)
+  if not numbers or not 0 <= buckets[0] < buckets[1] <= 1:
+    raise UserError(f'config: data.buckets is {buckets}; it is (from, to) with 0 <= from < to <= 1')
 
 
 def _import_tasks() -> types.ModuleType:

@@ -145,6 +145,11 @@ def check_manifest(
   except json.JSONDecodeError as error:
     raise UserError(f'rows: {path} is damaged ({error}); prepare the rows again by {command}') from None
   again = f'prepare them again by {command}'
+  try:
+    manifest['tokenizer'], manifest['context']
+    files = {source: sorted(entry['sha256']) for source, entry in manifest['sources'].items()}
+  except (KeyError, TypeError, AttributeError):
+    raise UserError(f'rows: {path} is damaged (it lacks what a manifest holds); {again}') from None
   if manifest['tokenizer'] != tokenizer_fingerprint:
     was, now = manifest['tokenizer'][:12], tokenizer_fingerprint[:12]
     raise UserError(f'rows: {rows_dir} were made with another tokenizer ({was}, the run has {now}); {again}')
@@ -153,6 +158,10 @@ def check_manifest(
   for source in sources:
     if source not in manifest['sources'] or not _dataset(rows_dir, source).is_dir():
       raise UserError(f'rows: {rows_dir} has no rows of "{source}"; {again}')
+    # That they are there; their hashes are for who copies them: at full size reading them takes hours.
+    for name in files[source]:
+      if not (_dataset(rows_dir, source) / name).is_file():
+        raise UserError(f'rows: {_dataset(rows_dir, source) / name} is missing; {again}')
     for split in SPLITS:
       if not manifest['sources'][source][split]['rows']:
         raise UserError(f'rows: "{source}" has no {split} rows in {rows_dir}; give it documents and {again}')

@@ -51,6 +51,9 @@ def run(config: ConfigDict, workdir: str) -> None:
 
   # ---------------------------------------------------------------- Rows
   loader = Loader.of_stage(config, workdir)
+  for source, epochs in loader.epochs(steps).items():
+    if epochs > 1:
+      logging.warning('%s: the rows of "%s" are read %.1f times over', config.stage, source, epochs)
   place = sharding.batch_shardings(mesh)
   os.makedirs(run_dir, exist_ok=True)
 
