@@ -38,7 +38,8 @@ def _straight(shared, tmp_path_factory):
 
 
 def finished_sources(workdir):
-  return sorted(path.parent.name for path in workdir.glob('rows/pretrain/*/source.json') if path.parent.name in SOURCES)
+  """Those that wait for the others."""
+  return sorted(path.parent.name for path in workdir.glob('rows/pretrain/next/*/source.json') if path.parent.name in SOURCES)
 
 
 def assert_training_refuses(shared, workdir):
@@ -68,15 +69,20 @@ def test_a_preparation_killed_at_any_moment_ends_with_the_same_bytes(shared, str
   assert not prepared(tmp_path)  # trained, and not saved
   assert_training_refuses(shared, tmp_path)
   shared.run(killed_at('iquest_jax.data.rows:_sha256', 2, command), status=-9)
-  assert finished_sources(tmp_path) == [] and (tmp_path / f'rows/pretrain/.incomplete/{SOURCES[0]}').exists()
+  assert finished_sources(tmp_path) == [] and (tmp_path / f'rows/pretrain/next/.incomplete/{SOURCES[0]}').exists()
   assert_training_refuses(shared, tmp_path)
   shared.run(killed_at('iquest_jax.data.rows:write_source', 2, command), status=-9)
   assert finished_sources(tmp_path) == [SOURCES[0]]
   run_helpers.kill_when(shared.start(command), lambda: len(finished_sources(tmp_path)) == 2)
   assert not (tmp_path / 'rows/pretrain/manifest.json').exists()
   assert_training_refuses(shared, tmp_path)
+  # While the finished ones take their places.
+  shared.run(killed_at('shutil:rmtree', 5, command), status=-9)
+  assert not (tmp_path / 'rows/pretrain/manifest.json').exists()
+  assert_training_refuses(shared, tmp_path)
   shared.run(command)
   assert prepared(tmp_path) == prepared(straight) and not list(tmp_path.rglob('*incomplete*'))
+  assert not (tmp_path / 'rows/pretrain/next').exists()
 
 
 @pytest.mark.long
