@@ -21,6 +21,8 @@ flags.DEFINE_string('workdir', '', 'Folder of one chain: its tokenizer, its rows
 flags.DEFINE_string('size', 'tiny_loop', 'Size of the model: 7b, 14b, 40b, 40b_loop, tiny, tiny_loop.')
 
 FLAGS = flags.FLAGS
+# Fields that other fields were chosen by; changed alone they would be a wrong label.
+_NAMED = ('stage', 'size', 'init.stage')
 # What a disk or folder answers when a person must act.
 _REFUSALS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
@@ -93,6 +95,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _define_experiment(argv: list[str]) -> list[str]:
   """Defines the flag `exp` from --exp=NAME and checks the overrides' keys; returns argv without --exp=NAME."""
+  argv = [f'-{arg}' if arg.startswith('-exp') else arg for arg in argv]  # one dash is as good as two elsewhere
   chosen = [arg.partition('=')[2] for arg in argv if arg.startswith('--exp=')]
   overrides = [arg for arg in argv if arg.startswith('--exp.')]
   rest = [arg for arg in argv if arg not in overrides and not arg.startswith('--exp=')]
@@ -106,6 +109,8 @@ def _define_experiment(argv: list[str]) -> list[str]:
     key, separator, _ = arg.removeprefix('--exp.').partition('=')
     if key not in leaves:
       raise UserError(f'--exp.{key} does not exist in {settings.stage}{nearest(key, leaves)}')
+    if key in _NAMED:
+      raise UserError(f'--exp.{key} follows from --exp; name another experiment or size there, as in --exp=anneal:size=7b')
     if not separator:
       raise UserError(f'--exp.{key} has no value; write --exp.{key}=VALUE')
   # config_flags reads the overrides from sys.argv and checks each against the type of the field.

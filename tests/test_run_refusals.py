@@ -47,6 +47,8 @@ COMMAND_LINES = {
     'a word where a number belongs': (['--exp=anneal:tiny', WORKDIR, '--exp.train.steps=many'], 'exp.train.steps'),
     'a fraction where a whole number belongs': (['--exp=anneal:tiny', WORKDIR, '--exp.train.steps=1.5'], 'exp.train.steps'),
     'a literal that does not parse': (['--exp=anneal:tiny', WORKDIR, '--exp.data.mixture=((0,(('], 'data.mixture'),
+    'an unknown key behind one dash': (['--exp=anneal:tiny', WORKDIR, '-exp.train.step=3'], '--exp.train.step does not exist'),
+    'a size beside --exp': (['--exp=anneal:tiny', WORKDIR, '--exp.size=7b'], '--exp.size follows from --exp; name another'),
     'a missing --exp': ([WORKDIR], '--exp is missing; name an experiment, as in --exp=midtrain_128k:size=7b'),
     'overrides without --exp': ([WORKDIR, '--exp.train.steps=3'], '--exp=NAME is missing; write it with an equals sign'),
     'a missing --workdir': (['--exp=anneal:tiny'], '--workdir is missing; name the folder of the chain'),
@@ -87,6 +89,9 @@ SETTINGS = {
     'a model the parent was not made for': (
         1, {'model.rope_theta': 10000.0}, 'was made with model.rope_theta = 500000.0, this stage has 10000.0; set '),
     'a parent of another size': (1, {'model.d_ff': 96}, 'was made with model.d_ff = 64, this stage has 96; set '),
+    'a start that does not exist': (1, {'init.transform': 'foo'}, 'init.transform is "foo"; it is "" or "dense_to_loop"'),
+    'a rate below nothing': (1, {'optim.floor': -3.0}, 'optim.floor -3.0 a fraction'),
+    'moments of an unknown type': (1, {'optim.moment_dtype': 'float23'}, 'did you mean "float32"?'),
     'no step': (1, {'train.steps': 0}, 'config: train.steps is 0; at least 1'),
     'no rows': (1, {'train.batch_rows': 0}, 'config: train.batch_rows is 0; at least 1'),
     'a save every no steps': (1, {'checkpoint.every': 0}, 'config: checkpoint.every is 0; at least 1'),

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from iquest_jax.errors import UserError, nearest
 
 SCHEDULES = ('constant', 'wsd', 'cosine')
+MOMENT_DTYPES = ('float32', 'bfloat16')
 
 
 def schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
@@ -21,6 +22,8 @@ def schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
     raise UserError(f'config: optim.schedule "{optim.schedule}" does not exist{nearest(optim.schedule, SCHEDULES)}')
   if not (0 <= optim.warmup <= 1 and 0 <= optim.decay <= 1 and optim.warmup + optim.decay <= 1):
     raise UserError(f'config: optim.warmup {optim.warmup} and optim.decay {optim.decay} are fractions of one stage')
+  if not (optim.peak_lr > 0 and 0 <= optim.floor <= 1):
+    raise UserError(f'config: optim.peak_lr {optim.peak_lr} is above 0, and optim.floor {optim.floor} a fraction of it')
   peak, low = optim.peak_lr, optim.peak_lr * optim.floor
   warmup, decay = round(optim.warmup * steps), max(1, round(optim.decay * steps))
   # The first update already moves: a rate of 0 would be a step lost.
@@ -41,6 +44,8 @@ def decays(path: tuple) -> bool:
 
 def optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformation:
   """Clip by global norm, then AdamW with decay on matrices only; the first moment in `moment_dtype`."""
+  if optim.moment_dtype not in MOMENT_DTYPES:
+    raise UserError(f'config: optim.moment_dtype "{optim.moment_dtype}" does not exist{nearest(optim.moment_dtype, MOMENT_DTYPES)}')
   mask = lambda params: jax.tree_util.tree_map_with_path(lambda path, _: decays(path), params)
   return optax.chain(
       optax.clip_by_global_norm(optim.clip_norm),
