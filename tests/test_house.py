@@ -32,28 +32,34 @@ MAY_IMPORT = {
 }
 
 
-def imports(path: pathlib.Path) -> set[str]:
-  """Dotted names a file imports, wherever in it, `from a import b` as a.b."""
-  names = set()
+def imports(path: pathlib.Path, root: pathlib.Path = ROOT) -> set[str]:
+  """Dotted names a file imports, wherever in it, `from a import b` as a.b, relative ones as what they mean."""
+  names, package = set(), path.relative_to(root).parent.parts
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):
       names |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
-      names |= {f'{node.module}.{alias.name}' for alias in node.names}
+      above = package[: len(package) + 1 - node.level] if node.level else ()
+      module = '.'.join([*above, *filter(None, [node.module])])
+      names |= {f'{module}.{alias.name}' for alias in node.names}
   return names
 
 
-def room_of(path: pathlib.Path) -> str:
-  parts = path.relative_to(ROOT).with_suffix('').parts
+def room_of(path: pathlib.Path, root: pathlib.Path = ROOT) -> str:
+  parts = path.relative_to(root).with_suffix('').parts
   return parts[1] if parts[0] == 'iquest_jax' and len(parts) > 1 else parts[0]
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_flow_one_way(path):
-  room = room_of(path)
+  check_imports(path)
+
+
+def check_imports(path, root=ROOT):
+  room = room_of(path, root)
   if room == 'launch' or room == '__init__':
     return
-  for name in imports(path):
+  for name in imports(path, root):
     assert not name.startswith(('launch', 'tests')), f'{path} imports {name}'
     if name.startswith('experiments'):
       assert room == 'experiments', f'{path} imports {name}'
@@ -65,11 +71,15 @@ def test_imports_flow_one_way(path):
       assert not name.startswith(('jax', 'flax')), f'{path} imports {name}: experiments hold numbers only'
 
 
-def test_the_layering_test_sees_a_way_back(tmp_path):
-  file = tmp_path / 'x.py'
-  file.write_text('def f():\n  from iquest_jax.train import loop\n')
-  assert imports(file) == {'iquest_jax.train.loop'}
-  assert not any('train.loop'.startswith(room) for room in MAY_IMPORT['model'])
+@pytest.mark.parametrize('line', ['from iquest_jax.train import loop', 'import iquest_jax.train.loop', 'from ..train import loop'])
+def test_the_layering_test_sees_a_way_back(tmp_path, line):
+  file = tmp_path / 'iquest_jax/model/x.py'
+  file.parent.mkdir(parents=True)
+  file.write_text('from iquest_jax.kernels import bundles\nfrom ..errors import UserError\n')
+  check_imports(file, tmp_path)
+  file.write_text(f'def f():\n  {line}\n')
+  with pytest.raises(AssertionError, match='imports iquest_jax.train.loop'):
+    check_imports(file, tmp_path)
 
 
 @pytest.mark.parametrize('path', sorted(ROOT.glob('tests/**/*.py')) + SOURCES, ids=lambda path: path.name)
