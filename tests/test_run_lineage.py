@@ -6,6 +6,10 @@ import pytest
 import run_helpers
 from run_helpers import CONTEXT, train
 
+from iquest_jax.errors import RunStopped
+from iquest_jax.train import metrics
+from launch import chain, command
+
 
 @pytest.fixture(name='shared', scope='session')
 def _shared(tmp_path_factory):
@@ -34,3 +38,18 @@ def test_tokens_are_those_seen_also_after_numbers_changed_and_the_change_is_logg
   assert 'anneal goes on with other numbers: ' in done.stderr and 'train.batch_rows 8 -> 16' in done.stderr
   seen = json.loads((workdir / 'anneal/lineage.json').read_text())['tokens_seen']
   assert seen == 3 * 8 * CONTEXT + 3 * 16 * CONTEXT
+
+
+@pytest.mark.parametrize('last', [2.0, 3.0, 4.0, float('nan')])
+def test_a_chain_ends_in_an_error_if_a_held_out_loss_did_not_fall(tmp_path, last):
+  config = command.experiment('anneal:tiny')
+  (tmp_path / 'anneal').mkdir()
+  writer = metrics.Writer(str(tmp_path / 'anneal'), restored_step=0, writes=True)
+  for step, loss in ((0, 3.0), (10, last)):
+    writer.write('eval', step, {'loss': loss})
+  writer.close()
+  if last < 3.0:
+    chain._check_losses([config], str(tmp_path))
+    return
+  with pytest.raises(RunStopped, match='anneal: held-out loss did not fall'):
+    chain._check_losses([config], str(tmp_path))
