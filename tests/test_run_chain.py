@@ -9,6 +9,7 @@ import pytest
 import run_helpers
 from run_helpers import killed_at, steps_of
 
+from experiments import chain as stages
 from iquest_jax.train.checkpoint import Checkpoints
 
 STAGES, STEPS = ('pretrain', 'loop_adapt', 'anneal'), 3
@@ -96,6 +97,18 @@ def test_a_changed_byte_anywhere_in_a_chain_is_named_by_verify(shared, straight,
   changed.write_bytes(content)
   done = shared.run(chain('verify', workdir), status=1)
   assert 'optimizer/manifest.ocdbt has changed' in done.stdout and 'problems in' in done.stderr.splitlines()[-1]
+
+
+def test_every_stage_trains_two_steps_at_tiny_on_real_input_and_the_chain_ends_with_samples(shared, tmp_path):
+  process = shared.start(['-m', 'launch.chain', 'run', '--size=tiny_loop', f'--workdir={tmp_path}', '--steps=2'])
+  out, err = process.communicate()
+  # Two steps may not be enough for every held-out loss to fall, which is said last and with status 1.
+  assert process.returncode == 0 or 'held-out loss did not fall' in err.splitlines()[-1], err[-2000:]
+  for stage in stages.stages('tiny_loop'):
+    assert steps_of(tmp_path / stage) == [2]
+    found = run_helpers.losses(tmp_path / stage)
+    assert np.isfinite([found['train', 2], found['eval', 0], found['eval', 2]]).all()
+  assert out.count(' goes on after ') == 3
 
 
 @pytest.mark.long
