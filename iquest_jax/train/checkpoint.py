@@ -14,6 +14,7 @@ import json
 import logging as std_logging
 import os
 import re
+import time
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -359,13 +360,25 @@ class Checkpoints:
         raise
       step, self._saving = self._saving, None
       if jax.process_index() == 0:
-        with contextlib.suppress(OSError):  # makes room on a full disk, and cannot on one that is read-only
-          self._of(step).with_name(f'{step}{_LEFTOVER}').rmtree()
+        _remove_soon(self._of(step).with_name(f'{step}{_LEFTOVER}'))
       newest = self.latest_step()
       kept = 'there is no earlier one' if newest is None else f'step {newest} and earlier ones are intact'
       raise UserError(
           f'{self._of(step)}: this checkpoint was not saved: {reason}; {kept}; mend this and run the same command '
           f'again') from error
+
+
+def _remove_soon(folder: epath.Path):
+  """Makes room on a full disk; cannot on one that is read-only, and then the next start clears it.
+
+  Writers of the failed save may still be busy in the folder, and put a file into it while it is being emptied.
+  """
+  for _ in range(20):
+    with contextlib.suppress(OSError):
+      folder.rmtree()
+    time.sleep(0.05)
+    if not folder.exists():
+      return
 
 
 def _handlers(trees: ocp.StandardCheckpointHandler) -> ocp.CheckpointHandlerRegistry:
