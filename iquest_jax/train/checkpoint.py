@@ -14,8 +14,8 @@ import json
 import logging as std_logging
 import os
 import re
-import time
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
