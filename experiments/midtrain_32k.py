@@ -13,7 +13,7 @@ def get_config(arg: str = ''):
   config = common.base('midtrain_32k', run)
 
   config.data.context = run.pick(full=32768, tiny=256)
-  # One tenth of the documents is kept back, so that stage 2.2 finds new samples of this length in its mixture.
+  # ours: one tenth of the documents is kept back, so that stage 2.2 finds new samples of this length in its mixture.
   config.data.buckets = (0.1, 1.0)
 
   config.train.batch_rows = run.pick(full=128, tiny=8)  # ours: 4 Mi tokens a step, as before
