@@ -178,4 +178,4 @@ def _verify():
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, operands=True)

@@ -58,8 +58,18 @@ def workdir() -> str:
   return os.path.abspath(FLAGS.workdir)
 
 
-def run(main: Callable[[list[str]], int | None]) -> None:
-  """Runs a command: parses flags, turns a UserError into one line on stderr, and exits with 0, 1 or 2."""
+def run(main: Callable[[list[str]], int | None], operands: bool = False) -> None:
+  """Runs a command: parses flags, turns a UserError into one line on stderr, and exits with 0, 1 or 2.
+
+  Args:
+    main: takes what is left of the command line, the program's name first.
+    operands: whether it takes anything beside flags.
+  """
+
+  def checked(argv):
+    if argv[1:] and not operands:
+      raise UserError(f'"{argv[1]}" is no flag, and there is nothing else to be said here; see --help')
+    return main(argv)
 
   def guarded(step, argument):
     try:
@@ -76,7 +86,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
   # Reading rows logs a line a source; a person wants the line of the run.
   logging.get_absl_logger().addFilter(lambda record: f'{os.sep}tensorflow_datasets{os.sep}' not in record.pathname)
   logging.get_absl_handler().setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
-  app.run(lambda argv: guarded(main, argv), flags_parser=lambda argv: guarded(_parse, argv))
+  app.run(lambda argv: guarded(checked, argv), flags_parser=lambda argv: guarded(_parse, argv))
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -153,4 +153,4 @@ def _size(model: sizes.ModelConfig) -> str:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, operands=True)

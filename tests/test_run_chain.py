@@ -24,7 +24,7 @@ for stage in stages.PARENTS.keys() - {set(STAGES)!r}:
 from launch import chain, command
 chain._PROMPTS = chain._PROMPTS[:0]
 sys.argv = sys.argv[1:]
-command.run(chain.main)
+command.run(chain.main, operands=True)
 """
 
 

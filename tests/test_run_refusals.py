@@ -49,6 +49,7 @@ COMMAND_LINES = {
     'a literal that does not parse': (['--exp=anneal:tiny', WORKDIR, '--exp.data.mixture=((0,(('], 'data.mixture'),
     'an unknown key behind one dash': (['--exp=anneal:tiny', WORKDIR, '-exp.train.step=3'], '--exp.train.step does not exist'),
     'a size beside --exp': (['--exp=anneal:tiny', WORKDIR, '--exp.size=7b'], '--exp.size follows from --exp; name another'),
+    'a word that is no flag': (['--exp=anneal:tiny', WORKDIR, 'train.steps=3'], '"train.steps=3" is no flag'),
     'a missing --exp': ([WORKDIR], '--exp is missing; name an experiment, as in --exp=midtrain_128k:size=7b'),
     'overrides without --exp': ([WORKDIR, '--exp.train.steps=3'], '--exp=NAME is missing; write it with an equals sign'),
     'a missing --workdir': (['--exp=anneal:tiny'], '--workdir is missing; name the folder of the chain'),
