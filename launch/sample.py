@@ -8,6 +8,7 @@ import os
 
 from absl import flags
 
+from iquest_jax.errors import UserError
 from launch import command
 
 flags.declare_key_flag('workdir')
@@ -25,6 +26,8 @@ def main(argv):
   del argv
   workdir = command.workdir()
   command.check_stage(FLAGS.stage)
+  if not FLAGS.temperature < float('inf'):
+    raise UserError(f'--temperature is {FLAGS.temperature}; it is a number of at least 0')
   from iquest_jax import sharding
   from iquest_jax.data.tokenizer import Tokenizer, run_path
   from iquest_jax.infer import sampling
