@@ -86,7 +86,7 @@ def base(stage: str, run: Arguments) -> ConfigDict:
   config.checkpoint.keep = 2  # ours: the newest, and one more should that be damaged
 
   config.eval = ConfigDict()
-  config.eval.every = run.pick(full=1000, tiny=100)  # ours
+  config.eval.every = run.pick(full=1000, tiny=100)  # ours: at full size below a hundredth of the steps between
   config.eval.rows = run.pick(full=64, tiny=8)  # ours: held-out rows of each source
 
   config.log = ConfigDict()
@@ -97,8 +97,8 @@ def base(stage: str, run: Arguments) -> ConfigDict:
 def schedule(kind: str, peak: float, warmup: float, decay: float, floor: float) -> dict[str, Any]:
   """The learning-rate section: fractions are of the stage's steps (train/optim.py draws the curve).
 
-  All these numbers are ours, in every stage, since the report names curves and no values: warm-ups of a hundredth or so and
-  floors of a tenth are the usual ones; what else a stage chooses it says.
+  # ours: all these numbers, in every stage, since the report names curves and no values. Warm-ups of a hundredth or so
+  and floors of a tenth are the usual ones; what else a stage chooses it says.
   """
   return {'schedule': kind, 'peak_lr': peak, 'warmup': warmup, 'decay': decay, 'floor': floor}
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from iquest_jax.errors import UserError
+from iquest_jax.errors import UserError, nearest
 
 # How parameters may change on the way from a parent: not at all, or by the fold (model/fold.py).
 TRANSFORMS = ('', 'dense_to_loop')
+# Names of model/fold.py, which imports jax.
+FOLD_RULES = ('copy', 'stride', 'mean')
 
 
 def from_stage(stage: str, carry: tuple[str, ...] = ('params',), transform: str = '') -> ConfigDict:
@@ -27,7 +29,18 @@ def from_stage(stage: str, carry: tuple[str, ...] = ('params',), transform: str 
     raise UserError(f'config: init.transform is "{transform}"; it is "" or "dense_to_loop"')
   if 'params' not in carry or set(carry) - {'params', 'optimizer'}:
     raise UserError(f'config: init.carry is {carry}; it holds "params" and may hold "optimizer"')
+  if transform and 'optimizer' in carry:
+    raise UserError(f'config: init.carry is {carry}; moments are of the dense model and "{transform}" makes another')
   return ConfigDict({'stage': stage, 'carry': tuple(carry), 'transform': transform})
+
+
+def check_start(init: ConfigDict) -> None:
+  """Raises UserError unless `init`, of which any field may be overridden, is what a stage can start by."""
+  from_stage(init.stage, init.carry, init.transform)
+  if init.transform and 'fold' not in init:
+    raise UserError(f'config: init.transform is "{init.transform}", which is for loop_adapt; it is "" here')
+  if 'fold' in init and init.fold not in FOLD_RULES:
+    raise UserError(f'config: init.fold "{init.fold}" does not exist{nearest(init.fold, FOLD_RULES)}')
 
 
 def to_json(config: ConfigDict) -> str:

@@ -9,6 +9,7 @@ milliseconds to the first batch at step 1,000,000), packing (MB/s of token ids).
 model's width, and four of its layers as one more train step.
 """
 
+import contextlib
 import functools
 import itertools
 import json
@@ -16,6 +17,7 @@ import os
 import pathlib
 import platform
 import statistics
+import sys
 import tempfile
 import time
 
@@ -209,6 +211,20 @@ def _examples(count: int, longest: int):
     yield Example(rng.integers(0, 1000, length, dtype=np.int32), np.ones(length, np.float32))
 
 
+@contextlib.contextmanager
+def _silent():
+  """Writing rows imports TensorFlow, which greets from C++ on the standard error stream: that is closed meanwhile."""
+  sys.stderr.flush()
+  kept = os.dup(2)
+  with open(os.devnull, 'wb') as nowhere:
+    os.dup2(nowhere.fileno(), 2)
+  try:
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+
+
 def _loaders():
   """Batches from packed rows on disk, in one process with one reading thread: what one core delivers."""
   from iquest_jax.data import loader, packing, rows
@@ -220,7 +236,8 @@ def _loaders():
           'train': lambda counts, e=examples, c=context: packing.pack(e, c, False, counts),
           'held_out': lambda counts, e=examples, c=context: itertools.islice(packing.pack(e, c, False, counts), 1),
       }
-      entry = rows.write_source(folder, 'text', context, 'bench', splits)
+      with _silent():
+        entry = rows.write_source(folder, 'text', context, 'bench', splits)
       rows.write_json(
           pathlib.Path(folder) / rows.MANIFEST,
           {'tokenizer': 'bench', 'context': context, 'sources': {'text': entry}},

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from experiments import chain
-from iquest_jax.config import flatten
+from iquest_jax.config import check_start, flatten
 from iquest_jax.errors import RunStopped, UserError, nearest
 
 flags.DEFINE_string('workdir', '', 'Folder of one chain: its tokenizer, its rows, and one folder a stage.')
@@ -39,9 +39,10 @@ def experiment(text: str) -> ConfigDict:
 
 
 def config() -> ConfigDict:
-  """The configuration named by --exp, overrides applied."""
+  """The configuration named by --exp, overrides applied; its start is checked here, before anything is read."""
   if 'exp' not in FLAGS:
     raise UserError('--exp is missing; name an experiment, as in --exp=midtrain_128k:size=7b')
+  check_start(FLAGS.exp.init)
   return FLAGS.exp
 
 
@@ -120,7 +121,9 @@ def _define_experiment(argv: list[str]) -> list[str]:
     if key not in leaves:
       raise UserError(f'--exp.{key} does not exist in {settings.stage}{nearest(key, leaves)}')
     if key in _NAMED:
-      raise UserError(f'--exp.{key} follows from --exp; name another experiment or size there, as in --exp=anneal:size=7b')
+      raise UserError(
+          f'--exp.{key} follows from --exp; name another experiment or size there, as in --exp=anneal:size=7b'
+      )
     if not separator:
       raise UserError(f'--exp.{key} has no value; write --exp.{key}=VALUE')
   # config_flags reads the overrides from sys.argv and checks each against the type of the field.

@@ -13,7 +13,7 @@ from iquest_jax import sharding
 from iquest_jax.batch import Batch
 from iquest_jax.data import mixture
 from iquest_jax.errors import UserError
-from iquest_jax.model import sizes, transformer
+from iquest_jax.model import fold, sizes, transformer
 from iquest_jax.train import loop, optim, state, step
 from launch import command
 
@@ -124,6 +124,29 @@ def test_the_hash_of_a_configuration_tells_every_number():
   same.optim.peak_lr *= 1.0001
   assert config_lib.config_hash(config) != config_lib.config_hash(same)
   assert [key for key, _, _ in config_lib.diff(config, same)] == ['optim.peak_lr']
+
+
+@pytest.mark.parametrize(
+    ('stage', 'changes', 'says'),
+    [
+        ('anneal', {'carry': ('paramz',)}, "init.carry is ('paramz',); it holds"),
+        ('anneal', {'transform': 'foo'}, 'init.transform is "foo"; it is'),
+        ('anneal', {'transform': 'dense_to_loop'}, 'moments are of the dense model'),
+        ('midtrain_32k', {'transform': 'dense_to_loop'}, 'which is for loop_adapt; it is "" here'),
+        ('loop_adapt', {'fold': 'strid'}, 'init.fold "strid" does not exist; did you mean "stride"?'),
+    ],
+)
+def test_a_start_that_no_stage_can_have_is_refused(stage, changes, says):
+  init = command.experiment(f'{stage}:size=tiny_loop').init
+  config_lib.check_start(init)
+  init.update(changes)
+  with pytest.raises(UserError) as error:
+    config_lib.check_start(init)
+  assert says in str(error.value)
+
+
+def test_every_rule_of_the_fold_can_be_named():
+  assert set(config_lib.FOLD_RULES) == set(fold.FOLDS)
 
 
 def test_a_stage_has_no_field_that_cannot_be_overridden():

@@ -71,7 +71,9 @@ def check_imports(path, root=ROOT):
       assert not name.startswith(('jax', 'flax')), f'{path} imports {name}: experiments hold numbers only'
 
 
-@pytest.mark.parametrize('line', ['from iquest_jax.train import loop', 'import iquest_jax.train.loop', 'from ..train import loop'])
+@pytest.mark.parametrize(
+    'line', ['from iquest_jax.train import loop', 'import iquest_jax.train.loop', 'from ..train import loop']
+)
 def test_the_layering_test_sees_a_way_back(tmp_path, line):
   file = tmp_path / 'iquest_jax/model/x.py'
   file.parent.mkdir(parents=True)

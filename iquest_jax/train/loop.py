@@ -10,7 +10,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from iquest_jax import sharding
-from iquest_jax.config import flatten, from_stage, to_json
+from iquest_jax.config import flatten, to_json
 from iquest_jax.data.loader import Loader
 from iquest_jax.errors import UserError
 from iquest_jax.model import transformer
@@ -136,7 +136,7 @@ def is_finished(checkpoints: checkpoint.Checkpoints, run_dir: str, steps: int) -
 
 
 def check(config: ConfigDict, mesh) -> None:
-  """Raises UserError where a count is 0, a start does not exist, or batch, row or loss chunk do not divide as the mesh needs.
+  """Raises UserError where a count is 0, or batch, row or loss chunk do not divide as mesh and accumulation need.
 
   What the context axis asks of a row, a window and a transport is said in parallel/context.py.
   """
@@ -144,7 +144,6 @@ def check(config: ConfigDict, mesh) -> None:
   for name in _COUNTS:
     if leaves[name] < 1:
       raise UserError(f'config: {name} is {leaves[name]}; at least 1')
-  from_stage(config.init.stage, config.init.carry, config.init.transform)  # which checks them
   ways = sharding.row_ways(mesh) * config.train.accumulation
   if config.train.batch_rows % ways:
     raise UserError(

@@ -45,7 +45,8 @@ def decays(path: tuple) -> bool:
 def optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformation:
   """Clip by global norm, then AdamW with decay on matrices only; the first moment in `moment_dtype`."""
   if optim.moment_dtype not in MOMENT_DTYPES:
-    raise UserError(f'config: optim.moment_dtype "{optim.moment_dtype}" does not exist{nearest(optim.moment_dtype, MOMENT_DTYPES)}')
+    hint = nearest(optim.moment_dtype, MOMENT_DTYPES)
+    raise UserError(f'config: optim.moment_dtype "{optim.moment_dtype}" does not exist{hint}')
   mask = lambda params: jax.tree_util.tree_map_with_path(lambda path, _: decays(path), params)
   return optax.chain(
       optax.clip_by_global_norm(optim.clip_norm),
