@@ -77,6 +77,14 @@ def test_splits_and_buckets_deal_every_document_once():
   assert 0.45 < (len(parts[0]) + len(parts[2])) / 4000 < 0.55
 
 
+def test_an_endless_source_of_which_nothing_is_selected_ends():
+  endless = (Document(f'{i}', 'code', (('a', 'b'),)) for i in itertools.count())
+  found = list(documents.select(endless, 'train', (0.0, 0.01), patience=300))
+  assert found and all(documents.bucket(document) < 0.01 for document in found)
+  read = next(endless).id  # the selected ones reset the count
+  assert int(read) - int(found[-1].id) == 301 and int(read) > 301
+
+
 def test_a_repository_is_held_out_whole_at_every_level():
   held = {d.repo for d in packages.code() if documents.is_held_out(d)}
   assert held

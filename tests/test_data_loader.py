@@ -1,6 +1,7 @@
 """The loader: targets, pure addressing, the same rows on any number of hosts, held-out batches."""
 
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -80,7 +81,7 @@ def test_targets_are_what_follows_in_the_same_document(rows_dir):
 def test_the_weight_of_a_token_stands_where_it_is_predicted(rows_dir):
   loader, on_disk = make(rows_dir), {}
   for source in 'abc':
-    stored = rows.open_rows(rows_dir, source, 'train')
+    stored = rows.Rows(rows_dir, source, 'train', '')
     for row in (stored[i] for i in range(len(stored))):
       on_disk |= dict(zip(row['tokens'].tolist(), row['loss_weights'].tolist()))
   seen = 0
@@ -165,12 +166,31 @@ def test_held_out_batches_cover_each_source_in_order_and_padding_weighs_nothing(
   ids = np.concatenate([batch.source_ids for batch in batches])
   assert ids[:6].tolist() == [0, 0, 1, 1, 2, 2]
   for index, source in enumerate('abc'):
-    held_out = rows.open_rows(rows_dir, source, 'held_out')
+    held_out = rows.Rows(rows_dir, source, 'held_out', '')
     for row in range(2):
       assert np.array_equal(tokens[2 * index + row], held_out[row]['tokens'])
   padding = np.concatenate([batch.loss_weights for batch in batches])[6:]
   assert not padding.any() and not np.concatenate([batch.segment_ids for batch in batches])[6:].any()
   assert len(loader.held_out(100, batch_rows, places)) == -(-9 // batch_rows)  # there are three of each
+
+
+def test_epochs_are_told_of_each_source(rows_dir):
+  loader = make(rows_dir)
+  seen = np.concatenate([batch['source_ids'] for batch in read(loader, 0, 30)])
+  drawn = {name: np.count_nonzero(seen == index) for index, name in enumerate('abc')}
+  assert loader.epochs(30) == {'a': drawn['a'] / 11, 'b': drawn['b'] / 40, 'c': drawn['c'] / 23}
+  assert loader.epochs(30)['b'] > 1 > loader.epochs(3)['b']
+
+
+def test_damage_that_shows_while_rows_are_read_ahead_is_told_in_one_line(rows_dir, tmp_path):
+  folder = shutil.copytree(rows_dir, tmp_path / 'rows')
+  file = next((folder / 'b').rglob('*train.array_record*'))
+  content = bytearray(file.read_bytes())
+  content[200] ^= 1  # within the first rows
+  file.write_bytes(content)
+  with pytest.raises(UserError, match=f'{file} cannot be read .* by THE COMMAND') as error:
+    read(make(folder), 0, 12)
+  assert '\n' not in str(error.value)
 
 
 def test_rows_that_do_not_fit_are_refused_before_reading(rows_dir):

@@ -1,5 +1,7 @@
 """Rows on disk: prepared whole or not at all, made again only when their input changed, read without TensorFlow."""
 
+import errno
+import itertools
 import json
 import os
 import resource
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from iquest_jax.data import repos, rows
+from iquest_jax.data import documents, repos, rows, sources
 from iquest_jax.data.documents import Document, is_held_out
 from iquest_jax.data.prepare import import_tokenizer, prepare, prepare_tokenizer
 from iquest_jax.data.tokenizer import Tokenizer, run_path
@@ -72,7 +74,7 @@ def test_rows_are_there_in_the_numbers_training_needs(prepared):
 def test_rows_hold_the_text_of_their_documents(prepared):
   workdir, manifest = prepared
   tokenizer = Tokenizer.load(run_path(workdir))
-  read = rows.open_rows(workdir / 'rows' / 'midtrain_32k', 'reasoning_qa', 'train')
+  read = rows.Rows(workdir / 'rows' / 'midtrain_32k', 'reasoning_qa', 'train', 'THE COMMAND')
   tokens = 0
   for row in (read[i] for i in range(len(read))):
     assert {name: (value.shape, value.dtype) for name, value in row.items()} == {
@@ -86,7 +88,7 @@ def test_rows_hold_the_text_of_their_documents(prepared):
 
 
 def test_held_out_rows_come_from_as_many_documents(prepared):
-  held_out = rows.open_rows(prepared[0] / 'rows' / 'midtrain_32k', 'file_level', 'held_out')
+  held_out = rows.Rows(prepared[0] / 'rows' / 'midtrain_32k', 'file_level', 'held_out', 'THE COMMAND')
   assert len({tuple(held_out[i]['tokens'][:16].tolist()) for i in range(3)}) == 3
   assert prepared[1]['sources']['file_level']['held_out']['documents'] >= 3
   assert all((held_out[i]['positions'] == 0).sum() >= 1 and held_out[i]['positions'][0] == 0 for i in range(3))
@@ -111,7 +113,7 @@ def test_reading_imports_no_tensorflow(prepared):
   program = f"""
       import sys
       from iquest_jax.data import loader, rows
-      assert len(rows.open_rows({str(workdir / 'rows' / 'midtrain_32k')!r}, 'commits', 'train')[0]['tokens']) == 64
+      assert len(rows.Rows({str(workdir / 'rows' / 'midtrain_32k')!r}, 'commits', 'train', '')[0]['tokens']) == 64
       assert not {{'tensorflow', 'seqio'}} & sys.modules.keys()
   """
   subprocess.run([sys.executable, '-c', textwrap.dedent(program)], check=True)
@@ -195,10 +197,17 @@ def test_documents_of_ones_own_are_read_at_any_size(tmp_path):
         (dict(data__mixture=((0, (('facts', 1.0),)),)), True, 'no .*jsonl.* in .*facts'),
         (dict(data__mixture=_CODE, data__buckets=(0.5, 0.5)), True, r'data.buckets is \(0.5, 0.5\)'),
         (dict(data__buckets=(0.5,)), False, r'data.buckets is \(0.5,\)'),
-        (dict(data__context=8, data__mixture=((0, (('chat_instruct', 1.0),)),)), False, 'packed into rows of 8 tokens'),
+        (dict(data__context=8, data__mixture=((0, (('chat_instruct', 1.0),)),)), False,
+         '"chat_instruct" has no train rows: 10,000 documents, all longer than a row of 8 tokens; raise data.context'),
+        (dict(data__buckets=(0.5, 0.2)), False, r'data.buckets is \(0.5, 0.2\)'),
+        (dict(data__buckets=(0.5, 1.5)), False, r'data.buckets is \(0.5, 1.5\)'),
+        (dict(data__buckets=('a', 'b')), False, r"data.buckets is \('a', 'b'\)"),
+        (dict(data__buckets=(0.3, 0.3 + 1e-9), data__mixture=((0, (('chat_instruct', 1.0),)),)), False,
+         '"chat_instruct" has no train rows .none dropped.*widen data.buckets'),
+        (dict(data__context=0), False, 'data.context is 0; at least 1'),
         (dict(model__vocab=100), False, 'too small'),
     ],
-)
+)  # fmt: skip
 def test_a_mistake_is_told_in_one_line(tmp_path, changes, documents, reason):
   if documents:
     _documents(tmp_path / 'documents', held_out=False)
@@ -269,6 +278,112 @@ def test_a_preparation_that_fails_leaves_the_rows_before_whole(prepared, tmp_pat
   assert prepare(stage(), tmp_path, progress=made.append) == manifest and not made
 
 
+def test_a_generator_that_runs_dry_ends_and_keeps_the_rows_it_gave(tmp_path, monkeypatch):
+  """After the first documents none fits a row: waiting for the next would be for ever."""
+
+  def chats(seed):
+    long, short = ({'role': 'assistant', 'content': text} for text in ('word ' * 100, 'yes'))
+    yield from (Document(str(i), '', messages=(short,)) for i in range(400))
+    yield from (Document(str(i), '', messages=(long,)) for i in itertools.count())
+
+  monkeypatch.setitem(sources.BUILT_IN, 'chat_instruct', chats)
+  monkeypatch.setattr(documents, 'PATIENCE', 500)
+  config = stage(data__mixture=((0, (('chat_instruct', 1.0),)),), train__steps=1000)
+  entry = prepare(config, tmp_path)['sources']['chat_instruct']['train']
+  assert 0 < entry['rows'] < 8000 and entry['documents'] > 300 and entry['drops'] == {'longer than a row': 500}
+
+
+def test_a_disk_that_is_full_before_the_manifest_leaves_the_rows_before_whole(prepared, tmp_path, monkeypatch):
+  import_tokenizer(stage(), tmp_path, run_path(prepared[0]))
+  manifest, folder = prepare(stage(), tmp_path), tmp_path / 'rows' / 'midtrain_32k'
+  other, write_json = stage(seed=1), rows.write_json
+
+  def full(path, content):
+    if path.name == 'manifest.json':
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    write_json(path, content)
+
+  with monkeypatch.context() as patch, pytest.raises(UserError, match='No space left on device'):
+    patch.setattr(rows, 'write_json', full)
+    prepare(other, tmp_path)
+  made = []
+  assert prepare(stage(), tmp_path, progress=made.append) == manifest and not made
+  again = prepare(other, tmp_path, progress=made.append)  # what was finished then has only to take its place
+  assert not made and again != manifest and not (folder / 'next').exists()
+  assert _check(folder, again, sources=again['sources']) == again
+
+
+def _damage(prepared, folder, damage, split='train'):
+  """A copy of the rows in which one file of "commits" is changed."""
+  shutil.copytree(prepared[0], folder)
+  file = next((folder / 'rows' / 'midtrain_32k' / 'commits').rglob(f'*{split}.array_record*'))
+  file.write_bytes(damage(file.read_bytes()))
+  return folder / 'rows' / 'midtrain_32k', file
+
+
+def _changed(content):
+  return content[:200] + bytes([content[200] ^ 1]) + content[201:]  # within the first rows
+
+
+def test_a_file_of_another_size_is_named_at_the_start(prepared, tmp_path):
+  folder, file = _damage(prepared, tmp_path / 'run', lambda content: content[:-1])
+  with pytest.raises(UserError, match=f'{file} has .* bytes, not the .* prepare them again by THE COMMAND'):
+    _check(folder, prepared[1])
+
+
+@pytest.mark.parametrize('split', ['train', 'held_out'])
+def test_a_changed_byte_is_named_as_it_is_read(prepared, tmp_path, split):
+  folder, file = _damage(prepared, tmp_path / 'run', _changed, split)
+  _check(folder, prepared[1])  # which reads no rows
+  with pytest.raises(UserError, match=f'{file} cannot be read .*prepare the rows again by THE COMMAND') as error:
+    read = rows.Rows(folder, 'commits', split, 'THE COMMAND')
+    assert all(read[i] for i in range(len(read)))
+  assert '\n' not in str(error.value)
+
+
+def test_no_changed_byte_is_read_as_another_token(prepared, tmp_path):
+  """What makes it enough that a start checks names and sizes: ArrayRecord finds the rest, padding aside."""
+  folder, file = _damage(prepared, tmp_path / 'run', lambda content: content)
+  content, changes = file.read_bytes(), np.random.default_rng(0)
+  read = rows.Rows(folder, 'commits', 'train', '')
+  whole, found = [read[i] for i in range(len(read))], 0
+  for at in changes.choice(np.flatnonzero(np.frombuffer(content, np.uint8)), 100, replace=False):
+    file.write_bytes(content[:at] + bytes([content[at] ^ 1 << changes.integers(8)]) + content[at + 1 :])
+    try:
+      read = rows.Rows(folder, 'commits', 'train', '')
+      for i, row in enumerate(whole):
+        assert all(np.array_equal(read[i][name], values) for name, values in row.items())
+    except UserError:
+      found += 1
+  assert found > 90
+
+
+def test_a_description_that_is_damaged_is_named(prepared, tmp_path):
+  damages = (('dataset_info.json', '{'), ('dataset_info.json', '{}'), ('features.json', '[]'))
+  for number, (name, content) in enumerate(damages):
+    folder, file = _damage(prepared, tmp_path / str(number), lambda content: content)
+    (file.parent / name).write_text(content)
+    with pytest.raises(UserError, match=f'{file.parent} cannot be read .*THE COMMAND') as error:
+      rows.Rows(folder, 'commits', 'train', 'THE COMMAND')
+    assert '\n' not in str(error.value)
+
+
+def test_the_command_that_is_named_mends_what_is_damaged(prepared, tmp_path):
+  workdir, manifest = prepared
+  for number, (name, damage) in enumerate({
+      'manifest.json': lambda file: file.write_text('{}'),
+      'commits/1.0.0/commits-train.array_record-00000-of-00001': lambda file: file.write_bytes(_changed(file.read_bytes())),
+      'commits/1.0.0/commits-held_out.array_record-00000-of-00001': lambda file: file.unlink(),
+      'commits/1.0.0/dataset_info.json': lambda file: file.write_text('{'),
+      'commits/source.json': lambda file: file.write_text('[]'),
+  }.items()):  # fmt: skip
+    shutil.copytree(workdir, tmp_path / str(number))
+    damage(tmp_path / str(number) / 'rows' / 'midtrain_32k' / name)
+    made = []
+    assert prepare(stage(), tmp_path / str(number), progress=made.append) == manifest
+    assert made == ([] if name == 'manifest.json' else ['commits'])
+
+
 def test_rows_that_are_no_longer_there_are_named(prepared, tmp_path):
   folder = tmp_path / 'rows'
   shutil.copytree(prepared[0] / 'rows' / 'midtrain_32k', folder)
@@ -276,9 +391,10 @@ def test_rows_that_are_no_longer_there_are_named(prepared, tmp_path):
   file.unlink()
   with pytest.raises(UserError, match=f'{file.name} is missing; prepare them again by THE COMMAND'):
     _check(folder, prepared[1])
-  (folder / 'manifest.json').write_text('{}')
-  with pytest.raises(UserError, match='manifest.json is damaged .*THE COMMAND'):
-    _check(folder, prepared[1])
+  for content in ('{}', '[]', '{"tokenizer": "", "context": 64, "sources": {"commits": {}}}', '\ud800'):
+    (folder / 'manifest.json').write_text(content, errors='surrogatepass')
+    with pytest.raises(UserError, match='manifest.json is damaged .*THE COMMAND'):
+      _check(folder, prepared[1])
 
 
 def test_the_manifest_is_json_with_sorted_keys(prepared):

@@ -171,6 +171,21 @@ def test_rows_made_with_another_tokenizer_are_refused(shared, workdir):
                    rf'python -m launch.prepare --exp=anneal:size=tiny --workdir={workdir}$', line)  # fmt: skip
 
 
+@pytest.mark.parametrize('damage', ['manifest', 'row'])
+def test_damaged_rows_are_refused(shared, workdir, damage):
+  file = workdir / 'rows/anneal/manifest.json'
+  if damage == 'row':
+    file = next((workdir / 'rows/anneal/code').rglob('*held_out.array_record*'))
+    content = bytearray(file.read_bytes())
+    content[200] ^= 1  # within the first rows
+    file.write_bytes(content)
+  else:
+    file.write_text('{}')
+  line = refusal(shared.run(train('anneal', workdir), status=2))
+  assert line.startswith(f'rows: {file} ') and line.endswith(
+      f'by python -m launch.prepare --exp=anneal:size=tiny --workdir={workdir}')  # fmt: skip
+
+
 def test_a_workdir_without_tokenizer_or_rows_is_refused(shared, workdir):
   manifest = workdir / 'rows/anneal/manifest.json'
   manifest.unlink()

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 from iquest_jax.errors import UserError
 
 HELD_OUT_SHARE = 1 / 16
+# So many documents in a row of which nothing comes into a row of tokens, and an endless generator counts as read to its
+# end. Documents in files end by themselves: there, any number may be passed over.
+PATIENCE = 10_000
 ROLES = ('system', 'user', 'assistant', 'tool')
 
 
@@ -76,12 +80,23 @@ def is_held_out(document: Document) -> bool:
   return _unit_hash('held_out', document.repo or document.id) < HELD_OUT_SHARE
 
 
-def select(documents: Iterator[Document], split: str, buckets: tuple[float, float]) -> Iterator[Document]:
-  """The documents of one split ('train' or 'held_out') whose bucket lies in [low, high)."""
+def select(
+    documents: Iterator[Document], split: str, buckets: tuple[float, float], patience: float = math.inf
+) -> Iterator[Document]:
+  """The documents of one split ('train' or 'held_out') whose bucket lies in [low, high).
+
+  Ends after `patience` documents in a row that do not.
+  """
   low, high = buckets
+  passed = 0
   for document in documents:
     if is_held_out(document) == (split == 'held_out') and low <= bucket(document) < high:
+      passed = 0
       yield document
+    else:
+      passed += 1
+      if passed >= patience:
+        return
 
 
 def jsonl_files(directory: str | pathlib.Path, source: str) -> tuple[pathlib.Path, ...]:

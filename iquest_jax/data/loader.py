@@ -60,7 +60,8 @@ class Loader:
       command: makes the rows; named in errors.
 
     Raises:
-      UserError: the schedule is wrong, or the rows are missing, empty, or made for something else.
+      UserError: the schedule is wrong, or the rows are missing, damaged, empty, or made for something else; also later,
+        where damage shows only as rows are read.
     """
     mixture = Mixture(schedule, batch_rows)
     self.sources = mixture.sources
@@ -72,11 +73,11 @@ class Loader:
     self._context, self._batch_rows = context, batch_rows
     drawn = []
     for index, source in enumerate(self.sources):
-      rows = grain.MapDataset.source(rows_lib.open_rows(rows_dir, source, 'train'))
+      rows = grain.MapDataset.source(rows_lib.Rows(rows_dir, source, 'train', command))
       shuffled = rows.shuffle(seed=_seed_of(seed, source)).repeat()
       drawn.append(shuffled.map(lambda row, index=index: {**row, 'source_ids': np.int32(index)}))
     self._rows = grain.MapDataset.select_from_datasets(drawn, mixture)
-    self._held_out = [rows_lib.open_rows(rows_dir, source, 'held_out') for source in self.sources]
+    self._held_out = [rows_lib.Rows(rows_dir, source, 'held_out', command) for source in self.sources]
 
   @classmethod
   def of_stage(cls, config: ConfigDict, workdir: str | pathlib.Path) -> 'Loader':

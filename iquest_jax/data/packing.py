@@ -9,18 +9,16 @@ arXiv 2404.10830).
 import bisect
 import collections
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from iquest_jax.data.example import Example
-from iquest_jax.errors import UserError
 
 # Rows being filled at a time. More would pad less and, when a stage has rows enough, waste more.
 OPEN_ROWS = 32
 EMPTY, TOO_LONG = 'empty', 'longer than a row'
-# So many documents and not one that could be packed is a mistake, and a generator would go on for ever.
-MOST_DROPS_BEFORE_THE_FIRST = 10_000
 # Fields of a row in the order of WORKSPACE.md, with their types.
 FIELDS = {'tokens': np.int32, 'segment_ids': np.int32, 'positions': np.int32, 'loss_weights': np.float32}
 
@@ -35,7 +33,9 @@ class Counts:
   drops: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
 
-def pack(examples: Iterable[Example], context: int, whole: bool, counts: Counts) -> Iterator[Row]:
+def pack(
+    examples: Iterable[Example], context: int, whole: bool, counts: Counts, patience: float = math.inf
+) -> Iterator[Row]:
   """Packs examples into rows.
 
   Args:
@@ -43,17 +43,15 @@ def pack(examples: Iterable[Example], context: int, whole: bool, counts: Counts)
     context: T, tokens in a row.
     whole: drop an example longer than a row instead of cutting it.
     counts: written to as examples are read.
+    patience: ends after so many examples in a row that were dropped, as if they were the last.
 
   Yields:
     Rows {tokens, segment_ids, positions int32 [T], loss_weights float32 [T]}; segments count from 1, 0 is padding.
-
-  Raises:
-    UserError: the first MOST_DROPS_BEFORE_THE_FIRST examples are all dropped.
   """
   # Open rows as (room, age, pieces), least room first; age is unique, so that pieces are never compared.
   opened: list[tuple[int, int, list[Example]]] = []
   ages = 0
-  for piece in _pieces(examples, context, whole, counts):
+  for piece in _pieces(examples, context, whole, counts, patience):
     place = bisect.bisect_left(opened, (len(piece.tokens),))
     if place < len(opened):
       room, age, pieces = opened.pop(place)
@@ -72,18 +70,20 @@ def pack(examples: Iterable[Example], context: int, whole: bool, counts: Counts)
     yield _row(pieces, context)
 
 
-def _pieces(examples: Iterable[Example], context: int, whole: bool, counts: Counts) -> Iterator[Example]:
+def _pieces(
+    examples: Iterable[Example], context: int, whole: bool, counts: Counts, patience: float
+) -> Iterator[Example]:
+  dropped = 0
   for example in examples:
     length = len(example.tokens)
-    if not counts.documents and counts.drops.total() >= MOST_DROPS_BEFORE_THE_FIRST:
-      dropped = ', '.join(f'{count} {reason}' for reason, count in counts.drops.items())
-      raise UserError(f'packing: no document can be packed into rows of {context} tokens ({dropped}); raise data.context')
-    if not length:
-      counts.drops[EMPTY] += 1
-    elif whole and length > context:
-      counts.drops[TOO_LONG] += 1
+    if not length or (whole and length > context):
+      counts.drops[TOO_LONG if length else EMPTY] += 1
+      dropped += 1
+      if dropped >= patience:
+        return
     else:
       counts.documents += 1
+      dropped = 0
       for start in range(0, length, context):
         end = start + context
         yield Example(example.tokens[start:end], example.loss_weights[start:end])

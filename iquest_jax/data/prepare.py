@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import itertools
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -85,34 +86,35 @@ def prepare(
     formats.format_of(source)
     if documents_dir:
       documents.jsonl_files(documents_dir, source)  # before a tokenizer is trained on the rest
-  _check_buckets(config.data.buckets)
+  _check_numbers(config)
   folder = rows.folder(config, workdir)
   staging = folder / _STAGING
   try:
     tokenizer = prepare_tokenizer(config, workdir, documents_dir)
     inputs = {name: _inputs(config, name, count, tokenizer, documents_dir) for name, count in needed.items()}
     entries = {name: rows.finished(folder, name, hashed) for name, hashed in inputs.items()}
-    if not all(entries.values()) or not _same_schedule(folder, schedule):
+    manifest = {
+        'stage': config.stage,
+        'context': config.data.context,
+        'tokenizer': tokenizer.fingerprint,
+        'schedule': schedule,
+        'sources': entries,
+    }
+    if not all(entries.values()) or not _is_written(folder, manifest):
       _check_size(config, documents_dir)
       staging.mkdir(parents=True, exist_ok=True)
       made = [name for name in needed if entries[name] is None]
       entries |= {name: rows.finished(staging, name, inputs[name]) for name in made}  # by a run that was killed
-      rates = _make(config, staging, documents_dir, tokenizer, needed, inputs, entries, progress)
-      # Until here the rows before are whole; from here on there is no manifest until the new ones are.
+      manifest['rates'] = _make(config, staging, documents_dir, tokenizer, needed, inputs, entries, progress)
+      # A full disk may end it until here, and the rows before are whole. What follows only moves; there is no manifest
+      # from the first move to the last.
+      rows.write_json(staging / rows.MANIFEST, manifest)
       (folder / rows.MANIFEST).unlink(missing_ok=True)
       for name in made:
         shutil.rmtree(folder / name, ignore_errors=True)
         os.replace(staging / name, folder / name)
+      os.replace(staging / rows.MANIFEST, folder / rows.MANIFEST)
       shutil.rmtree(staging)
-      manifest = {
-          'stage': config.stage,
-          'context': config.data.context,
-          'tokenizer': tokenizer.fingerprint,
-          'schedule': schedule,
-          'rates': rates,
-          'sources': entries,
-      }
-      rows.write_json(folder / rows.MANIFEST, manifest)
   except OSError as error:
     place = folder if error.filename is None or str(error.filename) == str(staging) else error.filename
     raise UserError(f'prepare: {place}: {error.strerror or error}; nothing finished is lost') from error
@@ -137,6 +139,7 @@ def _make(
 ) -> list:
   """Writes the sources whose entry is None and fills in the entry; returns the mixture's rates."""
   tasks = _import_tasks()
+  patience = math.inf if documents_dir else documents.PATIENCE
 
   seqio_sources = {
       name: tasks.Source(
@@ -146,6 +149,7 @@ def _make(
           tokenizer,
           context=config.data.context,
           buckets=tuple(config.data.buckets),
+          patience=patience,
           seed=config.seed,
       )
       for name in needed
@@ -156,7 +160,7 @@ def _make(
     if split == 'held_out' and not whole:
       # A row a document at most: a few held-out rows should not all be pieces of one long document.
       examples = (example.head(config.data.context) for example in examples)
-    return itertools.islice(packing.pack(examples, config.data.context, whole, counts), limit)
+    return itertools.islice(packing.pack(examples, config.data.context, whole, counts, patience), limit)
 
   # A source that these few steps never draw still has a row: it belongs to the stage.
   limits = {
@@ -171,7 +175,10 @@ def _make(
   return tasks.rates(config.stage, config.data.mixture, seqio_sources)
 
 
-def _check_buckets(buckets: Any) -> None:
+def _check_numbers(config: ConfigDict) -> None:
+  if config.data.context < 1:
+    raise UserError(f'config: data.context is {config.data.context}; at least 1')
+  buckets = config.data.buckets
   numbers = isinstance(buckets, (tuple, list)) and len(buckets) == 2 and all(isinstance(x, (int, float)) for x in buckets)
   if not numbers or not 0 <= buckets[0] < buckets[1] <= 1:
     raise UserError(f'config: data.buckets is {buckets}; it is (from, to) with 0 <= from < to <= 1')
@@ -209,13 +216,14 @@ def _inputs(config: ConfigDict, source: str, count: int, tokenizer: Tokenizer, d
   return hashlib.sha256(json.dumps(depends).encode()).hexdigest()
 
 
-def _same_schedule(folder: pathlib.Path, schedule: mixture.Schedule) -> bool:
-  """Whether the manifest is there and its rates are those of the schedule."""
+def _is_written(folder: pathlib.Path, manifest: dict[str, Any]) -> bool:
+  """Whether this manifest is there whole; its rates follow from the schedule."""
   try:
-    manifest = json.loads((folder / rows.MANIFEST).read_text())
-  except (FileNotFoundError, json.JSONDecodeError):
+    found = json.loads((folder / rows.MANIFEST).read_text())
+    del found['rates']
+  except (FileNotFoundError, ValueError, KeyError, TypeError):
     return False
-  return manifest['schedule'] == json.loads(json.dumps(schedule))
+  return found == json.loads(json.dumps(manifest))
 
 
 def _sample(found: Iterable[Document], characters: int) -> Iterator[str]:

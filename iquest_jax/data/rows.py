@@ -4,22 +4,24 @@
 preparation that was killed leaves `.incomplete/` and nothing that looks finished. Reading imports no TensorFlow.
 """
 
+import bisect
 import contextlib
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from iquest_jax.data.packing import FIELDS, Counts, Row
+from iquest_jax.data.packing import FIELDS, TOO_LONG, Counts, Row
 from iquest_jax.errors import UserError
 
 MANIFEST = 'manifest.json'
@@ -40,11 +42,33 @@ def command(config: ConfigDict, workdir: str | pathlib.Path) -> str:
   return f'python -m launch.prepare --exp={config.stage}:size={config.size} --workdir={workdir}'
 
 
-def open_rows(rows_dir: str | pathlib.Path, source: str, split: str) -> Sequence[Row]:
+class Rows:
   """Random access to the rows of a split: `[i] -> {field: [T]}`, `len()`. Several threads may read at once."""
-  import tensorflow_datasets as tfds  # here and not above: half a second that `--help` need not pay
 
-  return tfds.builder_from_directory(str(_dataset(rows_dir, source))).as_data_source(split)
+  def __init__(self, rows_dir: str | pathlib.Path, source: str, split: str, command: str):
+    """Opens the rows; UserError, naming the command that makes them, where they are damaged, also as they are read."""
+    import tensorflow_datasets as tfds  # here and not above: half a second that `--help` need not pay
+
+    self._command = command
+    try:
+      builder = tfds.builder_from_directory(str(_dataset(rows_dir, source)))
+      self._rows, self._shards = builder.as_data_source(split), builder.info.splits[split]
+    except Exception as error:  # whatever the parsers of its description raise
+      raise self._damaged(_dataset(rows_dir, source), error) from error
+    self._ends = list(itertools.accumulate(self._shards.shard_lengths))
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, row: int) -> Row:
+    try:
+      return self._rows[row]
+    except (RuntimeError, OSError) as error:  # ArrayRecord checks the hash of every block that it reads
+      raise self._damaged(self._shards.filepaths[bisect.bisect_right(self._ends, row)], error) from error
+
+  def _damaged(self, path: os.PathLike, error: Exception) -> UserError:
+    reason = ' '.join(str(error).split())
+    return UserError(f'rows: {path} cannot be read ({reason}); prepare the rows again by {self._command}')
 
 
 def write_source(
@@ -75,7 +99,7 @@ def write_source(
   tfds.disable_progress_bar()
   incomplete = pathlib.Path(rows_dir) / _INCOMPLETE
   shutil.rmtree(incomplete / source, ignore_errors=True)
-  tallies = {split: _Tally(source, split) for split in splits}
+  tallies = {split: _Tally(source, split, context) for split in splits}
   builder = tfds.dataset_builders.AdhocBuilder(
       name=source,
       version=VERSION,
@@ -94,7 +118,7 @@ def write_source(
   record = {
       'inputs': inputs,
       **{split: tally.record() for split, tally in tallies.items()},
-      'sha256': {path.name: _sha256(path) for path in sorted(pathlib.Path(builder.data_dir).glob('*array_record*'))},
+      'files': {path.name: _stamp(path) for path in sorted(pathlib.Path(builder.data_dir).glob('*array_record*'))},
       'builder': {'tensorflow_datasets': tfds.__version__, 'rows': VERSION},
   }
   write_json(incomplete / source / _RECORD, record)
@@ -106,12 +130,22 @@ def write_source(
 
 
 def finished(rows_dir: str | pathlib.Path, source: str, inputs: str) -> dict[str, Any] | None:
-  """The entry of a source that was written from the same inputs; None where it has to be made."""
+  """The entry of a source that was written from the same inputs; None where it has to be made.
+
+  Checks the hash of every file, since the command that errors name must not keep what is damaged: about a second a
+  gigabyte, and making them takes far longer. A start of training checks names and sizes alone (`check_manifest`): hours
+  of hashing on every host would find nothing that ArrayRecord does not find as it reads (`Rows`).
+  """
   try:
     record = json.loads((pathlib.Path(rows_dir) / source / _RECORD).read_text())
-  except (FileNotFoundError, json.JSONDecodeError):
+    if record['inputs'] != inputs:
+      return None
+    for split in SPLITS:
+      Rows(rows_dir, source, split, command='')
+    whole = all(_stamp(_dataset(rows_dir, source) / name) == stamp for name, stamp in record['files'].items())
+  except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, UserError):
     return None
-  return record if record.get('inputs') == inputs else None
+  return record if whole else None
 
 
 def manifest_hash(rows_dir: str | pathlib.Path) -> str:
@@ -135,19 +169,24 @@ def check_manifest(
     The manifest.
 
   Raises:
-    UserError: rows missing, made with another tokenizer or context length, or an empty source.
+    UserError: rows missing, files missing or of another size, made with another tokenizer or context length, or an
+      empty source.
   """
   path = pathlib.Path(rows_dir) / MANIFEST
   try:
     manifest = json.loads(path.read_text())
   except FileNotFoundError:
     raise UserError(f'rows: {path} is missing; prepare the rows by {command}') from None
-  except json.JSONDecodeError as error:
+  except ValueError as error:  # no JSON, or no text
     raise UserError(f'rows: {path} is damaged ({error}); prepare the rows again by {command}') from None
   again = f'prepare them again by {command}'
   try:
     manifest['tokenizer'], manifest['context']
-    files = {source: sorted(entry['sha256']) for source, entry in manifest['sources'].items()}
+    files = {
+        source: {name: stamp['bytes'] for name, stamp in entry['files'].items()}
+        for source, entry in manifest['sources'].items()
+    }
+    counts = {(source, split): entry[split]['rows'] for source, entry in manifest['sources'].items() for split in SPLITS}
   except (KeyError, TypeError, AttributeError):
     raise UserError(f'rows: {path} is damaged (it lacks what a manifest holds); {again}') from None
   if manifest['tokenizer'] != tokenizer_fingerprint:
@@ -158,12 +197,14 @@ def check_manifest(
   for source in sources:
     if source not in manifest['sources'] or not _dataset(rows_dir, source).is_dir():
       raise UserError(f'rows: {rows_dir} has no rows of "{source}"; {again}')
-    # That they are there; their hashes are for who copies them: at full size reading them takes hours.
-    for name in files[source]:
-      if not (_dataset(rows_dir, source) / name).is_file():
-        raise UserError(f'rows: {_dataset(rows_dir, source) / name} is missing; {again}')
+    for name, size in files[source].items():
+      file = _dataset(rows_dir, source) / name
+      if not file.is_file():
+        raise UserError(f'rows: {file} is missing; {again}')
+      if file.stat().st_size != size:
+        raise UserError(f'rows: {file} has {file.stat().st_size:,} bytes, not the {size:,} it was written with; {again}')
     for split in SPLITS:
-      if not manifest['sources'][source][split]['rows']:
+      if not counts[source, split]:
         raise UserError(f'rows: "{source}" has no {split} rows in {rows_dir}; give it documents and {again}')
   return manifest
 
@@ -220,8 +261,8 @@ def _disk_errors(path: str | pathlib.Path) -> Iterator[None]:
 class _Tally:
   """Rows and tokens of a split, counted as they are written."""
 
-  def __init__(self, source: str, split: str):
-    self._source, self._split = source, split
+  def __init__(self, source: str, split: str, context: int):
+    self._source, self._split, self._context = source, split, context
     self._counts = Counts()
     self._rows, self._tokens = 0, 0
 
@@ -231,9 +272,15 @@ class _Tally:
       self._tokens += int(np.count_nonzero(row['segment_ids']))
       yield row
     if not self._rows:
-      # Said here since TFDS fails on a split without rows.
-      dropped = ', '.join(f'{count} {reason}' for reason, count in self._counts.drops.items()) or 'none dropped'
-      raise UserError(f'rows: "{self._source}" has no {self._split} rows ({dropped}); give it more documents')
+      raise self._no_rows()  # said here since TFDS fails on a split without rows
+
+  def _no_rows(self) -> UserError:
+    says, drops = f'rows: "{self._source}" has no {self._split} rows', self._counts.drops
+    if drops.keys() == {TOO_LONG}:
+      count = f'{drops[TOO_LONG]:,} documents, all longer than a row of {self._context} tokens'
+      return UserError(f'{says}: {count}; raise data.context')
+    dropped = ', '.join(f'{count:,} {reason}' for reason, count in drops.items()) or 'none dropped'
+    return UserError(f'{says} ({dropped}); give it more documents or widen data.buckets')
 
   def record(self) -> dict[str, Any]:
     drops = dict(sorted(self._counts.drops.items()))
@@ -242,6 +289,10 @@ class _Tally:
 
 def _dataset(rows_dir: str | pathlib.Path, source: str) -> pathlib.Path:
   return pathlib.Path(rows_dir) / source / VERSION
+
+
+def _stamp(path: pathlib.Path) -> dict[str, Any]:
+  return {'bytes': path.stat().st_size, 'sha256': _sha256(path)}
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -36,6 +36,7 @@ class Source:
       *,
       context: int,
       buckets: tuple[float, float],
+      patience: float,
       seed: int,
   ):
     """Defines the Task.
@@ -47,13 +48,14 @@ class Source:
       tokenizer: of the run folder.
       context: tokens in a row; completions are made to fit.
       buckets: [low, high) of documents.bucket that this stage may see.
+      patience: documents in a row outside split and buckets after which there are no more.
       seed: of the formats' chance.
     """
     self._mistake: UserError | None = None
 
     def lines(split: str) -> Iterator[str]:
       try:
-        for document in documents.select(read(), split, buckets):
+        for document in documents.select(read(), split, buckets, patience):
           formats.check(source, document)
           yield document.to_json()
       except UserError as mistake:
