@@ -3,9 +3,9 @@
   python -m iquest_jax.kernels.bundles v5p:2x2x1
 
 compiles gated attention, forward and backward, at full shape (8192 tokens, 40 query and 8 key/value heads of 128, bfloat16)
-and prints one line of JSON: bundles of each kernel's three ways of taking a pair of 512 queries and 1024 keys (everything
-visible, positions tested, segments too), and bytes of the compiled program. A bundle takes at least one cycle, so this is a
-floor on time, good for comparing two versions under one libtpu. Needs libtpu.
+and prints one line of JSON: bundles of each kernel's two ways of taking a pair of 512 queries and 1024 keys (all visible,
+or masked), and bytes of the compiled program. A bundle takes at least one cycle, so this is a floor on time, good for
+comparing two versions under one libtpu. Needs libtpu.
 """
 
 import glob

@@ -71,11 +71,9 @@ def visible(work, q_segments, q_positions, k_segments, k_positions, window):
   """bool, or None where everything is visible; ids broadcast against each other."""
   if work == steps.ALL:
     return None
-  seen = k_positions <= q_positions
+  seen = (k_positions <= q_positions) & (q_segments == k_segments)
   if window is not None:
     seen &= q_positions - k_positions < window
-  if work == steps.SEGMENTS:
-    seen &= q_segments == k_segments
   return seen
 
 

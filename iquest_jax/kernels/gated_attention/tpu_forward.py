@@ -78,7 +78,7 @@ def forward(q, k, v, q_ids, k_ids, listed, count, local, window, options: Option
       acc[...] = jnp.zeros_like(acc)
       columns[0], columns[1] = column(q_ids[0:1, :]), column(q_ids[1:2, :])
 
-    for work in (steps.ALL, steps.POSITIONS, steps.SEGMENTS):
+    for work in (steps.ALL, steps.SOME):
 
       @pl.when(step & steps.WORK == work)
       def _(work=work):
@@ -159,7 +159,7 @@ def _mix_in_local(q, acc, inverse, columns, logits, k2, v2, halo_k, halo_v, ids,
     scores = dot(q[here, :], keys, (1, 1))
     near = pl.ds(start, HALO + LANES)
     seen = visible(
-        steps.SEGMENTS,
+        steps.SOME,
         widen(columns[0, here, :], HALO + LANES),
         widen(columns[1, here, :], HALO + LANES),
         ids[0:1, near],
