@@ -109,6 +109,7 @@ def test_every_stage_trains_two_steps_at_tiny_on_real_input_and_the_chain_ends_w
     found = run_helpers.losses(tmp_path / stage)
     assert np.isfinite([found['train', 2], found['eval', 0], found['eval', 2]]).all()
   assert out.count(' goes on after ') == 3
+  assert 'sft_instruct: train.steps is 2, and data.mixture changes at step ' in err  # two phases are not reached
 
 
 @pytest.mark.long

@@ -54,6 +54,9 @@ def run(config: ConfigDict, workdir: str) -> None:
   for source, epochs in loader.epochs(steps).items():
     if epochs > 1:
       logging.warning('%s: the rows of "%s" are read %.1f times over', config.stage, source, epochs)
+  # The phases of a mixture stand at the steps that the experiment gave them, whatever train.steps is overridden with.
+  if late := [start for start, _ in config.data.mixture if start >= steps]:
+    logging.warning('%s: train.steps is %d, and data.mixture changes at step %s', config.stage, steps, ', '.join(map(str, late)))
   place = sharding.batch_shardings(mesh)
   os.makedirs(run_dir, exist_ok=True)
 
