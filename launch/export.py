@@ -5,8 +5,8 @@
   python -m launch.export logits MODEL --tokens=tokens.npy --out=logits.npy    runs MODEL, for comparisons
 
 MODEL is a folder. An import never replaces a checkpoint: give a stage that has none. to_hf writes float32, or bfloat16
-with --dtype=bfloat16. Either way the host holds the parameters once in float32 (160 GB for 40b) and reads or writes the
-published tensors one by one, or by shards of 5 GB. logits takes int32 tokens [B, T], one document a row, and writes float32 [B, T, V].
+with --dtype=bfloat16. An import reads tensor by tensor into the parameters, which the host holds once in float32 (160 GB for
+40b); to_hf holds one leaf of them, all layers of one weight (45 GB for 40b), and writes shards of 5 GB. logits takes int32 tokens [B, T], one document a row, and writes float32 [B, T, V].
 """
 
 import dataclasses
@@ -82,17 +82,20 @@ def _from_hf(source: str) -> None:
 
 
 def _to_hf() -> None:
-  """Reads the stage's newest checkpoint."""
+  """Reads the stage's newest checkpoint, one leaf at a time."""
   _stay_on_the_host()
-  import jax
-
-  from iquest_jax import sharding
   from iquest_jax.convert import hf
-  from iquest_jax.train import initialise
+  from iquest_jax.train.checkpoint import Checkpoints
+  from iquest_jax.train.initialise import trained_as
 
-  here = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
-  model, params = initialise.newest_model(_run_dir(), here)
-  hf.to_hf(model.config, params, FLAGS.out, FLAGS.dtype)
+  checkpoints = Checkpoints(_run_dir())
+  model, step = trained_as(checkpoints.lineage()), checkpoints.latest_step()
+
+  def leaves():
+    checkpoints.verify(step)
+    yield from checkpoints.leaves(step)
+
+  hf.to_hf(model, leaves(), FLAGS.out, FLAGS.dtype)
   print(f'{_run_dir()} -> {FLAGS.out}')
 
 

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from iquest_jax.convert.hf import abstract_params
 from iquest_jax.model.sizes import ModelConfig
 from iquest_jax.model.transformer import build
+from iquest_jax.train.fingerprint import leaf_path
 
 DENSE = ModelConfig(
     vocab=61, d_model=24, d_ff=40, layers=3, heads=4, kv_heads=2, head_dim=8, max_context=64, rope_theta=500.0,
@@ -42,6 +43,11 @@ def random_params(config, seed=0):
     return noise if 'embedding' in name else noise / np.float32(np.sqrt(config.d_model))
 
   return jax.tree_util.tree_map_with_path(draw, _abstract_params(config))
+
+
+def leaves(params):
+  """[(path, array)] in order of path, as `Checkpoints.leaves` gives them."""
+  return [(leaf_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
 
 
 _abstract_params = functools.cache(abstract_params)

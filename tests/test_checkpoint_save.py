@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -127,9 +128,19 @@ def test_the_stored_lineage_carries_the_fingerprint_of_what_was_saved(tmp_path):
   assert lineage == {'size': 'tiny', 'end_fingerprint': fingerprint.combine(fingerprint.fingerprints(_state(1)[0]))}
 
 
-def test_leaves_are_read_one_by_one_as_they_were_saved(tmp_path):
+def test_leaves_are_read_one_by_one_as_they_were_saved(tmp_path, monkeypatch):
   wanted, _ = _state(1)
-  leaves = dict(_saved(tmp_path).leaves())
+  checkpoints, read, take = _saved(tmp_path), [], fingerprint.fingerprints
+  leaves = dict(checkpoints.leaves())
+
+  def watched(tree):
+    assert all(leaf() is None for leaf in read)  # those before are no longer held
+    read.append(weakref.ref(*tree.values()))
+    return take(tree)
+
+  monkeypatch.setattr(fingerprint, 'fingerprints', watched)
+  checkpoints.verify_leaves(1)
+  assert len(read) == 3
   assert list(leaves) == ['head', 'layers/scale', 'layers/w']
   _same(leaves, {'head': wanted['head'], 'layers/scale': wanted['layers']['scale'], 'layers/w': wanted['layers']['w']})
 

@@ -44,6 +44,12 @@ def test_a_checkpoint_passes_through_a_run_folder_bit_for_bit_and_is_never_repla
   assert export('to_hf', *stage, f'--out={tmp_path / "out"}').returncode == 0
   ours, theirs = (load_file(folder / 'model.safetensors') for folder in (tmp_path / 'out', LOOP))
   assert ours.keys() == theirs.keys() and all(ours[name].tobytes() == theirs[name].tobytes() for name in theirs)
+  data = max((tmp_path / 'work/midtrain_32k/checkpoints/0/params').rglob('*'), key=lambda path: path.stat().st_size)
+  content = bytearray(data.read_bytes())
+  content[len(content) // 2] ^= 1
+  data.write_bytes(content)
+  assert f'{data.name} has changed since it was saved' in refused('to_hf', *stage, f'--out={tmp_path / "other"}')
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'work']
 
 
 def test_logits_of_a_published_checkpoint_are_written(tmp_path):

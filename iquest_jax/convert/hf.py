@@ -1,19 +1,20 @@
 """Published checkpoints (Hugging Face layout), both ways: one table of names, safetensors files, config.json.
 
-Tensors are read and written one at a time, so that memory holds the parameters (import) or one shard (export) and no
-second copy. Every header is checked before the first byte of data is read: a loop checkpoint relabelled as a dense one
+Memory holds the parameters once as tensors are read (import), one leaf of them and one shard as they are written (export).
+Every header is checked before the first byte of data is read: a loop checkpoint relabelled as a dense one
 runs once through the layers and still writes fluent text (PAPER.md 1.7), so a mismatch of architecture and tensors is
 refused.
 
 Legend: L layers, D model width, F ffn width, H query heads, G key/value heads, K head size, V vocabulary.
 """
 
+import collections
 import contextlib
 import json
 import math
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -52,7 +53,6 @@ class _Name(NamedTuple):
   inputs: int
 
 
-# In the order in which tensors are written.
 _NAMES = (
     _Name('embedder/embedding', 'model.embed_tokens.weight', 0),
     _Name('layers/attention_norm/scale', 'model.layers.{n}.input_layernorm.weight', 0),
@@ -87,7 +87,8 @@ class _Tensor(NamedTuple):
       return self.shape
     return math.prod(self.shape[self.inputs :]), math.prod(self.shape[: self.inputs])
 
-  def publish(self, array: np.ndarray) -> np.ndarray:
+  def publish(self, leaf: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    array = (leaf if self.layer is None else leaf[self.layer]).astype(dtype)
     # safetensors writes the memory as it lies, so a transposed view would be stored wrong without a word.
     return np.ascontiguousarray(array.reshape(self.published_shape[::-1]).T if self.inputs else array)
 
@@ -130,17 +131,19 @@ def from_hf(model_dir: str | pathlib.Path) -> tuple[ModelConfig, dict[str, Any]]
   return model, flax.traverse_util.unflatten_dict(leaves, sep='/')
 
 
-def to_hf(model: ModelConfig, params: dict[str, Any], out_dir: str | pathlib.Path, dtype: str = 'float32') -> None:
+def to_hf(
+    model: ModelConfig, leaves: Iterable[tuple[str, np.ndarray]], out_dir: str | pathlib.Path, dtype: str = 'float32'
+) -> None:
   """Writes a checkpoint under the published names; the folder appears whole or not at all.
 
   Args:
-    params: nested dicts of float32 arrays as `Transformer` holds them, unboxed, in the memory of this host.
+    leaves: (path, float32 array) of every parameter of `Transformer`; in order of path, so that shards fill one by one.
     out_dir: must not exist; more than SHARD_BYTES of tensors are split into shards with an index.
     dtype: 'float32' keeps every bit of the masters; 'bfloat16' rounds to nearest, and keeps every bit of weights that
       were imported from bfloat16.
 
   Raises:
-    UserError: the folder exists or cannot be written, or the model has no published format.
+    UserError: the folder exists or cannot be written, the model has no published format, or the leaves are not its.
   """
   out_dir = pathlib.Path(out_dir)
   if dtype not in DTYPES:
@@ -149,22 +152,19 @@ def to_hf(model: ModelConfig, params: dict[str, Any], out_dir: str | pathlib.Pat
     raise UserError(
         f'export: loop_variant "{model.loop_variant}" has no published format; only "released" loops can be exported'
     )
-  # A view where the array lies on the CPU.
-  leaves = {ours: np.asarray(leaf) for ours, leaf in flax.traverse_util.flatten_dict(params, sep='/').items()}
-  found, shapes = {ours: leaf.shape for ours, leaf in leaves.items()}, _leaf_shapes(model)
-  if found != shapes:
-    wrong = min(ours for ours in found.keys() | shapes.keys() if found.get(ours) != shapes.get(ours))
-    raise UserError(f'export: parameter {wrong} is {found.get(wrong)}; the model has {shapes.get(wrong)}')
   if out_dir.exists():
     raise UserError(f'export: {out_dir} exists; choose another --out or remove it')
-  partial = out_dir.with_name(out_dir.name + '.partial')
+  shapes, partial = _leaf_shapes(model), out_dir.with_name(out_dir.name + '.partial')
   try:
     # What a killed export left.
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_shards(partial, _tensors(model, shapes), leaves, DTYPES[dtype])
+    _write_shards(partial, shapes, _tensors(model, shapes), leaves, DTYPES[dtype])
     hf_config.write(partial / 'config.json', model, dtype)
     partial.rename(out_dir)
+  except UserError:  # of the leaves
+    shutil.rmtree(partial, ignore_errors=True)
+    raise
   except (OSError, SafetensorError) as error:
     shutil.rmtree(partial, ignore_errors=True)
     raise UserError(f'export: cannot write {out_dir}: {error}; choose another --out or make room') from error
@@ -176,19 +176,12 @@ def _leaf_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _tensors(model: ModelConfig, shapes: dict[str, tuple[int, ...]]) -> dict[str, _Tensor]:
-  """Every published tensor of a model by its name, in the order in which they are written."""
+  """Every published tensor of a model by its name, in the order in which they are written: leaf by leaf."""
   tensors = {}
-
-  def add(names, layer):
-    for name in names:
-      shape = shapes[name.ours] if layer is None else shapes[name.ours][1:]
-      tensors[name.theirs.format(n=layer)] = _Tensor(name.ours, layer, shape, name.inputs)
-
-  stacked = [name for name in _NAMES if '{n}' in name.theirs]
-  add(_NAMES[:1], None)
-  for layer in range(model.layers):
-    add(stacked + list(_GATES if model.loops > 1 else ()), layer)
-  add(_NAMES[1 + len(stacked) :], None)
+  for name in sorted(_NAMES + (_GATES if model.loops > 1 else ()), key=lambda name: name.ours.split('/')):
+    stacked = '{n}' in name.theirs
+    for layer in range(model.layers) if stacked else (None,):
+      tensors[name.theirs.format(n=layer)] = _Tensor(name.ours, layer, shapes[name.ours][stacked:], name.inputs)
   return tensors
 
 
@@ -259,8 +252,34 @@ def _check_tensor(name: str, tensor: _Tensor, path: pathlib.Path, file) -> None:
     raise UserError(f'{path}: tensor {name} is {header.get_dtype()}; it is one of {", ".join(_READABLE)}')
 
 
-def _write_shards(folder: pathlib.Path, tensors: dict[str, _Tensor], leaves: dict[str, np.ndarray], dtype) -> None:
-  """One file, or shards of at most SHARD_BYTES (a larger tensor has its own) and their index."""
+def _write_shards(
+    folder: pathlib.Path, shapes: dict[str, tuple[int, ...]], tensors: dict[str, _Tensor], leaves, dtype: np.dtype
+) -> None:
+  """Each shard as soon as its tensors are there, and the index of several."""
+  weight_map, missing = _weight_map(tensors, dtype), dict(shapes)
+  full, filling = collections.Counter(weight_map.values()), collections.defaultdict(dict)
+  for ours, leaf in leaves:
+    leaf, wanted = np.asarray(leaf), missing.pop(ours, None)  # a view where the array lies on the CPU
+    if leaf.shape != wanted:
+      raise UserError(f'export: parameter {ours} is {leaf.shape}; the model has {wanted}')
+    for name, tensor in tensors.items():
+      if tensor.ours == ours:
+        file = weight_map[name]
+        filling[file][name] = tensor.publish(leaf, dtype)
+        if len(filling[file]) == full[file]:
+          # transformers wants to be told that the layout is PyTorch's: matrices as [outputs, inputs].
+          save_file(filling.pop(file), folder / file, metadata={'format': 'pt'})
+    del leaf  # before the next is read
+  for ours, wanted in missing.items():
+    raise UserError(f'export: parameter {ours} is None; the model has {wanted}')
+  if len(full) > 1:
+    total = sum(math.prod(tensor.shape) for tensor in tensors.values()) * dtype.itemsize
+    index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + '\n')
+
+
+def _weight_map(tensors: dict[str, _Tensor], dtype: np.dtype) -> dict[str, str]:
+  """The file of each tensor: one, or shards of at most SHARD_BYTES (a larger tensor has its own)."""
   shards, room = [[]], SHARD_BYTES
   for name, tensor in tensors.items():
     size = math.prod(tensor.shape) * dtype.itemsize
@@ -269,18 +288,7 @@ def _write_shards(folder: pathlib.Path, tensors: dict[str, _Tensor], leaves: dic
       room = SHARD_BYTES
     shards[-1].append(name)
     room -= size
-  weight_map = {}
-  for number, names in enumerate(shards, 1):
-    file = SINGLE if len(shards) == 1 else f'model-{number:05d}-of-{len(shards):05d}.safetensors'
-    arrays = {}
-    for name in names:
-      leaf = leaves[tensors[name].ours]
-      array = leaf if tensors[name].layer is None else leaf[tensors[name].layer]
-      arrays[name] = tensors[name].publish(array.astype(dtype))
-      weight_map[name] = file
-    # transformers wants to be told that the layout is PyTorch's: matrices as [outputs, inputs].
-    save_file(arrays, folder / file, metadata={'format': 'pt'})
-  if len(shards) > 1:
-    total = sum(math.prod(tensor.shape) for tensor in tensors.values()) * dtype.itemsize
-    index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + '\n')
+  if len(shards) == 1:
+    return dict.fromkeys(shards[0], SINGLE)
+  file_name = f'model-{{:05d}}-of-{len(shards):05d}.safetensors'.format
+  return {name: file_name(number) for number, names in enumerate(shards, 1) for name in names}

@@ -7,9 +7,11 @@ file is written as the last file, `integrity/files.json`, and the folder is rena
 visible in one step. On object stores, which cannot rename, that last file is itself the commit.
 """
 
+import collections
 import contextlib
 import dataclasses
 import errno
+import gc
 import json
 import logging as std_logging
 import os
@@ -227,7 +229,7 @@ class Checkpoints:
     step = self._step(step)
     self.verify(step)
     params = self._tree(step, 'params', abstract_params)
-    self._compare(step, fingerprint.fingerprints(params))
+    self._compare(step, fingerprint.fingerprints(params), self._json(step, _FINGERPRINTS))
     return params
 
   def restore(self, abstract_params: Any, abstract_optimizer: Any, step: int | None = None) -> tuple[Any, Any]:
@@ -239,8 +241,13 @@ class Checkpoints:
     return params, self._tree(step, 'optimizer', abstract_optimizer)
 
   def leaves(self, step: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """(path, array) of the parameters in order of path, read one at a time; whoever trusts them calls `verify` too."""
-    folder = self._of(self._step(step)) / 'params'
+    """(path, array) of the parameters in order of path, each read, and its numbers checked, when it is asked for.
+
+    Raises:
+      UserError: at the first leaf that is not as trained; `verify` is for the files they lie in.
+    """
+    step = self._step(step)
+    folder, stored = self._of(step) / 'params', self._json(step, _FINGERPRINTS)
     reader = ocp.PyTreeCheckpointHandler()
     tree = reader.metadata(folder).tree
     for path, _ in jax.tree_util.tree_leaves_with_path(tree):
@@ -248,7 +255,12 @@ class Checkpoints:
       args = ocp.args.PyTreeRestore(
           item=_branch(keys, ocp.PLACEHOLDER), restore_args=_branch(keys, ocp.RestoreArgs(restore_type=np.ndarray)),
           partial_restore=True)
-      yield fingerprint.leaf_path(path), jax.tree.leaves(reader.restore(folder, args=args))[0]
+      name, leaf = fingerprint.leaf_path(path), jax.tree.leaves(reader.restore(folder, args=args))[0]
+      self._compare(step, fingerprint.fingerprints({name: leaf}), {name: stored.pop(name, None)})
+      yield name, leaf
+      del leaf
+      gc.collect()  # orbax leaves cycles around what it has read; at full size two leaves are a host's memory
+    self._compare(step, {}, stored)  # those that are not there
 
   def verify(self, step: int):
     """Reads every file of a checkpoint, each process its share; UserError names the first that is not as written."""
@@ -273,11 +285,8 @@ class Checkpoints:
 
   def verify_leaves(self, step: int):
     """Fingerprints the parameters anew, leaf by leaf; UserError names the first that is not as trained."""
-    actual = {}
-    for path, leaf in self.leaves(step):
-      actual |= fingerprint.fingerprints({path: leaf})
-    self._compare(step, actual)
-    if self.lineage(step).get('end_fingerprint') != fingerprint.combine(actual):
+    collections.deque(self.leaves(step), maxlen=0)  # reads all and holds none
+    if self.lineage(step).get('end_fingerprint') != fingerprint.combine(self._json(step, _FINGERPRINTS)):
       raise self._damage(step, f'end_fingerprint in {_LINEAGE} is not that of the parameters')
 
   def clear_leftovers(self):
@@ -326,8 +335,7 @@ class Checkpoints:
             f'({sizes[0]:,} numbers in {item}) for a run with {sizes[1]:,}; name its size in --exp, or choose another '
             f'--workdir')
 
-  def _compare(self, step: int, actual: dict[str, str]):
-    stored = self._json(step, _FINGERPRINTS)
+  def _compare(self, step: int, actual: dict[str, str], stored: dict[str, str | None]):
     for path in sorted(stored.keys() | actual.keys()):
       if stored.get(path) != actual.get(path):
         raise self._damage(step, f'params/{path} has fingerprint {actual.get(path)}, saved was {stored.get(path)}')

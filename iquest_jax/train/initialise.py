@@ -47,11 +47,11 @@ def initial_state(
 def newest_model(run_dir: str, mesh: Mesh):
   """(model in float32, parameters on the mesh) of a stage's newest checkpoint, for sampling and evaluation."""
   checkpoints = Checkpoints(run_dir)
-  model = transformer.Transformer(_trained_as(checkpoints.lineage()), jnp.float32)
+  model = transformer.Transformer(trained_as(checkpoints.lineage()), jnp.float32)
   return model, checkpoints.restore_params(train_state.abstract_params(model, mesh))
 
 
-def _trained_as(lineage) -> transformer.ModelConfig:
+def trained_as(lineage) -> transformer.ModelConfig:
   """The shape of the model a checkpoint holds."""
   return transformer.model_config(ConfigDict(lineage['model']))
 
@@ -62,7 +62,7 @@ _MAY_CHANGE = {'init_std', 'max_context', 'loop_gradient_scale'}
 
 def check_same_model(run_dir, lineage, model: transformer.ModelConfig) -> None:
   """Raises UserError where the parameters in a folder would be run as another model: of other shapes, loops, rotation."""
-  made = dataclasses.asdict(_trained_as(lineage))
+  made = dataclasses.asdict(trained_as(lineage))
   skipped = _MAY_CHANGE | ({'loop_window', 'loop_variant'} if model.loops == 1 else set())
   for name, wanted in dataclasses.asdict(model).items():
     if name not in skipped and made[name] != wanted:
@@ -94,7 +94,7 @@ def _begin_again(carried: TrainState) -> TrainState:
 
 
 def _folded(start: Start, config: ConfigDict, model, abstract: TrainState, mesh: Mesh):
-  dense = transformer.Transformer(_trained_as(start.lineage), model.dtype)
+  dense = transformer.Transformer(trained_as(start.lineage), model.dtype)
   dense_params = start.checkpoints.restore_params(train_state.abstract_params(dense, mesh), start.step)
   to_loop = functools.partial(fold.dense_to_loop, model=model.config, rule=config.init.fold)
   return jax.jit(lambda params, key: to_loop(params, key=key), out_shardings=_where(abstract.params))(

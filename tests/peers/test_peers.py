@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import pytest
-from small_models import random_params
+from small_models import leaves, random_params
 
 from iquest_jax.convert.hf import to_hf
 from iquest_jax.model import sizes
@@ -33,7 +33,7 @@ def test_an_export_gives_the_same_logits(size, peer, tmp_path):
   # Several windows long, so that the local stream of the loop differs from the global one.
   tokens = np.random.default_rng(0).integers(0, model.vocab, (2, 70), dtype=np.int32)
   np.save(tmp_path / 'tokens.npy', tokens)
-  to_hf(model, random_params(model), tmp_path / 'model')
+  to_hf(model, leaves(random_params(model)), tmp_path / 'model')
   files = tmp_path / 'model', tmp_path / 'tokens.npy'
   flags = f'--tokens={files[1]}', f'--out={tmp_path / "ours.npy"}'
   run(sys.executable, '-m', 'launch.export', 'logits', files[0], *flags)
