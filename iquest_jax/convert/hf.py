@@ -1,6 +1,6 @@
 """Published checkpoints (Hugging Face layout), both ways: one table of names, safetensors files, config.json.
 
-Memory holds the parameters once as tensors are read (import), one leaf of them and one shard as they are written (export).
+Here memory holds the parameters once as tensors are read (import), one leaf of them and one shard as they are written (export).
 Every header is checked before the first byte of data is read: a loop checkpoint relabelled as a dense one
 runs once through the layers and still writes fluent text (PAPER.md 1.7), so a mismatch of architecture and tensors is
 refused.
