@@ -5,9 +5,9 @@
   python -m launch.export logits MODEL --tokens=tokens.npy --out=logits.npy    runs MODEL, for comparisons
 
 MODEL is a folder. An import never replaces a checkpoint: give a stage that has none. to_hf writes float32, or bfloat16
-with --dtype=bfloat16. An import reads tensor by tensor, but saving what it read takes four times the float32 parameters (measured:
-16.5 GB for 4.0); to_hf takes four times their largest leaf, which is all layers of one weight, and a shard of 5 GB
-(measured: 4.9 GB for 4.0 in leaves of up to 1.1). logits takes int32 tokens [B, T], one document a row, and writes float32 [B, T, V].
+with --dtype=bfloat16. The host holds, in float32, the parameters twice for an import (320 GB for 40b), which reads
+tensor by tensor and saves a copy; for to_hf twice the largest leaf, all layers of one weight (90 GB for 40b), and a shard of
+5 GB. logits takes int32 tokens [B, T], one document a row, and writes float32 [B, T, V].
 """
 
 import dataclasses
@@ -77,6 +77,7 @@ def _from_hf(source: str) -> None:
   checkpoints.clear_leftovers()
   record = lineage.imported(FLAGS.stage, _size(model), pathlib.Path(source).resolve().name)
   checkpoints.save(0, params, None, record | {'model': dataclasses.asdict(model)})
+  del params  # the checkpoint's writer has its own
   checkpoints.close()
   lineage.write(checkpoints.run_dir, checkpoints.lineage(0))
   print(f'{source} -> {checkpoints.folder}/0')

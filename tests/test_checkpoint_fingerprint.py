@@ -57,6 +57,13 @@ def test_a_bfloat16_leaf_has_the_fingerprint_of_its_exact_float32_values():
   assert _of(narrow) == _of(wide)
 
 
+@pytest.mark.parametrize('shape', [(), (0,), (1,), (7,), (7, 3), (16, 24), (3, 4, 5)])
+def test_a_leaf_on_the_host_is_hashed_in_slices_to_the_same_sum(shape, monkeypatch):
+  leaf = np.asarray(_leaf(shape))
+  monkeypatch.setattr(fingerprint, '_SLICE_BYTES', 100)
+  assert _of(leaf) == _of(jnp.asarray(leaf))
+
+
 @pytest.mark.parametrize('shape,spec', [((8, 1), P('fsdp')), ((8, 1), P(None, 'fsdp')), ((4, 2), P('fsdp', 'tensor')),
                                         ((2, 4), P(('fsdp', 'tensor'))), ((8, 1), P())])
 def test_the_fingerprint_is_the_same_under_any_sharding(shape, spec):
