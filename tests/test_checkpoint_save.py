@@ -47,7 +47,7 @@ def _abstract(tree):
   return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
 
 
-def _same(left, right):
+def _assert_same(left, right):
   assert jax.tree.structure(left) == jax.tree.structure(right)
   jax.tree.map(np.testing.assert_array_equal, left, right)
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_restores_bit_equal_on_another_number_of_devices(tmp_path, 
   target = _abstract(_state(seed=1, devices=after))
   checkpoints.wait()
   restored = checkpoints.restore(*target)
-  _same(restored, state)
+  _assert_same(restored, state)
   assert all(jax.tree.leaves(jax.tree.map(lambda got, want: got.sharding == want.sharding, restored, target)))
 
 
@@ -81,7 +81,8 @@ def test_what_is_saved_is_what_was_there_although_its_memory_is_reused_at_once(t
   for _ in range(20):
     params = update(params)
   checkpoints.wait()
-  _same(checkpoints.restore_params(_abstract(params)), wanted)
+  assert all(not np.array_equal(now, was) for now, was in zip(jax.tree.leaves(params), jax.tree.leaves(wanted)))
+  _assert_same(checkpoints.restore_params(_abstract(params)), wanted)
 
 
 def test_saving_returns_before_the_checkpoint_is_committed(tmp_path, monkeypatch):
@@ -142,7 +143,8 @@ def test_leaves_are_read_one_by_one_as_they_were_saved(tmp_path, monkeypatch):
   checkpoints.verify_leaves(1)
   assert len(read) == 3
   assert list(leaves) == ['head', 'layers/scale', 'layers/w']
-  _same(leaves, {'head': wanted['head'], 'layers/scale': wanted['layers']['scale'], 'layers/w': wanted['layers']['w']})
+  layers = wanted['layers']
+  _assert_same(leaves, {'head': wanted['head'], 'layers/scale': layers['scale'], 'layers/w': layers['w']})
 
 
 def test_in_place_commits_of_object_stores_hold_the_same_promises(tmp_path, monkeypatch):
@@ -150,7 +152,7 @@ def test_in_place_commits_of_object_stores_hold_the_same_promises(tmp_path, monk
   monkeypatch.setattr(ocp.path.atomicity_defaults, 'get_default_temporary_path_class', lambda *_, **__: in_place)
   checkpoints = _saved(tmp_path, steps=(1, 2, 3))
   assert checkpoints.steps() == [2, 3]
-  _same(checkpoints.restore(*_abstract(_state(3))), _state(3))
+  _assert_same(checkpoints.restore(*_abstract(_state(3))), _state(3))
   (checkpoints.folder / '3/integrity/files.json').unlink()  # what a kill just before the commit leaves
   assert checkpoints.steps() == [2]
   checkpoints.clear_leftovers()
@@ -190,7 +192,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_whole_checkpoints_only(tmp_path):
       checkpoints.verify_leaves(step)
       wanted = {f'w{i}': np.full((64, 64), step * 10 + i, np.float32) for i in range(6)}
       abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted)
-      _same(checkpoints.restore(abstract, {'step': jax.ShapeDtypeStruct((), jnp.int32)}, step)[0], wanted)
+      _assert_same(checkpoints.restore(abstract, {'step': jax.ShapeDtypeStruct((), jnp.int32)}, step)[0], wanted)
     assert len(checkpoints.steps()) <= 3  # two kept, and one whose removal the kill forestalled
     checkpoints.clear_leftovers()
     assert all(entry.name.isdecimal() for entry in checkpoints.folder.iterdir())
@@ -205,7 +207,7 @@ def test_what_a_killed_save_leaves_is_no_checkpoint_and_goes_at_the_next_start(t
   assert sorted(entry.name for entry in checkpoints.folder.iterdir()) == ['1', 'notes']
 
 
-def _fails_in_one_line(checkpoints, step, reason):
+def _assert_fails_in_one_line(checkpoints, step, reason):
   with pytest.raises(UserError) as caught:
     checkpoints.save(step, *_state(step, rows=4096), {})
     checkpoints.wait()
@@ -219,11 +221,11 @@ def test_a_file_that_cannot_grow_is_one_line_and_the_earlier_checkpoint_stays(tm
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
   try:
-    message = _fails_in_one_line(checkpoints, 2, 'File too large')
+    message = _assert_fails_in_one_line(checkpoints, 2, 'File too large')
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert 'step 1 and earlier ones are intact' in message
-  _same(checkpoints.restore(*_abstract(_state(1))), _state(1))
+  _assert_same(checkpoints.restore(*_abstract(_state(1))), _state(1))
   assert [entry.name for entry in checkpoints.folder.iterdir()] == ['1']
   checkpoints.save(2, *_state(2, rows=4096), {})
   checkpoints.wait()
@@ -270,11 +272,11 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_one_line_and_the_earlier_checkpoint_stays(small_disk):
   checkpoints = _saved(small_disk / 'pretrain')
   filler = small_disk / 'filler'
-  filler.write_bytes(bytes(1_500_000))
-  _fails_in_one_line(checkpoints, 2, 'No space left on device')
+  filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 200_000))  # half of what the parameters alone take
+  _assert_fails_in_one_line(checkpoints, 2, 'No space left on device')
   checkpoints = Checkpoints(small_disk / 'pretrain')
   assert checkpoints.steps() == [1]
-  _same(checkpoints.restore(*_abstract(_state(1))), _state(1))
+  _assert_same(checkpoints.restore(*_abstract(_state(1))), _state(1))
   filler.unlink()
   checkpoints.save(2, *_state(2), {})
   checkpoints.wait()
@@ -284,14 +286,16 @@ def test_a_full_disk_is_one_line_and_the_earlier_checkpoint_stays(small_disk):
 def test_a_read_only_workdir_is_one_line(small_disk):
   checkpoints = _saved(small_disk / 'pretrain')
   subprocess.run(['mount', '-o', 'remount,ro', str(small_disk)], check=True)
-  _fails_in_one_line(checkpoints, 2, 'Read-only file system')
+  _assert_fails_in_one_line(checkpoints, 2, 'Read-only file system')
   checkpoints = Checkpoints(small_disk / 'pretrain')
-  _same(checkpoints.restore(*_abstract(_state(1))), _state(1))
+  assert checkpoints.steps() == [1]
+  _assert_same(checkpoints.restore(*_abstract(_state(1))), _state(1))
 
 
 def test_a_workdir_that_is_a_file_is_one_line(tmp_path):
   (tmp_path / 'pretrain').write_text('not a folder')
-  _fails_in_one_line(Checkpoints(tmp_path / 'pretrain'), 1, 'Not a directory')
+  _assert_fails_in_one_line(Checkpoints(tmp_path / 'pretrain'), 1, 'Not a directory')
+  assert (tmp_path / 'pretrain').read_text() == 'not a folder'
 
 
 def test_keeping_no_checkpoint_at_all_is_refused(tmp_path):
@@ -303,7 +307,7 @@ def test_an_existing_step_is_not_written_over(tmp_path):
   checkpoints = _saved(tmp_path)
   with pytest.raises(UserError, match='checkpoints/1: exists already'):
     checkpoints.save(1, *_state(2), {})
-  _same(checkpoints.restore(*_abstract(_state(1))), _state(1))
+  _assert_same(checkpoints.restore(*_abstract(_state(1))), _state(1))
 
 
 _TWO_PROCESSES = """

@@ -13,11 +13,14 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed (pip install "iquest_jax[tpu]")'
 )
 
-# Bundles of 512 queries x 1024 keys that are all visible: the most, forward and backward; a mask may add MASK to them (v5p
-# backward: 4471, the target is missed by 1.6 %). Other versions of libtpu schedule the same kernel otherwise (0.0.50, v5p:
-# 2067 and 4715); there the bound is what jax's splash attention takes backward.
-MOST = {'v5p:2x2x1': (2250, 4400), 'v6e:2x2': (1900, 3100), 'v5e:2x2': (2250, 4400)}
-MASK = 1.05
+# The most bundles of 512 queries x 1024 keys, all visible and masked. The target on v5p is 2250 forward and 4400 backward;
+# masked, the backward takes 4471. Other versions of libtpu schedule the same kernel otherwise (0.0.50, v5p: 4715 and 4616
+# backward); there the bound is what jax's splash attention takes backward.
+MOST = {
+    'v5p:2x2x1': {'forward': (2250, 2250), 'backward': (4400, 4480)},
+    'v6e:2x2': {'forward': (1900, 1900), 'backward': (3100, 3100)},
+    'v5e:2x2': {'forward': (2250, 2250), 'backward': (4400, 4600)},
+}
 TUNED_FOR, SPLASH_BACKWARD = '0.0.42', 4823
 
 
@@ -31,12 +34,11 @@ def test_kernels_compile_at_full_shape_within_their_bundles(topology):
   )
   assert done.returncode == 0, done.stderr[-2000:]
   report = json.loads(done.stdout)
-  forward, backward = MOST[topology]
+  most = dict(MOST[topology])
   if not importlib.metadata.version('libtpu').startswith(TUNED_FOR):
-    backward = SPLASH_BACKWARD
-  for kernel, most in (('forward', forward), ('backward', backward)):
-    visible, masked = report[kernel]
-    assert visible <= most and masked <= most * MASK, report
+    most['backward'] = (SPLASH_BACKWARD, SPLASH_BACKWARD)
+  for kernel, (visible, masked) in most.items():
+    assert len(report[kernel]) == 2 and report[kernel][0] <= visible and report[kernel][1] <= masked, report
 
 
 def test_with_its_names_saved_the_kernel_is_not_compiled_into_the_backward_pass():
