@@ -5,9 +5,9 @@
   python -m launch.export logits MODEL --tokens=tokens.npy --out=logits.npy    runs MODEL, for comparisons
 
 MODEL is a folder. An import never replaces a checkpoint: give a stage that has none. to_hf writes float32, or bfloat16
-with --dtype=bfloat16. The host holds, in float32, the parameters twice for an import (320 GB for 40b), which reads
-tensor by tensor and saves a copy; for to_hf twice the largest leaf, all layers of one weight (90 GB for 40b), and a shard of
-5 GB. logits takes int32 tokens [B, T], one document a row, and writes float32 [B, T, V].
+with --dtype=bfloat16. An import reads tensor by tensor and saves a copy: the host holds the float32 parameters twice
+(320 GB for 40b). to_hf holds the largest leaf, all layers of one weight, twice (90 GB for 40b), and a shard of 5 GB. logits
+takes int32 tokens [B, T], one document a row, and writes float32 [B, T, V].
 """
 
 import dataclasses

@@ -1,9 +1,8 @@
 """Published checkpoints (Hugging Face layout), both ways: one table of names, safetensors files, config.json.
 
-Here memory holds the parameters once as tensors are read (import), one leaf of them and one shard as they are written (export).
-Every header is checked before the first byte of data is read: a loop checkpoint relabelled as a dense one
-runs once through the layers and still writes fluent text (PAPER.md 1.7), so a mismatch of architecture and tensors is
-refused.
+Memory here holds the parameters once as tensors are read (import), one leaf and one shard as they are written (export).
+Every header is checked before the first byte of data is read: a loop checkpoint relabelled as a dense one runs once through
+the layers and still writes fluent text, so a mismatch of architecture and tensors is refused.
 
 Legend: L layers, D model width, F ffn width, H query heads, G key/value heads, K head size, V vocabulary.
 """
@@ -162,12 +161,11 @@ def to_hf(
     _write_shards(partial, shapes, _tensors(model, shapes), leaves, DTYPES[dtype])
     hf_config.write(partial / 'config.json', model, dtype)
     partial.rename(out_dir)
-  except UserError:  # of the leaves
+  except Exception as error:
     shutil.rmtree(partial, ignore_errors=True)
-    raise
-  except (OSError, SafetensorError) as error:
-    shutil.rmtree(partial, ignore_errors=True)
-    raise UserError(f'export: cannot write {out_dir}: {error}; choose another --out or make room') from error
+    if isinstance(error, (OSError, SafetensorError)):
+      raise UserError(f'export: cannot write {out_dir}: {error}; choose another --out or make room') from error
+    raise  # what is wrong with the leaves
 
 
 def _leaf_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -253,7 +251,11 @@ def _check_tensor(name: str, tensor: _Tensor, path: pathlib.Path, file) -> None:
 
 
 def _write_shards(
-    folder: pathlib.Path, shapes: dict[str, tuple[int, ...]], tensors: dict[str, _Tensor], leaves, dtype: np.dtype
+    folder: pathlib.Path,
+    shapes: dict[str, tuple[int, ...]],
+    tensors: dict[str, _Tensor],
+    leaves: Iterable[tuple[str, np.ndarray]],
+    dtype: np.dtype,
 ) -> None:
   """Each shard as soon as its tensors are there, and the index of several."""
   weight_map, missing = _weight_map(tensors, dtype), dict(shapes)

@@ -132,9 +132,9 @@ def write_source(
 def finished(rows_dir: str | pathlib.Path, source: str, inputs: str) -> dict[str, Any] | None:
   """The entry of a source that was written from the same inputs; None where it has to be made.
 
-  Checks the hash of every file, since the command that errors name must not keep what is damaged: about a second a
-  gigabyte, and making them takes far longer. A start of training checks names and sizes alone (`check_manifest`): hours
-  of hashing on every host would find nothing that ArrayRecord does not find as it reads (`Rows`).
+  Checks the hash of every file, since the command that errors name must not keep what is damaged: half a second a
+  gigabyte (measured), and making them takes far longer. A start of training checks names and sizes alone
+  (`check_manifest`): hours of hashing on every host would find nothing that ArrayRecord does not find as it reads (`Rows`).
   """
   try:
     record = json.loads((pathlib.Path(rows_dir) / source / _RECORD).read_text())

@@ -259,7 +259,7 @@ class Checkpoints:
       self._compare(step, fingerprint.fingerprints({name: leaf}), {name: stored.pop(name, None)})
       yield name, leaf
       del leaf
-      gc.collect()  # orbax leaves cycles around what it has read; at full size two leaves are a host's memory
+      gc.collect()  # orbax leaves cycles around what it has read, which would stay beside the next
     self._compare(step, {}, stored)  # those that are not there
 
   def verify(self, step: int):

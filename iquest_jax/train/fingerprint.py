@@ -39,10 +39,8 @@ def fingerprints(tree: Any) -> dict[str, str]:
   for path, leaf in leaves:
     if leaf.dtype.itemsize > 4:  # asked here, since jit would narrow a numpy array without a word
       raise TypeError(f'{leaf_path(path)}: a fingerprint is of 32 bits an element, not of {leaf.dtype}')
-  # Those on devices in one program; those on the host in slices, since a CPU copies three times what it hashes.
-  placed = [leaf for _, leaf in leaves if isinstance(leaf, jax.Array)]
-  of_placed = iter(np.asarray(_sums(placed)) if placed else ())
-  sums = [next(of_placed) if isinstance(leaf, jax.Array) else _host_sums(np.asarray(leaf)) for _, leaf in leaves]
+  sums = [_host_sums(leaf) if isinstance(leaf, np.ndarray) else _sums(leaf) for _, leaf in leaves]
+  sums = map(np.asarray, sums)  # asked for once all are on their way
   return {leaf_path(path): f'{first:08x}{second:08x}' for (path, _), (first, second) in zip(leaves, sums, strict=True)}
 
 
@@ -57,27 +55,26 @@ def leaf_path(path: tuple[Any, ...]) -> str:
 
 
 def _host_sums(leaf: np.ndarray) -> np.ndarray:
-  """[lanes] uint32, from slices of about _SLICE_BYTES of the first axis."""
-  rows = max(1, _SLICE_BYTES * len(leaf) // max(leaf.nbytes, 1)) if leaf.ndim else 1
-  slices = [(start, leaf[start : start + rows]) for start in range(0, len(leaf), rows)] if leaf.ndim else [(0, leaf)]
-  total = np.zeros(len(_LANES), np.uint32)
-  for start, part in slices:
-    total += np.asarray(_sums([part], np.uint32(start)))[0]
-  return total
+  """`_sums` of a leaf on the host, in slices of its first axis: a CPU copies three times what it hashes."""
+  if not leaf.ndim or not leaf.size:
+    return _sums(leaf)
+  rows = max(1, _SLICE_BYTES * len(leaf) // leaf.nbytes)
+  parts = [np.asarray(_sums(leaf[start : start + rows], start)) for start in range(0, len(leaf), rows)]
+  return np.sum(parts, axis=0, dtype=np.uint32)
 
 
 @jax.jit
-def _sums(leaves: list[jax.Array], start: int | jax.Array = 0) -> jax.Array:
-  """[leaves, lanes] uint32, of leaves whose first axis counts from `start`."""
-  return jnp.stack([jnp.stack([_sum(_bits(jnp.asarray(leaf)), seed, start) for seed in _LANES]) for leaf in leaves])
+def _sums(leaf: jax.Array, start: int | jax.Array = 0) -> jax.Array:
+  """[lanes] uint32, of a leaf whose first axis counts from `start`."""
+  return jnp.stack([_sum(_bits(jnp.asarray(leaf)), seed, jnp.uint32(start)) for seed in _LANES])
 
 
-def _sum(bits: jax.Array, seed: int, start: int | jax.Array) -> jax.Array:
+def _sum(bits: jax.Array, seed: int, start: jax.Array) -> jax.Array:
   """Sum of hash(bits, coordinates) over all elements, modulo 2^32."""
   position = jnp.full(bits.shape, seed, jnp.uint32)
   for axis, length in enumerate(bits.shape):
     # Hashed as a vector first, so that the cost per element is one addition an axis.
-    index = lax.iota(jnp.uint32, length) + jnp.asarray(start if axis == 0 else 0, jnp.uint32)
+    index = lax.iota(jnp.uint32, length) + (start if axis == 0 else jnp.uint32(0))
     coordinate = _mix(index ^ _mix(jnp.uint32(seed + axis)))
     position += lax.broadcast_in_dim(coordinate, bits.shape, (axis,))
   return jnp.sum(_mix(bits ^ _mix(position)), dtype=jnp.uint32)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from iquest_jax.kernels.gated_attention.reference import Ids
 
-# What of a pair is visible. Where some is, segments and positions are both tested: on v5p leaving out the segments where
-# there is but one saves nothing (experiments/LOG.md).
+# What of a pair is visible. Where some is, segments and positions are both tested: leaving out the segments where there is
+# but one saved nothing on v5p under libtpu 0.0.42, and a few percent of these pairs elsewhere (experiments/LOG.md).
 NOTHING, ALL, SOME = range(3)
 WORK = 3
 # Flags beside it. The outer block is the one whose sums are carried over consecutive pairs: queries forward, keys backward.
