@@ -1,4 +1,4 @@
-"""Package of the iquest_jax code base; `pip install -e .[test]` on CPU, `.[tpu]` on TPU machines, `.[gpu]` on NVIDIA GPUs."""
+"""Package of the iquest_jax code base; `pip install -e .[test]` on CPU, `.[tpu]` on TPU machines, `.[gpu]` on GPUs."""
 
 from setuptools import find_packages, setup
 

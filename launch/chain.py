@@ -1,6 +1,6 @@
 """The whole chain of a size: run it or the rest of it, print it, compare its stages, verify its lineage.
 
-  python -m launch.chain run --size=tiny_loop --workdir=runs/tiny_loop     prepares rows, trains every stage, shows the result
+  python -m launch.chain run --size=tiny_loop --workdir=runs/tiny_loop     prepares rows, trains every stage, shows it
   python -m launch.chain show --size=tiny_loop --workdir=runs/tiny_loop    the lineage tree and what is still to do
   python -m launch.chain diff --size=40b_loop                              what each stage changes against the one before
   python -m launch.chain verify --size=tiny_loop --workdir=runs/tiny_loop  recomputes hashes and fingerprints
@@ -162,9 +162,8 @@ def _verify():
 
   # A lineage.json without checkpoints is a stage, too: one that has lost them.
   kept = ('checkpoints', 'lineage.json')
-  stages = [
-      stage for stage in chain.stages(FLAGS.size) if any(os.path.exists(os.path.join(workdir, stage, name)) for name in kept)
-  ]
+  there = lambda stage: any(os.path.exists(os.path.join(workdir, stage, name)) for name in kept)
+  stages = [stage for stage in chain.stages(FLAGS.size) if there(stage)]
   if not stages:
     raise UserError(f'{workdir}: holds no stage of size {FLAGS.size}; run python -m launch.chain run first')
   problems = lineage.verify(workdir, stages)

@@ -1,7 +1,7 @@
 """The model once more, in float64 numpy, from the published tensors, and every way to get it wrong.
 
-Written from PAPER.md section 1 without the library: nothing of it is imported here, so that an error in one does not
-hide an error in the other. One row at a time, plain loops over heads.
+Written from the published description of the models without the library: nothing of it is imported here, so that an
+error in one does not hide an error in the other. One row at a time, plain loops over heads.
 
 Legend: T positions, D model width, H query heads, G key/value heads, K head size, V vocabulary.
 """

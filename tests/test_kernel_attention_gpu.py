@@ -1,4 +1,4 @@
-"""What attention on GPUs promises beyond right numbers: exact intervals, what it keeps, what it lowers to, what it refuses."""
+"""What attention on GPUs promises beyond right numbers: exact intervals, what it keeps, lowers to and refuses."""
 
 import logging
 import types

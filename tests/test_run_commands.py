@@ -12,14 +12,16 @@ LOOP_ADAPT, ANNEAL = '--exp=loop_adapt:size=tiny_loop', '--exp=anneal:tiny'
 REFUSED = {
     'a fold that does not exist': (['tpu', LOOP_ADAPT, '--exp.init.fold=foo'], 'config: init.fold "foo" does not exist'),
     'a fold of a stage that has none': (
-        ['tpu', '--exp=midtrain_32k:tiny', '--exp.init.transform=dense_to_loop'], 'config: init.transform is "dense_to_loop"'),
+        ['tpu', '--exp=midtrain_32k:tiny', '--exp.init.transform=dense_to_loop'],
+        'config: init.transform is "dense_to_loop"'),
     'a fold with moments': (['tpu', ANNEAL, '--exp.init.transform=dense_to_loop'], 'config: init.carry is '),
     'rows of a start that does not exist': (['prepare', ANNEAL, "--exp.init.carry=('paramz',)"], 'config: init.carry is '),
     'a stage beside --exp': (['tpu', ANNEAL, '--exp.stage=pretrain'], '--exp.stage follows from --exp'),
     'a parent beside --exp': (['tpu', ANNEAL, '-exp.init.stage=pretrain'], '--exp.init.stage follows from --exp'),
     'an experiment behind one dash': (['tpu', '-exp=aneal:tiny'], '--exp: experiment "aneal" does not exist'),
     'a word that is no flag': (['sample', '--stage=anneal', 'hello'], '"hello" is no flag'),
-    'a temperature that is no number': (['sample', '--stage=anneal', '--temperature=nan'], '--temperature is nan; it is a number'),
+    'a temperature that is no number': (
+        ['sample', '--stage=anneal', '--temperature=nan'], '--temperature is nan; it is a number'),
 }  # fmt: skip
 
 

@@ -39,7 +39,8 @@ def _straight(shared, tmp_path_factory):
 
 def finished_sources(workdir):
   """Those that wait for the others."""
-  return sorted(path.parent.name for path in workdir.glob('rows/pretrain/next/*/source.json') if path.parent.name in SOURCES)
+  found = (path.parent.name for path in workdir.glob('rows/pretrain/next/*/source.json'))
+  return sorted(name for name in found if name in SOURCES)
 
 
 def assert_training_refuses(shared, workdir):

@@ -47,7 +47,8 @@ COMMAND_LINES = {
     'a word where a number belongs': (['--exp=anneal:tiny', WORKDIR, '--exp.train.steps=many'], 'exp.train.steps'),
     'a fraction where a whole number belongs': (['--exp=anneal:tiny', WORKDIR, '--exp.train.steps=1.5'], 'exp.train.steps'),
     'a literal that does not parse': (['--exp=anneal:tiny', WORKDIR, '--exp.data.mixture=((0,(('], 'data.mixture'),
-    'an unknown key behind one dash': (['--exp=anneal:tiny', WORKDIR, '-exp.train.step=3'], '--exp.train.step does not exist'),
+    'an unknown key behind one dash': (
+        ['--exp=anneal:tiny', WORKDIR, '-exp.train.step=3'], '--exp.train.step does not exist'),
     'a size beside --exp': (['--exp=anneal:tiny', WORKDIR, '--exp.size=7b'], '--exp.size follows from --exp; name another'),
     'a word that is no flag': (['--exp=anneal:tiny', WORKDIR, 'train.steps=3'], '"train.steps=3" is no flag'),
     'a missing --exp': ([WORKDIR], '--exp is missing; name an experiment, as in --exp=midtrain_128k:size=7b'),
@@ -68,7 +69,8 @@ def test_a_wrong_command_line_is_refused(shared, tmp_path, mistake):
 
 # What does not fit the stage, the mesh or the rows: (devices, overrides, what the line says).
 SETTINGS = {
-    'fewer devices than the mesh needs': (1, {'mesh.fsdp': 4}, 'fsdp 4 x context 1 x tensor 1 = 4 devices, but there are 1'),
+    'fewer devices than the mesh needs': (
+        1, {'mesh.fsdp': 4}, 'fsdp 4 x context 1 x tensor 1 = 4 devices, but there are 1'),
     'more devices than the mesh takes': (4, {'mesh.fsdp': 2}, '= 2 devices, but there are 4'),
     'a batch that does not divide': (
         4, {'train.batch_rows': 6}, 'train.batch_rows 6 do not divide by data x fsdp x accumulation = 4; change one'),

@@ -15,8 +15,9 @@ flags.FLAGS.mark_as_parsed()
 
 
 def backward(residuals, out, d_out, q, k, v, *, mask, logits_scale, **options):
-  """As pallas_mosaic_gpu_vjp: p from (maximum, sum) as given, delta = sum(out * d_out), one gradient a query head, summed."""
-  assert not any(options[name] is not None for name in ('bias', 'logits_soft_cap', 'dropout_mask', 'q_indices', 'k_indices'))
+  """As pallas_mosaic_gpu_vjp: p from (maximum, sum) as given, delta = sum(out * d_out), a gradient a query head, summed."""
+  unused = ('bias', 'logits_soft_cap', 'dropout_mask', 'q_indices', 'k_indices')
+  assert all(options[name] is None for name in unused)
   assert d_out.dtype == q.dtype == k.dtype == v.dtype and out.dtype == jnp.float32
   top, total = residuals
   dtype, repeats = q.dtype, q.shape[2] // k.shape[2]

@@ -55,8 +55,10 @@ def table(found: dict[tuple[str, str], dict[str, Estimate]], versions: str) -> s
   """Markdown of (size, stages that compile to one program) -> slice as Cloud names it -> estimate."""
   slices = list(next(iter(found.values())))
   lines = [
-      f'Compiled ahead of time by {versions}, 4 Mi tokens a step: peak HBM of a chip as the compiler says it, then seconds a',
-      'step and MFU, estimated from its cycle counts, declared kernel costs and published link rates. Nothing here ran on a TPU.',
+      f'Compiled ahead of time by {versions}, 4 Mi tokens a step: peak HBM of a chip as the compiler says it, then '
+      'seconds a',
+      'step and MFU, estimated from its cycle counts, declared kernel costs and published link rates. Nothing here ran '
+      'on a TPU.',
       '',
       f'| size | stages | {" | ".join(slices)} |',
       '|---|---|' + '---|' * len(slices),

@@ -1,6 +1,6 @@
 """ChatML, and which of it is learned: what the assistant says and that it stops there.
 
-Source: PAPER.md section 4. `<|im_start|>{role}\\n{content}<|im_end|>\\n` a message.
+Source: the released chat template. `<|im_start|>{role}\\n{content}<|im_end|>\\n` a message.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Code facts: short questions with one right answer, looked up by inspecting installed modules.
 
-Source: PAPER.md section 2, pre-training data (objective, unambiguous, a single right answer).
+Source: IQuest-Coder-V1 report, pre-training data (objective, unambiguous, a single right answer).
 """
 
 import importlib
@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterator
 from iquest_jax.data.documents import Document, content_id
 
 # Pure Python where possible: built-in functions often carry no signature.
-MODULES = ['argparse', 'base64', 'bisect', 'collections', 'contextlib', 'copy', 'csv', 'dataclasses', 'datetime', 'difflib', 'fractions', 'functools', 'glob', 'gzip', 'heapq', 'inspect', 'itertools', 'json', 'logging', 'math', 'operator', 'os', 'os.path', 'pathlib', 'pickle', 'pprint', 'random', 're', 'shutil', 'statistics', 'string', 'struct', 'subprocess', 'tempfile', 'textwrap', 'threading', 'tokenize', 'urllib.parse', 'uuid', 'zipfile', 'numpy', 'numpy.fft', 'numpy.linalg', 'numpy.random']
+MODULES = [
+    'argparse', 'base64', 'bisect', 'collections', 'contextlib', 'copy', 'csv', 'dataclasses', 'datetime', 'difflib',
+    'fractions', 'functools', 'glob', 'gzip', 'heapq', 'inspect', 'itertools', 'json', 'logging', 'math', 'operator',
+    'os', 'os.path', 'pathlib', 'pickle', 'pprint', 'random', 're', 'shutil', 'statistics', 'string', 'struct',
+    'subprocess', 'tempfile', 'textwrap', 'threading', 'tokenize', 'urllib.parse', 'uuid', 'zipfile', 'numpy',
+    'numpy.fft', 'numpy.linalg', 'numpy.random',
+]  # fmt: skip
 
 
 def facts(seed: int) -> Iterator[Document]:

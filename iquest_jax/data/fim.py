@@ -1,6 +1,6 @@
 """Fill in the middle: where a file is cut in three, and the two formats of the cut.
 
-The cuts lose nothing: prefix + middle + suffix is the file. Source: PAPER.md section 2, completion.
+The cuts lose nothing: prefix + middle + suffix is the file. Source: IQuest-Coder-V1 report, pre-training data, completion.
 """
 
 import ast

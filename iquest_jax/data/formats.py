@@ -14,7 +14,7 @@ from iquest_jax.data.example import Example, Segment, Structure, build
 from iquest_jax.data.tokenizer import Tokenizer
 from iquest_jax.errors import UserError, nearest
 
-# PAPER.md section 2: half of the file and repository level documents of mid-training are completions.
+# IQuest-Coder-V1 report, mid-training: half of the file and repository level documents of mid-training are completions.
 FIM_SHARE = 0.5
 # Room for the structure tokens and newlines of a completion, and for the tokens that its two cuts split.
 _FRAME_TOKENS = 32

@@ -97,7 +97,8 @@ class Loader:
 
   def epochs(self, steps: int) -> dict[str, float]:
     """How often each source is read over so many steps; above 1 its rows repeat."""
-    return {name: drawn / self._counts[name] for name, drawn in self._mixture.drawn_before(steps * self._batch_rows).items()}
+    drawn = self._mixture.drawn_before(steps * self._batch_rows)
+    return {name: rows / self._counts[name] for name, rows in drawn.items()}
 
   def batches(self, start_step: int, end_step: int, shardings: Batch) -> Iterator[Batch]:
     """Global batches of steps start_step .. end_step - 1, read ahead in threads.

@@ -1,7 +1,7 @@
 """Byte-level BPE with the special tokens of the report: training, the file, encoding.
 
 Ids: unk 0, bos 1, eos 2 (bos is never added), the structure tokens, the tags, 256 bytes, merges.
-Source: PAPER.md section 4; the released tokenizer comes in through `Tokenizer.load` as well.
+Source: the special tokens of the released tokenizer, which comes in through `Tokenizer.load` as well.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Scripted tool sessions: an issue, tool calls that find and mend a wrong number, answers computed from real files.
 
-The tools bear the names of the published SWE evaluation (PAPER.md section 5). Each call is carried out on a temporary
-repository, and what it returns is what stands in the session.
+The tools bear the names of the SWE evaluation that the authors of IQuest-Coder-V1 published. Each call is carried out on a
+temporary repository, and what it returns is what stands in the session.
 """
 
 import pathlib

@@ -55,8 +55,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     if epochs > 1:
       logging.warning('%s: the rows of "%s" are read %.1f times over', config.stage, source, epochs)
   # The phases of a mixture stand at the steps that the experiment gave them, whatever train.steps is overridden with.
-  if late := [start for start, _ in config.data.mixture if start >= steps]:
-    logging.warning('%s: train.steps is %d, and data.mixture changes at step %s', config.stage, steps, ', '.join(map(str, late)))
+  if late := [str(start) for start, _ in config.data.mixture if start >= steps]:
+    logging.warning('%s: train.steps is %d, and data.mixture changes at step %s', config.stage, steps, ', '.join(late))
   place = sharding.batch_shardings(mesh)
   os.makedirs(run_dir, exist_ok=True)
 
@@ -172,8 +172,8 @@ def _log_changes(config: ConfigDict, run_dir: str) -> None:
       before = flatten(ConfigDict(json.load(file)))
   except (FileNotFoundError, json.JSONDecodeError):
     return
-  plain = lambda value: json.loads(json.dumps(value))
-  changed = [f'{key} {before.get(key)} -> {value}' for key, value in flatten(config).items() if plain(value) != before.get(key)]
+  now = json.loads(json.dumps(flatten(config)))
+  changed = [f'{key} {before.get(key)} -> {value}' for key, value in now.items() if value != before.get(key)]
   if changed:
     logging.warning('%s goes on with other numbers: %s', config.stage, '; '.join(changed))
 
