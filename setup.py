@@ -25,6 +25,7 @@ setup(
         'safetensors>=0.5',
         'seqio>=0.0.20,<0.1',
         'tensorboardX>=2.6',  # event files without TensorFlow
+        'tensorflow>=2.19',  # where rows are prepared, as seqio's tensors; training never imports it
         'tensorflow-datasets>=4.9.9',
         'array_record>=0.8',
         'tokenizers>=0.21',
