@@ -1,0 +1,1 @@
+"""Complete configurations, one file per stage: numbers only, no jax."""

@@ -88,7 +88,9 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec(*names))
 
 
-def over_weight(function: Callable, weight: jax.Array, names: Sequence[str | None], dtype, *activations: jax.Array):
+def with_gathered_weight(
+    function: Callable, weight: jax.Array, names: Sequence[str | None], dtype, *activations: jax.Array
+):
   """function(weight, *activations) on every device's own rows and positions, the weight gathered along 'embed'.
 
   Written out, because the partitioner does it wrong at full size: it moves whole weights and whole gradients by
@@ -158,6 +160,11 @@ def shardings(boxed, mesh: Mesh):
     return NamedSharding(mesh, partition)
 
   return jax.tree_util.tree_map_with_path(one, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
+
+def of_leaves(abstract):
+  """The sharding of each leaf of a tree of arrays or jax.ShapeDtypeStruct."""
+  return jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
 
 def batch_shardings(mesh: Mesh) -> Batch:

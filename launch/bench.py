@@ -166,9 +166,9 @@ def _train_step(config) -> dict:
 
   from iquest_jax import hardware, sharding
   from iquest_jax.batch import Batch
-  from iquest_jax.data import mixture
-  from iquest_jax.model import sizes, transformer
-  from iquest_jax.train import optim, state, step
+  from iquest_jax.data.rows import mixture
+  from iquest_jax.model import cost
+  from iquest_jax.train import state, step
 
   mesh = sharding.make_mesh(config.mesh)
   shape, rng = (config.train.batch_rows, config.data.context), np.random.default_rng(0)
@@ -176,21 +176,17 @@ def _train_step(config) -> dict:
   ones, positions = np.ones(shape, np.int32), np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
   batch = Batch(tokens, tokens, ones.astype(np.float32), ones, positions, np.zeros(shape[0], np.int32))
   with jax.set_mesh(mesh):
-    model = transformer.of_stage(config)
-    tx, rate = optim.optimizer(config.optim, config.train.steps), optim.schedule(config.optim, config.train.steps)
-    abstract = state.abstract_state(model, tx, mesh)
-    num_sources = len(mixture.source_names(config.data.mixture))
-    train_step, _ = step.compile_steps(config, model, tx, rate, num_sources, abstract)
+    stage = step.of_stage(config, mesh, len(mixture.source_names(config.data.mixture)))
     batch = jax.tree.map(jax.device_put, batch, sharding.batch_shardings(mesh))
-    current = state.fresh_optimizer(state.random_params(model, mesh, 0), tx, abstract)
+    current = state.fresh_optimizer(state.random_params(stage.model, mesh, 0), stage.tx, stage.abstract)
 
     def once():
       nonlocal current
-      current, numbers = train_step(current, batch)
+      current, numbers = stage.train_step(current, batch)
       jax.block_until_ready(numbers['loss'])
 
     seconds = _median_seconds(once, repeats=5)
-  useful = sizes.TRAIN_PASSES * shape[0] * sizes.forward_flops(model.config, shape[1])
+  useful = cost.TRAIN_PASSES * shape[0] * cost.forward_flops(stage.model.config, shape[1])
   peak = hardware.peak_flops(jax.devices()[0].device_kind)
   return {
       'context': shape[1],
@@ -204,7 +200,7 @@ def _examples(count: int, longest: int):
   """Documents of random tokens, their lengths spread evenly in the logarithm."""
   import numpy as np
 
-  from iquest_jax.data.example import Example
+  from iquest_jax.text.example import Example
 
   rng = np.random.default_rng(0)
   for length in np.exp(rng.uniform(np.log(16), np.log(longest), count)).astype(int):

@@ -8,7 +8,6 @@
 `run` on a finished chain only shows it. It ends with status 1 if a stage's held-out loss did not fall.
 """
 
-import os
 import subprocess
 import sys
 
@@ -50,7 +49,7 @@ def _configs():
 
 
 def _run():
-  workdir, configs = command.workdir(), _configs()
+  run_folder, configs = command.run_folder(), _configs()
   from launch import devices
 
   devices.start(FLAGS.size)
@@ -60,75 +59,77 @@ def _run():
   from iquest_jax.train import loop
 
   if jax.process_index() == 0:
-    _prepare(configs, workdir)
+    _prepare(configs, run_folder)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('chain.prepare')
   for config in configs:
-    loop.run(config, workdir)
+    loop.run(config, run_folder)
   if jax.process_index() == 0:
     _show()
-    _sample(workdir)
-    _check_losses(configs, workdir)
+    _sample(run_folder)
+    _check_losses(configs, run_folder)
 
 
-def _prepare(configs, workdir) -> None:
+def _prepare(configs, run_folder) -> None:
   """Makes missing rows in a process of its own: preparing imports TensorFlow, training never does."""
   from iquest_jax.data.loader import Loader
 
   try:
     for config in configs:
-      Loader.of_stage(config, workdir)
+      Loader.of_stage(config, run_folder)
   except UserError:
-    wanted = [sys.executable, '-m', 'launch.prepare', f'--size={FLAGS.size}', f'--workdir={workdir}']
+    wanted = [sys.executable, '-m', 'launch.prepare', f'--size={FLAGS.size}', f'--workdir={run_folder.path}']
     status = subprocess.run(wanted, check=False).returncode
     if status:
       sys.exit(status)  # it has said why
 
 
-def _check_size(workdir, stages) -> None:
+def _check_size(run_folder, stages) -> None:
   """Raises UserError where a stage in the folder is of another size than --size."""
+  from iquest_jax.checkpoint import lineage
   from iquest_jax.model import transformer
-  from iquest_jax.train import initialise, lineage
+  from iquest_jax.train import initial_state
 
   models = {config.stage: transformer.model_config(config.model) for config in _configs()}
-  for stage, found in lineage.tree(workdir, stages).items():
-    initialise.check_same_model(os.path.join(workdir, stage), found, models[stage])
+  for stage, found in lineage.tree(run_folder.path, stages).items():
+    initial_state.check_same_model(run_folder.stage(stage).path, found, models[stage])
 
 
 def _show():
-  workdir, stages = command.workdir(), chain.stages(FLAGS.size)
-  if not os.path.isdir(workdir):
-    raise UserError(f'--workdir: {workdir} is no folder; python -m launch.chain run makes one')
-  _check_size(workdir, stages)
-  from iquest_jax.train import lineage, metrics
+  run_folder, stages = command.run_folder(), chain.stages(FLAGS.size)
+  if not run_folder.path.is_dir():
+    raise UserError(f'--workdir: {run_folder.path} is no folder; python -m launch.chain run makes one')
+  _check_size(run_folder, stages)
+  from iquest_jax.checkpoint import lineage
+  from iquest_jax.train import metrics
 
-  losses = {stage: metrics.held_out(os.path.join(workdir, stage)) for stage in stages}
-  print(lineage.render(lineage.tree(workdir, stages), losses))
+  losses = {stage: metrics.held_out(run_folder.stage(stage)) for stage in stages}
+  print(lineage.render(lineage.tree(run_folder.path, stages), losses))
   for config in _configs():
-    done = lineage.tree(workdir, [config.stage]).get(config.stage, {}).get('steps', 0)
+    done = lineage.tree(run_folder.path, [config.stage]).get(config.stage, {}).get('steps', 0)
     if done < config.train.steps:
       print(f'to do: {config.stage}, step {done:,} of {config.train.steps:,}')
 
 
-def _sample(workdir) -> None:
+def _sample(run_folder) -> None:
   from iquest_jax import sharding
-  from iquest_jax.data.tokenizer import Tokenizer, run_path
   from iquest_jax.infer import sampling
-  from iquest_jax.train import initialise
+  from iquest_jax.text.tokenizer import Tokenizer
+  from iquest_jax.train import initial_state
 
   mesh = sharding.make_mesh({'data': 1, 'fsdp': -1, 'context': 1, 'tensor': 1})
-  tokenizer = Tokenizer.load(run_path(workdir))
+  tokenizer = Tokenizer.load(run_folder.tokenizer)
   for stage, chat, prompt in _PROMPTS:
-    model, params = initialise.newest_model(os.path.join(workdir, stage), mesh)
+    model, params = initial_state.newest_model(run_folder.stage(stage).path, mesh)
     text = sampling.complete(model, params, tokenizer, prompt, chat=chat, length=48)
     print(f'\n{stage} goes on after {prompt!r}:\n{text}')
 
 
-def _check_losses(configs, workdir) -> None:
+def _check_losses(configs, run_folder) -> None:
   from iquest_jax.train import metrics
 
   for config in configs:
-    first, last = metrics.held_out(os.path.join(workdir, config.stage)) or (0.0, 0.0)
+    first, last = metrics.held_out(run_folder.stage(config.stage)) or (0.0, 0.0)
     if not last < first:
       raise RunStopped(f'{config.stage}: held-out loss did not fall ({first:.3f} -> {last:.3f})')
 
@@ -157,22 +158,21 @@ def _short(value) -> str:
 
 
 def _verify():
-  workdir = command.workdir()
-  from iquest_jax.train import lineage
+  run_folder = command.run_folder()
+  from iquest_jax.checkpoint import lineage
 
   # A lineage.json without checkpoints is a stage, too: one that has lost them.
-  kept = ('checkpoints', 'lineage.json')
-  there = lambda stage: any(os.path.exists(os.path.join(workdir, stage, name)) for name in kept)
+  there = lambda stage: (folder := run_folder.stage(stage)).checkpoints.exists() or folder.lineage.exists()
   stages = [stage for stage in chain.stages(FLAGS.size) if there(stage)]
   if not stages:
-    raise UserError(f'{workdir}: holds no stage of size {FLAGS.size}; run python -m launch.chain run first')
-  problems = lineage.verify(workdir, stages)
+    raise UserError(f'{run_folder.path}: holds no stage of size {FLAGS.size}; run python -m launch.chain run first')
+  problems = lineage.verify(run_folder.path, stages)
   if not problems:
-    _check_size(workdir, stages)  # reads what has been found whole
+    _check_size(run_folder, stages)  # reads what has been found whole
   for problem in problems:
     print(problem)
   if problems:
-    raise RunStopped(f'{len(problems)} problems in {workdir}')
+    raise RunStopped(f'{len(problems)} problems in {run_folder.path}')
   print(f'verified: {len(stages)} stages, every file, every leaf, every link to a parent')
 
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from experiments import chain
 from iquest_jax.config import check_start, flatten
 from iquest_jax.errors import RunStopped, UserError, nearest
+from iquest_jax.run_folder import RunFolder
 
 flags.DEFINE_string('workdir', '', 'Folder of one chain: its tokenizer, its rows, and one folder a stage.')
 flags.DEFINE_string('size', 'tiny_loop', 'Size of the model: 7b, 14b, 40b, 40b_loop, tiny, tiny_loop.')
@@ -52,11 +53,9 @@ def check_stage(name: str) -> None:
     raise UserError(f'--stage: stage "{name}" does not exist{nearest(name, chain.PARENTS)}')
 
 
-def workdir() -> str:
-  """The folder named by --workdir, absolute; several hosts must all see it (a mounted bucket does)."""
-  if not FLAGS.workdir:
-    raise UserError('--workdir is missing; name the folder of the chain, as in --workdir=runs/first')
-  return os.path.abspath(FLAGS.workdir)
+def run_folder() -> RunFolder:
+  """The folder named by --workdir; several hosts must all see it (a mounted bucket does)."""
+  return RunFolder(FLAGS.workdir)
 
 
 def run(main: Callable[[list[str]], int | None], operands: bool = False) -> None:

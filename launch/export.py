@@ -20,6 +20,7 @@ from absl import flags
 
 from iquest_jax.errors import UserError, nearest
 from iquest_jax.model import sizes
+from iquest_jax.run_folder import StageFolder
 from launch import command
 
 flags.declare_key_flag('workdir')
@@ -66,11 +67,11 @@ def main(argv: list[str]) -> None:
 def _from_hf(source: str) -> None:
   """Writes a checkpoint at step 0 of the stage's run folder; its lineage keeps the model's shape."""
   _stay_on_the_host()
+  from iquest_jax.checkpoint import lineage
+  from iquest_jax.checkpoint.store import Checkpoints
   from iquest_jax.convert import hf
-  from iquest_jax.train import lineage
-  from iquest_jax.train.checkpoint import Checkpoints
 
-  checkpoints = Checkpoints(_run_dir())
+  checkpoints = Checkpoints(_folder().path)
   if checkpoints.steps():
     raise UserError(f'export from_hf: {checkpoints.folder} holds checkpoints; choose another --workdir or --stage')
   model, params = hf.from_hf(source)
@@ -79,18 +80,18 @@ def _from_hf(source: str) -> None:
   checkpoints.save(0, params, None, record | {'model': dataclasses.asdict(model)})
   del params  # the checkpoint's writer has its own
   checkpoints.close()
-  lineage.write(checkpoints.run_dir, checkpoints.lineage(0))
+  lineage.write(_folder(), checkpoints.lineage(0))
   print(f'{source} -> {checkpoints.folder}/0')
 
 
 def _to_hf() -> None:
   """Reads the stage's newest checkpoint, one leaf at a time."""
   _stay_on_the_host()
+  from iquest_jax.checkpoint.store import Checkpoints
   from iquest_jax.convert import hf
-  from iquest_jax.train.checkpoint import Checkpoints
-  from iquest_jax.train.initialise import trained_as
+  from iquest_jax.train.initial_state import trained_as
 
-  checkpoints = Checkpoints(_run_dir())
+  checkpoints = Checkpoints(_folder().path)
   model, step = trained_as(checkpoints.lineage()), checkpoints.latest_step()
 
   def leaves():
@@ -98,7 +99,7 @@ def _to_hf() -> None:
     yield from checkpoints.leaves(step)
 
   hf.to_hf(model, leaves(), FLAGS.out, FLAGS.dtype)
-  print(f'{_run_dir()} -> {FLAGS.out}')
+  print(f'{_folder().path} -> {FLAGS.out}')
 
 
 def _logits(source: str) -> None:
@@ -148,8 +149,8 @@ def _stay_on_the_host() -> None:
   jax.config.update('jax_platforms', 'cpu')
 
 
-def _run_dir() -> str:
-  return os.path.join(command.workdir(), FLAGS.stage)
+def _folder() -> StageFolder:
+  return command.run_folder().stage(FLAGS.stage)
 
 
 def _size(model: sizes.ModelConfig) -> str:

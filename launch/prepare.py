@@ -29,17 +29,17 @@ def main(argv):
   from experiments import chain
   from iquest_jax.data import prepare
 
-  workdir, console = command.workdir(), Console(file=sys.stdout)
+  run_folder, console = command.run_folder(), Console(file=sys.stdout)
   if 'exp' in FLAGS:
     configs = [command.config()]
   else:
     configs = [command.experiment(f'{stage}:size={FLAGS.size}') for stage in chain.stages(FLAGS.size)]
   if _TOKENIZER.value:
-    prepare.import_tokenizer(configs[0], workdir, _TOKENIZER.value)
+    prepare.import_tokenizer(configs[0], run_folder, _TOKENIZER.value)
   for config in configs:
     with console.status(config.stage) as status:
       manifest = prepare.prepare(
-          config, workdir, _DOCUMENTS.value, progress=lambda source, s=config.stage: status.update(f'{s}: {source}')
+          config, run_folder, _DOCUMENTS.value, progress=lambda source, s=config.stage: status.update(f'{s}: {source}')
       )
     console.print(_table(config.stage, manifest))
 

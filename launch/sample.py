@@ -4,8 +4,6 @@
   python -m launch.sample --workdir=runs/demo --stage=sft_instruct --chat --prompt='What is 2 + 3?'
 """
 
-import os
-
 from absl import flags
 
 from iquest_jax.errors import UserError
@@ -24,21 +22,21 @@ FLAGS = flags.FLAGS
 
 def main(argv):
   del argv
-  workdir = command.workdir()
+  run_folder = command.run_folder()
   command.check_stage(FLAGS.stage)
   if not FLAGS.temperature < float('inf'):
     raise UserError(f'--temperature is {FLAGS.temperature}; it is a number of at least 0')
   from iquest_jax import sharding
-  from iquest_jax.data.tokenizer import Tokenizer, run_path
   from iquest_jax.infer import sampling
-  from iquest_jax.train import initialise
+  from iquest_jax.text.tokenizer import Tokenizer
+  from iquest_jax.train import initial_state
 
   mesh = sharding.make_mesh({'data': 1, 'fsdp': -1, 'context': 1, 'tensor': 1})
-  model, params = initialise.newest_model(os.path.join(workdir, FLAGS.stage), mesh)
+  model, params = initial_state.newest_model(run_folder.stage(FLAGS.stage).path, mesh)
   text = sampling.complete(
       model,
       params,
-      Tokenizer.load(run_path(workdir)),
+      Tokenizer.load(run_folder.tokenizer),
       FLAGS.prompt,
       chat=FLAGS.chat,
       length=FLAGS.tokens,

@@ -16,13 +16,13 @@ flags.declare_key_flag('workdir')
 
 def main(argv):
   del argv
-  config, workdir = command.config(), command.workdir()
+  config, run_folder = command.config(), command.run_folder()
   from launch import devices
 
   devices.start(config.size)
   from iquest_jax.train import loop
 
-  loop.run(config, workdir)
+  loop.run(config, run_folder)
 
 
 if __name__ == '__main__':

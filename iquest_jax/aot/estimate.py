@@ -5,7 +5,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from iquest_jax.aot.topology import Slice
-from iquest_jax.model import sizes
+from iquest_jax.model import cost, sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ def estimate(measure: dict, config: ConfigDict, slice_: Slice) -> Estimate:
       fits=not refused and peak <= chip.hbm_bytes,
       peak_bytes=peak,
       hbm_bytes=chip.hbm_bytes,
-      useful_flops=sizes.TRAIN_PASSES * rows * sizes.forward_flops(model, length),
+      useful_flops=cost.TRAIN_PASSES * rows * cost.forward_flops(model, length),
       seconds=seconds,
       moved=moved,
       tokens=rows * length,

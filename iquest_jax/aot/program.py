@@ -42,10 +42,9 @@ def lower(config: ConfigDict, slice_: Slice):
 
   from iquest_jax import sharding
   from iquest_jax.batch import Batch
-  from iquest_jax.data import mixture
+  from iquest_jax.data.rows import mixture
   from iquest_jax.kernels import gated_attention
-  from iquest_jax.model import transformer
-  from iquest_jax.train import loop, optim, state, step
+  from iquest_jax.train import loop, step
 
   devices = topologies.get_topology_desc(platform='tpu', topology_name=slice_.name).devices
   mesh = sharding.make_mesh(config.mesh, devices)
@@ -54,17 +53,10 @@ def lower(config: ConfigDict, slice_: Slice):
   row = lambda dtype, where: jax.ShapeDtypeStruct(shape[: len(where.spec)], dtype, sharding=where)
   dtypes = Batch(jnp.int32, jnp.int32, jnp.float32, jnp.int32, jnp.int32, jnp.int32)
   batch = jax.tree.map(row, dtypes, sharding.batch_shardings(mesh))
-  train = config.train
-  tx, rate = optim.optimizer(config.optim, train.steps), optim.schedule(config.optim, train.steps)
   # The abstract mesh, because constants of the trace must have a device that is there.
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), gated_attention.kernels_for('tpu'):
-    model = transformer.build(
-        transformer.model_config(config.model), train.dtype, train.remat, train.context_transport
-    )
-    abstract = state.abstract_state(model, tx, mesh)
-    num_sources = len(mixture.source_names(config.data.mixture))
-    train_step, _ = step.compile_steps(config, model, tx, rate, num_sources, abstract)
-    return train_step.lower(abstract, batch)
+    stage = step.of_stage(config, mesh, len(mixture.source_names(config.data.mixture)))
+    return stage.train_step.lower(stage.abstract, batch)
 
 
 def measure(config: ConfigDict, slice_: Slice) -> dict:

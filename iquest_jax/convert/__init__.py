@@ -1,0 +1,1 @@
+"""Exchange with published checkpoints in the Hugging Face layout."""

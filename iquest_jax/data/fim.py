@@ -8,8 +8,8 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 
-from iquest_jax.data import tokenizer
-from iquest_jax.data.example import Segment, Structure
+from iquest_jax.text import tokenizer
+from iquest_jax.text.example import Segment, Structure
 
 _NODES = {
     'expression': ast.expr,

@@ -8,11 +8,12 @@ import random
 import re
 from collections.abc import Callable
 
-from iquest_jax.data import chat, commits, fim, tokenizer
+from iquest_jax.data import commits, fim
 from iquest_jax.data.documents import Document
-from iquest_jax.data.example import Example, Segment, Structure, build
-from iquest_jax.data.tokenizer import Tokenizer
 from iquest_jax.errors import UserError, nearest
+from iquest_jax.text import chat, tokenizer
+from iquest_jax.text.example import Example, Segment, Structure, build
+from iquest_jax.text.tokenizer import Tokenizer
 
 # IQuest-Coder-V1 report, mid-training: half of the file and repository level documents of mid-training are completions.
 FIM_SHARE = 0.5

@@ -15,11 +15,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from iquest_jax.batch import Batch, zigzag
-from iquest_jax.data import rows as rows_lib
-from iquest_jax.data.mixture import Mixture, Schedule
-from iquest_jax.data.packing import FIELDS, Row
-from iquest_jax.data.tokenizer import Tokenizer, run_path
+from iquest_jax.data.rows import manifest as manifest_lib
+from iquest_jax.data.rows.mixture import Mixture, Schedule
+from iquest_jax.data.rows.packing import FIELDS, Row
+from iquest_jax.data.rows.read import Rows
 from iquest_jax.errors import UserError
+from iquest_jax.run_folder import RunFolder
+from iquest_jax.text.tokenizer import Tokenizer
 
 # Batches read ahead: enough to ride out a slow read, little enough for long contexts. More than one thread would only
 # take turns on the interpreter's lock.
@@ -65,33 +67,33 @@ class Loader:
     """
     mixture = Mixture(schedule, batch_rows)
     self.sources = mixture.sources
-    manifest = rows_lib.check_manifest(
+    manifest = manifest_lib.check_manifest(
         rows_dir, sources=self.sources, context=context, tokenizer_fingerprint=tokenizer_fingerprint, command=command
     )
-    self.manifest_hash = rows_lib.manifest_hash(rows_dir)
+    self.manifest_hash = manifest_lib.manifest_hash(rows_dir)
     self._mixture, self._counts = mixture, {name: manifest['sources'][name]['train']['rows'] for name in self.sources}
     self._context, self._batch_rows = context, batch_rows
     drawn = []
     for index, source in enumerate(self.sources):
-      rows = grain.MapDataset.source(rows_lib.Rows(rows_dir, source, 'train', command))
+      rows = grain.MapDataset.source(Rows(rows_dir, source, 'train', command))
       shuffled = rows.shuffle(seed=_seed_of(seed, source)).repeat()
       drawn.append(shuffled.map(lambda row, index=index: {**row, 'source_ids': np.int32(index)}))
     self._rows = grain.MapDataset.select_from_datasets(drawn, mixture)
-    self._held_out = [rows_lib.Rows(rows_dir, source, 'held_out', command) for source in self.sources]
+    self._held_out = [Rows(rows_dir, source, 'held_out', command) for source in self.sources]
 
   @classmethod
-  def of_stage(cls, config: ConfigDict, workdir: str | pathlib.Path) -> 'Loader':
+  def of_stage(cls, config: ConfigDict, run: RunFolder) -> 'Loader':
     """The loader of a stage in a run folder; reads config.stage, size, seed, data and train.batch_rows."""
-    command, tokenizer = rows_lib.command(config, workdir), run_path(workdir)
-    if not tokenizer.exists():
-      raise UserError(f'rows: {tokenizer} is missing; prepare it and the rows by {command}')
+    command = manifest_lib.command(config, run)
+    if not run.tokenizer.exists():
+      raise UserError(f'rows: {run.tokenizer} is missing; prepare it and the rows by {command}')
     return cls(
-        rows_lib.folder(config, workdir),
+        manifest_lib.folder(config, run),
         config.data.mixture,
         context=config.data.context,
         batch_rows=config.train.batch_rows,
         seed=config.seed,
-        tokenizer_fingerprint=Tokenizer.load(tokenizer).fingerprint,
+        tokenizer_fingerprint=Tokenizer.load(run.tokenizer).fingerprint,
         command=command,
     )
 
@@ -110,7 +112,7 @@ class Loader:
     """
     mine = local_rows(shardings, self._batch_rows, self._context)
     for batch in self.numpy_batches(start_step, end_step, mine):
-      yield place(batch, mine, self._batch_rows, shardings)
+      yield to_global(batch, mine, self._batch_rows, shardings)
 
   def numpy_batches(self, start_step: int, end_step: int, rows: Sequence[int]) -> Iterator[NumpyBatch]:
     """Some rows of each batch, read ahead in threads.
@@ -140,7 +142,7 @@ class Loader:
     chosen = [(index, row) for index, size in enumerate(sizes) for row in range(size)]
     chosen += [None] * (-len(chosen) % batch_rows)
     return [
-        place(_stack([self._held_out_row(chosen[start + row]) for row in mine]), mine, batch_rows, shardings)
+        to_global(_stack([self._held_out_row(chosen[start + row]) for row in mine]), mine, batch_rows, shardings)
         for start in range(0, len(chosen), batch_rows)
     ]
 
@@ -157,7 +159,7 @@ def local_rows(shardings: Batch, batch_rows: int, context: int) -> tuple[int, ..
   return tuple(sorted({row for rows, _ in places for row in range(batch_rows)[rows]}))
 
 
-def place(batch: NumpyBatch, rows: Sequence[int], batch_rows: int, shardings: Batch) -> Batch:
+def to_global(batch: NumpyBatch, rows: Sequence[int], batch_rows: int, shardings: Batch) -> Batch:
   """Makes global arrays out of the rows that this process has read, positions in the order of the mesh's context axis.
 
   Args:

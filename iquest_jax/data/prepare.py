@@ -19,10 +19,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from iquest_jax.data import documents, formats, mixture, packing, rows, sources
+from iquest_jax.data import documents, formats, sources
 from iquest_jax.data.documents import Document
-from iquest_jax.data.tokenizer import Tokenizer, run_path
+from iquest_jax.data.rows import manifest as manifest_lib
+from iquest_jax.data.rows import mixture, packing
+from iquest_jax.data.rows.write import entry_if_current, write_source
 from iquest_jax.errors import UserError
+from iquest_jax.run_folder import RunFolder, write_whole
+from iquest_jax.text.tokenizer import Tokenizer
 
 # Below the rows of a stage: sources made anew, until all are there and take the place of those before.
 _STAGING = 'next'
@@ -30,7 +34,7 @@ _STAGING = 'next'
 _SAMPLE_CHARACTERS = 150
 
 
-def prepare_tokenizer(config: ConfigDict, workdir: str | pathlib.Path, documents_dir: str = '') -> Tokenizer:
+def prepare_tokenizer(config: ConfigDict, run: RunFolder, documents_dir: str = '') -> Tokenizer:
   """Returns the run folder's tokenizer, trained and saved first where there is none.
 
   It is trained on a sample of every source there is, not on those of one stage, since a whole chain shares it.
@@ -38,7 +42,7 @@ def prepare_tokenizer(config: ConfigDict, workdir: str | pathlib.Path, documents
   Raises:
     UserError: there is one and it has more entries than the model, or the documents are not as they should be.
   """
-  path = run_path(workdir)
+  path = run.tokenizer
   if not path.exists():
     _check_size(config, documents_dir)
     names = sorted(sources.BUILT_IN)
@@ -51,9 +55,9 @@ def prepare_tokenizer(config: ConfigDict, workdir: str | pathlib.Path, documents
   return _fitting(Tokenizer.load(path), config, path)
 
 
-def import_tokenizer(config: ConfigDict, workdir: str | pathlib.Path, source: str | pathlib.Path) -> Tokenizer:
+def import_tokenizer(config: ConfigDict, run: RunFolder, source: str | pathlib.Path) -> Tokenizer:
   """Takes over an existing tokenizer.json; UserError where it does not fit the model or another one is there."""
-  given, path = _fitting(Tokenizer.load(source), config, source), run_path(workdir)
+  given, path = _fitting(Tokenizer.load(source), config, source), run.tokenizer
   if path.exists() and Tokenizer.load(path).fingerprint != given.fingerprint:
     raise UserError(f'tokenizer: {path} is another tokenizer than {source}; use a new --workdir')
   given.save(path)
@@ -62,7 +66,7 @@ def import_tokenizer(config: ConfigDict, workdir: str | pathlib.Path, source: st
 
 def prepare(
     config: ConfigDict,
-    workdir: str | pathlib.Path,
+    run: RunFolder,
     documents_dir: str = '',
     progress: Callable[[str], None] = lambda source: None,
 ) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def prepare(
 
   Args:
     config: the stage; reads stage, size, seed, data, eval.rows, model.vocab, train.steps and train.batch_rows.
-    workdir: the run folder.
+    run: the run folder.
     documents_dir: folder with `<source>/*.jsonl[.gz]`; '' takes the built-in collectors, at tiny sizes only.
     progress: called with the name of each source that is about to be made.
 
@@ -87,12 +91,12 @@ def prepare(
     if documents_dir:
       documents.jsonl_files(documents_dir, source)  # before a tokenizer is trained on the rest
   _check_numbers(config)
-  folder = rows.folder(config, workdir)
+  folder = manifest_lib.folder(config, run)
   staging = folder / _STAGING
   try:
-    tokenizer = prepare_tokenizer(config, workdir, documents_dir)
-    inputs = {name: _inputs(config, name, count, tokenizer, documents_dir) for name, count in needed.items()}
-    entries = {name: rows.finished(folder, name, hashed) for name, hashed in inputs.items()}
+    tokenizer = prepare_tokenizer(config, run, documents_dir)
+    inputs = {name: _inputs_hash(config, name, count, tokenizer, documents_dir) for name, count in needed.items()}
+    entries = {name: entry_if_current(folder, name, hashed) for name, hashed in inputs.items()}
     manifest = {
         'stage': config.stage,
         'context': config.data.context,
@@ -104,26 +108,26 @@ def prepare(
       _check_size(config, documents_dir)
       staging.mkdir(parents=True, exist_ok=True)
       made = [name for name in needed if entries[name] is None]
-      entries |= {name: rows.finished(staging, name, inputs[name]) for name in made}  # by a run that was killed
+      entries |= {name: entry_if_current(staging, name, inputs[name]) for name in made}  # by a run that was killed
       manifest['rates'] = _make(config, staging, documents_dir, tokenizer, needed, inputs, entries, progress)
       # A full disk may end it until here, and the rows before are whole. What follows only moves; there is no manifest
       # from the first move to the last.
-      rows.write_json(staging / rows.MANIFEST, manifest)
-      (folder / rows.MANIFEST).unlink(missing_ok=True)
+      write_whole(staging / manifest_lib.MANIFEST, manifest_lib.to_json(manifest))
+      (folder / manifest_lib.MANIFEST).unlink(missing_ok=True)
       for name in made:
         shutil.rmtree(folder / name, ignore_errors=True)
         os.replace(staging / name, folder / name)
-      os.replace(staging / rows.MANIFEST, folder / rows.MANIFEST)
+      os.replace(staging / manifest_lib.MANIFEST, folder / manifest_lib.MANIFEST)
       shutil.rmtree(staging)
   except OSError as error:
     place = folder if error.filename is None or str(error.filename) == str(staging) else error.filename
     raise UserError(f'prepare: {place}: {error.strerror or error}; nothing finished is lost') from error
-  return rows.check_manifest(
+  return manifest_lib.check_manifest(
       folder,
       sources=needed,
       context=config.data.context,
       tokenizer_fingerprint=tokenizer.fingerprint,
-      command=rows.command(config, workdir),
+      command=manifest_lib.command(config, run),
   )
 
 
@@ -170,8 +174,8 @@ def _make(
   for name in needed:
     if entries[name] is None:
       progress(name)
-      splits = {split: functools.partial(read, name, split, limits[split][name]) for split in rows.SPLITS}
-      entries[name] = rows.write_source(folder, name, config.data.context, inputs[name], splits)
+      splits = {split: functools.partial(read, name, split, limits[split][name]) for split in manifest_lib.SPLITS}
+      entries[name] = write_source(folder, name, config.data.context, inputs[name], splits)
   return tasks.rates(config.stage, config.data.mixture, seqio_sources)
 
 
@@ -200,10 +204,10 @@ def _import_tasks() -> types.ModuleType:
     os.close(kept)
 
 
-def _inputs(config: ConfigDict, source: str, count: int, tokenizer: Tokenizer, documents_dir: str) -> str:
+def _inputs_hash(config: ConfigDict, source: str, count: int, tokenizer: Tokenizer, documents_dir: str) -> str:
   """Hash of everything that the rows of a source depend on."""
   depends = [
-      rows.VERSION,
+      manifest_lib.VERSION,
       config.stage,
       config.seed,
       config.data.context,
@@ -219,7 +223,7 @@ def _inputs(config: ConfigDict, source: str, count: int, tokenizer: Tokenizer, d
 def _is_written(folder: pathlib.Path, manifest: dict[str, Any]) -> bool:
   """Whether this manifest is there whole; its rates follow from the schedule."""
   try:
-    found = json.loads((folder / rows.MANIFEST).read_text())
+    found = json.loads((folder / manifest_lib.MANIFEST).read_text())
     del found['rates']
   except (FileNotFoundError, ValueError, KeyError, TypeError):
     return False

@@ -3,8 +3,9 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 
-from iquest_jax.data import chats, commits, documents, facts, packages, reasoning, repos, trajectories
+from iquest_jax.data import commits, documents, repos
 from iquest_jax.data.documents import Document
+from iquest_jax.data.tiny import chats, facts, packages, reasoning, trajectories
 from iquest_jax.errors import UserError, nearest
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from iquest_jax.data import documents, formats, rows
+from iquest_jax.data import documents, formats
 from iquest_jax.data.documents import Document
-from iquest_jax.data.example import Example
-from iquest_jax.data.mixture import Schedule
-from iquest_jax.data.tokenizer import Tokenizer
+from iquest_jax.data.rows.manifest import SPLITS
+from iquest_jax.data.rows.mixture import Schedule
 from iquest_jax.errors import UserError
+from iquest_jax.text.example import Example
+from iquest_jax.text.tokenizer import Tokenizer
 
 # Rows are prepared on the CPU; TensorFlow would otherwise take the memory of an accelerator that training needs.
 tf.config.set_visible_devices([], 'GPU')
@@ -73,7 +74,7 @@ class Source:
     vocabulary = seqio.PassThroughVocabulary(tokenizer.vocab_size)
     self.task = seqio.Task(
         f'{stage}.{source}',
-        source=seqio.FunctionDataSource(dataset, splits=rows.SPLITS),
+        source=seqio.FunctionDataSource(dataset, splits=SPLITS),
         preprocessors=[lambda dataset: dataset.map(lambda line: _features(tokenise, line))],
         output_features={
             'tokens': seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32),

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iquest_jax.data import chat as chat_format
-from iquest_jax.data import example
-from iquest_jax.data.tokenizer import END_OF_TEXT, IM_END, IM_START, Tokenizer
 from iquest_jax.errors import UserError
 from iquest_jax.model.transformer import Transformer
+from iquest_jax.text import chat as chat_format
+from iquest_jax.text import example
+from iquest_jax.text.tokenizer import END_OF_TEXT, IM_END, IM_START, Tokenizer
 
 
 def generate(

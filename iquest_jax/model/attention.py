@@ -41,8 +41,7 @@ class Attention(nn.Module):
     self.value_DGK = param(self, 'value', (c.d_model, c.kv_heads, c.head_dim), ('embed', 'kv_heads', 'head_dim'), init)
     self.output_HKD = param(self, 'output', (c.heads, c.head_dim, c.d_model), ('heads', 'head_dim', 'embed'), init)
     if c.loops > 1:
-      width = c.head_dim if c.loop_variant == 'released' else c.d_model
-      self.gate_weight = param(self, 'gate_weight', (c.heads, width), ('heads', 'gate'), init)
+      self.gate_weight = param(self, 'gate_weight', (c.heads, c.gate_width), ('heads', 'gate'), init)
       self.gate_bias_H = param(self, 'gate_bias', (c.heads,), ('heads',), nn.initializers.constant(GATE_BIAS))
 
   def __call__(self, x_BTD, segment_ids, positions, memory: Memory | None):

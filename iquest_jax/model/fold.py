@@ -51,9 +51,8 @@ def dense_to_loop(dense_params, model: ModelConfig, rule: str, key: jax.Array):
         'copy needs equal depth, stride and mean a multiple'
     )
   layers = jax.tree.map(lambda leaf: FOLDS[rule](leaf, model.layers), dense_params['layers'])
-  width = model.head_dim if model.loop_variant == 'released' else model.d_model
   layers['attention'] |= {
-      'gate_weight': model.init_std * jax.random.normal(key, (model.layers, model.heads, width), jnp.float32),
+      'gate_weight': model.init_std * jax.random.normal(key, (model.layers, model.heads, model.gate_width), jnp.float32),
       'gate_bias': jnp.full((model.layers, model.heads), GATE_BIAS, jnp.float32),
   }
   return {**dense_params, 'layers': layers}

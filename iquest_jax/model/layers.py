@@ -15,7 +15,7 @@ def param(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str,
 
 def linear(subscripts: str, x, weight, names: tuple[str, ...], dtype: jnp.dtype) -> jax.Array:
   """einsum of activations [B, T, ...] with a float32 weight that is gathered, in the compute dtype, where it is used."""
-  return sharding.over_weight(lambda weight, x: jnp.einsum(subscripts, x, weight), weight, names, dtype, x)
+  return sharding.with_gathered_weight(lambda weight, x: jnp.einsum(subscripts, x, weight), weight, names, dtype, x)
 
 
 class RMSNorm(nn.Module):
@@ -44,7 +44,7 @@ class Embedder(nn.Module):
         self, 'embedding', (c.vocab, c.d_model), ('vocab', 'embed'), nn.initializers.normal(c.init_std)
     )
     look_up = lambda weight, tokens: jnp.take(weight, tokens, axis=0)
-    return sharding.over_weight(look_up, embedding_VD, ('vocab', 'embed'), self.dtype, tokens_BT)
+    return sharding.with_gathered_weight(look_up, embedding_VD, ('vocab', 'embed'), self.dtype, tokens_BT)
 
 
 class Mlp(nn.Module):

@@ -1,6 +1,6 @@
-"""Published sizes as data, and what they cost: parameters and floating-point operations.
+"""Published sizes as data. Imports no jax.
 
-Imports no jax. Sizes: IQuest-Coder-V1 report, table of models; loop: section on LoopCoder and the released checkpoints.
+Sizes: IQuest-Coder-V1 report, table of models; loop: section on LoopCoder and the released checkpoints.
 """
 
 import dataclasses
@@ -50,6 +50,11 @@ class ModelConfig:
     if self.loop_variant not in ('released', 'rescaled'):
       raise UserError(f'model: loop_variant is "{self.loop_variant}"; it is "released" or "rescaled"')
 
+  @property
+  def gate_width(self) -> int:
+    """Inputs of a gate: the released one reads a rotated query, the rescaled one a hidden state."""
+    return self.head_dim if self.loop_variant == 'released' else self.d_model
+
 
 _FULL = dict(vocab=76800, d_model=5120, d_ff=27648, heads=40, kv_heads=8, head_dim=128)
 _TINY = dict(vocab=1024, d_model=128, d_ff=384, layers=4, heads=4, kv_heads=2, head_dim=32, max_context=512)
@@ -75,47 +80,3 @@ def get(size: str) -> ModelConfig:
 def dense(model: ModelConfig) -> ModelConfig:
   """The dense model a looped one is folded from: same shape, one pass."""
   return dataclasses.replace(model, loops=1)
-
-
-def num_params(model: ModelConfig) -> int:
-  """Exact number of parameters; the loop adds one gate per layer and head."""
-  m = model
-  attention = m.d_model * m.head_dim * (2 * m.heads + 2 * m.kv_heads)
-  block = attention + 3 * m.d_model * m.d_ff + 2 * m.d_model
-  gate_width = m.head_dim if m.loop_variant == 'released' else m.d_model
-  gate = m.heads * (gate_width + 1) if m.loops > 1 else 0
-  return 2 * m.vocab * m.d_model + m.layers * (block + gate) + m.d_model
-
-
-def visible_pairs(length: int, window: int | None = None) -> int:
-  """(query, key) pairs of one document of `length` tokens under the causal mask, cut to `window` keys if given."""
-  if window is None or window >= length:
-    return length * (length + 1) // 2
-  return window * (window + 1) // 2 + (length - window) * window
-
-
-def flops(model: ModelConfig, tokens, pairs, local_pairs):
-  """Floating-point operations of one forward pass over packed documents; a multiply and an add count as two.
-
-  The head is applied once, the layers once per pass; attention counts visible pairs only: causal in pass 1 and in the
-  global stream of every later pass, the window in its local stream. Norms, softmax and gates are left out: they are less
-  than a thousandth at full size.
-
-  Args:
-    tokens: tokens that are not padding. pairs: visible pairs of all documents. local_pairs: those within loop_window.
-  """
-  m = model
-  linear = m.d_model * m.head_dim * (2 * m.heads + 2 * m.kv_heads) + 3 * m.d_model * m.d_ff
-  per_pair = 4 * m.heads * m.head_dim  # q.k and p.v
-  one_pass = m.layers * (2 * linear * tokens + per_pair * pairs)
-  local = m.layers * per_pair * local_pairs
-  return m.loops * one_pass + (m.loops - 1) * local + 2 * m.d_model * m.vocab * tokens
-
-
-def forward_flops(model: ModelConfig, length: int) -> int:
-  """`flops` of one document of `length` tokens."""
-  return flops(model, length, visible_pairs(length), visible_pairs(length, model.loop_window))
-
-
-# Forward and backward are three forwards; recomputation by remat is not useful work and does not count.
-TRAIN_PASSES = 3

@@ -10,12 +10,14 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from iquest_jax import sharding
+from iquest_jax.checkpoint import fingerprint, lineage, store
 from iquest_jax.config import flatten, to_json
 from iquest_jax.data.loader import Loader
 from iquest_jax.errors import UserError
 from iquest_jax.model import transformer
 from iquest_jax.parallel import context
-from iquest_jax.train import checkpoint, fingerprint, initialise, lineage, metrics, optim, state, step
+from iquest_jax.run_folder import RunFolder, StageFolder, write_whole
+from iquest_jax.train import initial_state, metrics, step
 
 # Fields that count something: none of it would be no training, or a division by zero.
 _COUNTS = (
@@ -24,100 +26,97 @@ _COUNTS = (
 )  # fmt: skip
 
 
-def run(config: ConfigDict, workdir: str) -> None:
+def run(config: ConfigDict, run_folder: RunFolder) -> None:
   """Trains a stage to its last step, from wherever it stands; returns at once where it is finished.
 
   Args:
     config: the stage (experiments/).
-    workdir: folder of the chain; every process must see it.
+    run_folder: of the chain; every process must see it.
 
   Raises:
     UserError: rows, checkpoints, mesh or configuration do not fit.
     RunStopped: three updates in a row were not finite.
   """
   began, first = time.monotonic(), jax.process_index() == 0
-  steps, run_dir = config.train.steps, os.path.join(workdir, config.stage)
+  steps, folder = config.train.steps, run_folder.stage(config.stage)
 
   # ---------------------------------------------------------------- Mesh, and where it stands
   mesh = sharding.make_mesh(config.mesh)
   check(config, mesh)
-  checkpoints = checkpoint.Checkpoints(run_dir, keep=config.checkpoint.keep)
+  checkpoints = store.Checkpoints(folder.path, keep=config.checkpoint.keep)
   if checkpoints.latest_step() is not None:
     # Also of a finished stage: that of another size is not this one's.
-    initialise.check_same_model(run_dir, checkpoints.lineage(), transformer.model_config(config.model))
-  if is_finished(checkpoints, run_dir, steps):
+    initial_state.check_same_model(folder.path, checkpoints.lineage(), transformer.model_config(config.model))
+  if is_finished(checkpoints, folder, steps):
     logging.info('%s is finished: step %d', config.stage, steps)
     return
 
   # ---------------------------------------------------------------- Rows
-  loader = Loader.of_stage(config, workdir)
+  loader = Loader.of_stage(config, run_folder)
   for source, epochs in loader.epochs(steps).items():
     if epochs > 1:
       logging.warning('%s: the rows of "%s" are read %.1f times over', config.stage, source, epochs)
   # The phases of a mixture stand at the steps that the experiment gave them, whatever train.steps is overridden with.
   if late := [str(start) for start, _ in config.data.mixture if start >= steps]:
     logging.warning('%s: train.steps is %d, and data.mixture changes at step %s', config.stage, steps, ', '.join(late))
-  place = sharding.batch_shardings(mesh)
-  os.makedirs(run_dir, exist_ok=True)
+  batch_sharding = sharding.batch_shardings(mesh)
+  os.makedirs(folder.path, exist_ok=True)
 
   with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
     # -------------------------------------------------------------- Model and optimizer
-    model = transformer.of_stage(config)
-    tx, learning_rate = optim.optimizer(config.optim, steps), optim.schedule(config.optim, steps)
-    abstract = state.abstract_state(model, tx, mesh)
-    train_step, eval_step = step.compile_steps(config, model, tx, learning_rate, len(loader.sources), abstract)
+    stage = step.of_stage(config, mesh, len(loader.sources))
 
     # -------------------------------------------------------------- Start: own checkpoint > parent > imported > random
     closing.callback(checkpoints.close)
-    start = checkpoint.start(config, workdir, checkpoints)
-    train = initialise.initial_state(start, config, model, tx, abstract, mesh)
+    start = store.start(config, run_folder.path, checkpoints)
+    train_state = initial_state.initial_state(start, config, stage.model, stage.tx, stage.abstract, mesh)
     done = resumed = start.step if start.kind == 'resume' else 0
     if done > steps:
-      raise UserError(f'{run_dir}: stands at step {done}, beyond train.steps {steps}; raise it or use a new --workdir')
+      raise UserError(f'{folder.path}: stands at step {done}, beyond train.steps {steps}; raise it or use a new --workdir')
     if start.kind == 'resume':
-      line = lineage.resume(start, config, loader.manifest_hash)
-      _log_changes(config, run_dir)
+      record = lineage.resume(start, config, loader.manifest_hash)
+      _log_changes(config, folder)
     else:
-      leaves = fingerprint.fingerprints(train.params)
-      line = lineage.begin(start, config, loader.manifest_hash, fingerprint.combine(leaves))
+      leaves = fingerprint.fingerprints(train_state.params)
+      record = lineage.begin(start, config, loader.manifest_hash, fingerprint.combine(leaves))
     spread = ', '.join(f'{axis} {ways}' for axis, ways in mesh.shape.items() if ways > 1) or 'one device'
     logging.info('%s: %s, step %d of %d, %s', config.stage, start.told, done, steps, spread)
     if first:
-      _write_config(config, run_dir)
+      write_whole(folder.config, to_json(config))
 
     # -------------------------------------------------------------- Reports
-    writer = metrics.Writer(run_dir, restored_step=done, writes=first)
+    writer = metrics.Writer(folder, restored_step=done, writes=first)
     closing.callback(writer.close)
     bar = metrics.Progress(config.stage, done, steps, shows=first)
     closing.callback(bar.close)
-    reporter = metrics.Reporter(config, model.config, loader.sources, writer, bar)
+    reporter = metrics.Reporter(config, stage.model.config, loader.sources, writer, bar)
 
     def evaluate():
-      held_out = loader.held_out(config.eval.rows, config.train.batch_rows // config.train.accumulation, place)
-      sums = [jax.device_get(eval_step(train.params, batch)) for batch in held_out]
+      held_out = loader.held_out(config.eval.rows, config.train.batch_rows // config.train.accumulation, batch_sharding)
+      sums = [jax.device_get(stage.eval_step(train_state.params, batch)) for batch in held_out]
       total = jax.tree.map(lambda *parts: sum(parts), *sums)
-      found = metrics.losses(total.loss_S, total.weight_S, loader.sources)
-      writer.write('eval', done, found)
-      bar.held_out(done, found['loss'])
+      held_out_losses = metrics.losses(total.loss_S, total.weight_S, loader.sources)
+      writer.write('eval', done, held_out_losses)
+      bar.held_out(done, held_out_losses['loss'])
 
     def save():
-      tokens = line['tokens_seen'] + (done - resumed) * config.train.batch_rows * config.data.context
+      tokens = record['tokens_seen'] + (done - resumed) * config.train.batch_rows * config.data.context
       seconds = time.monotonic() - began
-      told = lineage.progress(line, steps=done, tokens_seen=tokens, wall_seconds=seconds, finished=done == steps)
-      checkpoints.save(done, train.params, train.optimizer_item(), told)
+      saved = lineage.progress(record, steps=done, tokens_seen=tokens, wall_seconds=seconds, finished=done == steps)
+      checkpoints.save(done, train_state.params, train_state.optimizer_item(), saved)
 
     # -------------------------------------------------------------- Train: step, save, then evaluate
     due = lambda every: done % every == 0 or done == steps
     if due(config.eval.every):
       evaluate()
-    batches = iter(loader.batches(done, steps, place))
+    batches = iter(loader.batches(done, steps, batch_sharding))
     while done < steps:
       asked = time.monotonic()
       batch = next(batches)
       ready = time.monotonic()
-      train, numbers = train_step(train, batch)
+      train_state, step_metrics = stage.train_step(train_state, batch)
       done += 1
-      reporter.note(done, numbers, asked, ready)
+      reporter.note(done, step_metrics, asked, ready)
       if due(config.checkpoint.every) or due(config.eval.every):
         reporter.flush()
       if due(config.checkpoint.every):
@@ -128,14 +127,14 @@ def run(config: ConfigDict, workdir: str) -> None:
     # -------------------------------------------------------------- Land
     checkpoints.wait()
     if first:
-      lineage.write(run_dir, checkpoints.lineage())
+      lineage.write(folder, checkpoints.lineage())
 
 
-def is_finished(checkpoints: checkpoint.Checkpoints, run_dir: str, steps: int) -> bool:
+def is_finished(checkpoints: store.Checkpoints, folder: StageFolder, steps: int) -> bool:
   """Whether the last step is saved and evaluated."""
-  if checkpoints.latest_step() != steps or not os.path.exists(os.path.join(run_dir, 'lineage.json')):
+  if checkpoints.latest_step() != steps or not folder.lineage.exists():
     return False
-  return any(record['kind'] == 'eval' and record['step'] == steps for record in metrics.read(run_dir))
+  return any(record['kind'] == 'eval' and record['step'] == steps for record in metrics.read(folder))
 
 
 def check(config: ConfigDict, mesh) -> None:
@@ -165,21 +164,13 @@ def check(config: ConfigDict, mesh) -> None:
     raise UserError(f'config: data.context {config.data.context} is beyond model.max_context {config.model.max_context}')
 
 
-def _log_changes(config: ConfigDict, run_dir: str) -> None:
+def _log_changes(config: ConfigDict, folder: StageFolder) -> None:
   """A stage may go on with other numbers, but not unseen."""
   try:
-    with open(os.path.join(run_dir, 'config.json')) as file:
-      before = flatten(ConfigDict(json.load(file)))
+    before = flatten(ConfigDict(json.loads(folder.config.read_text())))
   except (FileNotFoundError, json.JSONDecodeError):
     return
   now = json.loads(json.dumps(flatten(config)))
   changed = [f'{key} {before.get(key)} -> {value}' for key, value in now.items() if value != before.get(key)]
   if changed:
     logging.warning('%s goes on with other numbers: %s', config.stage, '; '.join(changed))
-
-
-def _write_config(config: ConfigDict, run_dir: str) -> None:
-  path = os.path.join(run_dir, 'config.json')
-  with open(path + '.new', 'w') as file:
-    file.write(to_json(config))
-  os.replace(path + '.new', path)

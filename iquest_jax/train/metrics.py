@@ -6,7 +6,6 @@ leaves the same file as one that was not.
 
 import json
 import math
-import os
 import sys
 import time
 from typing import Any
@@ -20,7 +19,8 @@ from tensorboardX import SummaryWriter
 
 from iquest_jax import hardware
 from iquest_jax.errors import RunStopped
-from iquest_jax.model import sizes
+from iquest_jax.model import cost, sizes
+from iquest_jax.run_folder import StageFolder, write_whole
 
 # So many updates in a row may be lost to a loss or gradient that is not finite; then the run stops.
 MAX_SKIPPED_IN_A_ROW = 3
@@ -34,39 +34,35 @@ def _keep(record: dict, restored_step: int) -> bool:
   return record['step'] < restored_step or (record['step'] == restored_step and record['kind'] == 'train')
 
 
-def read(run_dir: str) -> list[dict[str, Any]]:
+def read(folder: StageFolder) -> list[dict[str, Any]]:
   """Records of a run in order; a last line cut off by a kill is dropped."""
-  path = os.path.join(run_dir, 'metrics.jsonl')
   records = []
-  if os.path.exists(path):
-    with open(path) as file:
+  if folder.metrics.exists():
+    with open(folder.metrics) as file:
       for line in file:
         if line.endswith('\n'):
           records.append(json.loads(line))
   return records
 
 
-def held_out(run_dir: str) -> tuple[float, float] | None:
+def held_out(folder: StageFolder) -> tuple[float, float] | None:
   """(first, last) held-out loss of a run; None before its second evaluation."""
-  losses = [record['loss'] for record in read(run_dir) if record['kind'] == 'eval']
+  losses = [record['loss'] for record in read(folder) if record['kind'] == 'eval']
   return (losses[0], losses[-1]) if len(losses) > 1 else None
 
 
 class Writer:
   """Writes records of one run; on processes other than the first it does nothing."""
 
-  def __init__(self, run_dir: str, restored_step: int, writes: bool):
+  def __init__(self, folder: StageFolder, restored_step: int, writes: bool):
     """Cuts metrics.jsonl back to `restored_step` and opens it."""
     self._writes = writes
     if not writes:
       return
-    path = os.path.join(run_dir, 'metrics.jsonl')
-    records = [record for record in read(run_dir) if restored_step and _keep(record, restored_step)]
-    with open(path + '.cut', 'w') as file:
-      file.writelines(json.dumps(record) + '\n' for record in records)
-    os.replace(path + '.cut', path)
-    self._file = open(path, 'a')
-    self._events = SummaryWriter(os.path.join(run_dir, 'events'), purge_step=restored_step)
+    records = [record for record in read(folder) if restored_step and _keep(record, restored_step)]
+    write_whole(folder.metrics, ''.join(json.dumps(record) + '\n' for record in records))
+    self._file = open(folder.metrics, 'a')
+    self._events = SummaryWriter(str(folder.events), purge_step=restored_step)
 
   def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
     """Appends one record; floats are written so that they read back exactly."""
@@ -177,8 +173,8 @@ class Reporter:
     record |= {name: numbers[name].tolist() for name in ('loop_change', 'loop_gate') if name in numbers}
     record |= {'step_seconds': seconds, 'data_seconds': began - asked, 'tokens_per_second': record['tokens'] / seconds}
     if self._peak:
-      useful = sizes.flops(self._model, *(float(numbers[name]) for name in ('tokens', 'pairs', 'local_pairs')))
-      record['mfu'] = sizes.TRAIN_PASSES * useful / seconds / self._peak
+      useful = cost.flops(self._model, *(float(numbers[name]) for name in ('tokens', 'pairs', 'local_pairs')))
+      record['mfu'] = cost.TRAIN_PASSES * useful / seconds / self._peak
     bad = int(numbers['skipped_in_a_row'])
     last = step == self._config.train.steps
     if bad or last or step % self._config.log.every == 0:

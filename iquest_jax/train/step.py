@@ -2,16 +2,21 @@
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from iquest_jax import sharding
 from iquest_jax.batch import Batch
+from iquest_jax.model import transformer
 from iquest_jax.model.transformer import Transformer
+from iquest_jax.train import optim
 from iquest_jax.train.losses import LossSums, next_token_sums
-from iquest_jax.train.state import TrainState
+from iquest_jax.train.state import TrainState, abstract_state
 
 
 def _micro_batches(batch: Batch, count: int) -> Batch:
@@ -69,7 +74,7 @@ def train_step(
 
   Returns:
     (state, metrics): `loss` and `grad_norm` scalars, `loss_S` and `weight_S` sums by source, `lr`, `skipped`,
-    `skipped_in_a_row`, the counts that useful operations follow from (sizes.flops), and the model's diagnostics.
+    `skipped_in_a_row`, the counts that useful operations follow from (cost.flops), and the model's diagnostics.
   """
   grads, sums, diagnostics = gradients(
       model, state.params, batch, num_sources=num_sources, accumulation=accumulation, chunk=chunk, z_loss=z_loss
@@ -115,19 +120,54 @@ def eval_step(params, batch: Batch, *, model: Transformer, num_sources: int, chu
   return next_token_sums(model, params, batch, num_sources, chunk)[0]
 
 
-def compile_steps(config, model, tx, learning_rate, num_sources: int, abstract: TrainState) -> tuple[Callable, Callable]:
-  """The two jitted steps of a stage: the train step gives its state's buffers to the next state."""
-  where = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-  everywhere = jax.sharding.NamedSharding(abstract.step.sharding.mesh, jax.sharding.PartitionSpec())
-  train = functools.partial(
+class Stage(NamedTuple):
+  """What a stage's configuration compiles to.
+
+  Attributes:
+    model: the module.
+    tx: the optimizer.
+    abstract: shapes, dtypes and shardings of the train state.
+    train_step: (state, batch) -> (state, metrics), jitted; the state's buffers are donated.
+    eval_step: (params, batch) -> LossSums, jitted.
+  """
+
+  model: Transformer
+  tx: optax.GradientTransformation
+  abstract: TrainState
+  train_step: Callable
+  eval_step: Callable
+
+
+def of_stage(config: ConfigDict, mesh: Mesh, num_sources: int) -> Stage:
+  """Builds the two steps of a stage; the only builder, for training, benchmarks and ahead-of-time compilation alike.
+
+  Args:
+    config: the stage (experiments/).
+    mesh: where state and batch lie; the caller makes it, or its abstract mesh, the ambient one.
+    num_sources: sources of the stage's mixture.
+
+  Raises:
+    UserError: model, optimizer, remat policy or transport do not exist, or a parameter does not divide over the mesh.
+  """
+  model, train = transformer.of_stage(config), config.train
+  tx, learning_rate = optim.optimizer(config.optim, train.steps), optim.schedule(config.optim, train.steps)
+  abstract = abstract_state(model, tx, mesh)
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  train_fn = functools.partial(
       train_step,
       model=model,
       tx=tx,
       learning_rate=learning_rate,
       num_sources=num_sources,
-      accumulation=config.train.accumulation,
-      chunk=config.train.loss_chunk,
-      z_loss=config.train.z_loss,
+      accumulation=train.accumulation,
+      chunk=train.loss_chunk,
+      z_loss=train.z_loss,
   )
-  evaluate = functools.partial(eval_step, model=model, num_sources=num_sources, chunk=config.train.loss_chunk)
-  return jax.jit(train, donate_argnums=0, out_shardings=(where, everywhere)), jax.jit(evaluate, out_shardings=everywhere)
+  eval_fn = functools.partial(eval_step, model=model, num_sources=num_sources, chunk=train.loss_chunk)
+  return Stage(
+      model,
+      tx,
+      abstract,
+      train_step=jax.jit(train_fn, donate_argnums=0, out_shardings=(sharding.of_leaves(abstract), everywhere)),
+      eval_step=jax.jit(eval_fn, out_shardings=everywhere),
+  )

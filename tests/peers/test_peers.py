@@ -11,10 +11,11 @@ import sys
 
 import numpy as np
 import pytest
-from small_models import leaves, random_params
 
 from iquest_jax.convert.hf import to_hf
 from iquest_jax.model import sizes
+
+from tests.model.small_models import leaves, random_params
 
 HERE = pathlib.Path(__file__).parent
 PEER = os.environ.get('PEERS_PYTHON', sys.executable)

@@ -23,7 +23,7 @@ def target_logps(hidden_BTD, head_DV, targets_BT, chunk):
     (logps, logz), float32 [B, T] each.
   """
   run = lambda head_DV, hidden_BTD, targets_BT: _in_chunks(head_DV, hidden_BTD, targets_BT, chunk)
-  return sharding.over_weight(run, head_DV, ('embed', 'vocab'), hidden_BTD.dtype, hidden_BTD, targets_BT)
+  return sharding.with_gathered_weight(run, head_DV, ('embed', 'vocab'), hidden_BTD.dtype, hidden_BTD, targets_BT)
 
 
 def _in_chunks(head_DV, hidden_BTD, targets_BT, chunk):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from iquest_jax.kernels.gated_attention import steps, tpu_backward, tpu_forward
+from iquest_jax.kernels.gated_attention import block_pairs, tpu_backward, tpu_forward
 from iquest_jax.kernels.gated_attention.reference import Halo, Ids
 from iquest_jax.kernels.gated_attention.tpu_common import DEFAULT, HALO, Options
 
@@ -193,7 +193,7 @@ class _Rows(NamedTuple):
     o = self.options
     q_ids, k_ids, *arrays = self._ids(q_ids, k_ids)
     q, k, v = _heads_first(self.pad(q_BTHK), self.pad_keys(k_BSGK), self.pad_keys(v_BSGK))
-    listed, count = steps.forward(q_ids, k_ids, o.block_q, o.block_k, window if local is None else None)
+    listed, count = block_pairs.forward(q_ids, k_ids, o.block_q, o.block_k, window if local is None else None)
     return tpu_forward.forward(q, k, v, *arrays, listed, count, local, window, o)
 
   def backward(self, q_BTHK, k_BSGK, v_BSGK, d_out_BTHK, lse, delta, q_ids, k_ids, local, window, dtypes):
@@ -214,7 +214,7 @@ class _Rows(NamedTuple):
       cuts = (lanes, lanes, part, part, halos, halos, lambda x: x[:, blocks])
       near = local and tuple(cut(x) for cut, x in zip(cuts, local))
       ids = jax.tree.map(lambda x: x[:, rows], q_ids)
-      listed, count = steps.backward(ids, k_ids, o.block_q, o.block_k, window if local is None else None)
+      listed, count = block_pairs.backward(ids, k_ids, o.block_q, o.block_k, window if local is None else None)
       statistics, types = (lanes(lse), lanes(delta)), (dtypes[0], dk_dtype)
       ids = (lanes(q_array), k_array)
       return tpu_backward.backward(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from iquest_jax.kernels.gated_attention import steps
+from iquest_jax.kernels.gated_attention import block_pairs
 from iquest_jax.kernels.gated_attention.reference import MASKED
 from iquest_jax.kernels.gated_attention.tpu_common import (
     HALO,
@@ -53,7 +53,7 @@ def backward(q, k, v, d_out, lse, delta, q_ids, k_ids, listed, count, local, win
     q, d_out: [B, H, T, K]. k, v: [B, G, S, K]. lse, delta: float32 [B, H, 1, T], of the whole softmax of the first stream,
       and d_out . out.
     q_ids, k_ids, window: as forward.
-    listed, count: steps.backward.
+    listed, count: block_pairs.backward.
     local: None, or (gate logits, lse of the local stream, float32 [B, H, 1, T]; k2, v2, halo k, v, ids as forward).
     dtypes: of dq and of dk, dv.
 
@@ -69,7 +69,7 @@ def backward(q, k, v, d_out, lse, delta, q_ids, k_ids, listed, count, local, win
     return pl.BlockSpec(shape, lambda b, g, n, r, *lists: index(b, g, r, *(x[b, n] for x in lists)))
 
   # What is used at the first pair of a query block only is not fetched again before the next such pair.
-  once = lambda g, r, kind: g * R + jnp.where(kind & steps.FIRST_Q != 0, r, R - 1)
+  once = lambda g, r, kind: g * R + jnp.where(kind & block_pairs.FIRST_Q != 0, r, R - 1)
   row_spec = spec((None, None, block_q, K), lambda b, g, r, q, k, kind, start, end: (b, g * R + r, q, 0))
   key_spec = spec((None, None, block_k, K), lambda b, g, r, q, k, kind, start, end: (b, g, k, 0))
   lane_spec = spec((None, None, 1, block_q), lambda b, g, r, q, k, kind, start, end: (b, once(g, r, kind), 0, start))
@@ -121,12 +121,12 @@ def backward(q, k, v, d_out, lse, delta, q_ids, k_ids, listed, count, local, win
     b, n, r = pl.program_id(0), pl.program_id(2), pl.program_id(3)
     step, slot = kind[b, n], r * blocks + q_block[b, n]
 
-    @pl.when((step & steps.FIRST != 0) & (r == 0))
+    @pl.when((step & block_pairs.FIRST != 0) & (r == 0))
     def _():
       dk[...], dv[...] = jnp.zeros_like(dk), jnp.zeros_like(dv)
       columns[0], columns[1] = column(k_ids[0:1, :]), column(k_ids[1:2, :])
 
-    @pl.when(step & steps.FIRST_Q != 0)
+    @pl.when(step & block_pairs.FIRST_Q != 0)
     def _():
       # A query that sees nothing gets a sum so large that its weights are zero.
       stats[slot, 0:1, :] = jnp.where(lse[...] > MASKED / 2, lse[...], -MASKED) * LOG2_E
@@ -136,20 +136,20 @@ def backward(q, k, v, d_out, lse, delta, q_ids, k_ids, listed, count, local, win
       else:
         _local(q, d_out, q_ids, given, local_outs, local_scratch, dq_acc.at[slot], stats.at[slot], r, R, window)
 
-    for work in (steps.ALL, steps.SOME):
+    for work in (block_pairs.ALL, block_pairs.SOME):
       # With a mask, the schedule of the whole block comes out shorter (v5p: 4471 for 4761 bundles).
-      chunk = options.chunk if work == steps.ALL else block_k
+      chunk = options.chunk if work == block_pairs.ALL else block_k
 
-      @pl.when(step & steps.WORK == work)
+      @pl.when(step & block_pairs.WORK == work)
       def _(work=work, chunk=chunk):
         here, far_window = (stats.at[slot], dq_acc.at[slot], dk, dv), window if local is None else None
         _pair(work, q, k, v, d_out, q_ids, columns, *here, far_window, chunk)
 
-    @pl.when(step & steps.LAST_Q != 0)
+    @pl.when(step & block_pairs.LAST_Q != 0)
     def _():
       dq_out[r] = (dq_acc[slot] / math.sqrt(K)).astype(dq_out.dtype)
 
-    @pl.when((step & steps.LAST != 0) & (r == R - 1))
+    @pl.when((step & block_pairs.LAST != 0) & (r == R - 1))
     def _():
       dk_out[...] = (dk[...] / math.sqrt(K)).astype(dk_out.dtype)
       dv_out[...] = dv[...].astype(dv_out.dtype)
@@ -217,7 +217,7 @@ def _local(q, d_out, q_ids, given, outs, scratch, dq, stats, r, R, window):
     here, near = pl.ds(start, LANES), pl.ds(start, HALO + LANES)
     keys, values = (around(halo, own, start) for halo, own in ((halo_k, k2), (halo_v, v2)))
     seen = visible(
-        steps.SOME, q_ids[0:1, here], q_ids[1:2, here], columns[0, near, :], columns[1, near, :], window
+        block_pairs.SOME, q_ids[0:1, here], q_ids[1:2, here], columns[0, near, :], columns[1, near, :], window
     )
     gate = g[:, start : start + LANES]
     p = jnp.exp2(hide(dot(keys, q[here, :], (1, 1)) * scale - shift[:, start : start + LANES], seen))

@@ -1,7 +1,7 @@
 """What the forward and the backward kernel for TPUs share.
 
 Legend: B batch, T query positions, S key positions, H query heads, G key/value heads, R = H / G, K head size, N pairs of
-blocks (steps.py), W rows of halo.
+blocks (block_pairs.py), W rows of halo.
 """
 
 import math
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-from iquest_jax.kernels.gated_attention import steps
+from iquest_jax.kernels.gated_attention import block_pairs
 from iquest_jax.kernels.gated_attention.reference import MASKED
 
 LANES = 128
@@ -69,7 +69,7 @@ def column(row):
 
 def visible(work, q_segments, q_positions, k_segments, k_positions, window):
   """bool, or None where everything is visible; ids broadcast against each other."""
-  if work == steps.ALL:
+  if work == block_pairs.ALL:
     return None
   seen = (k_positions <= q_positions) & (q_segments == k_segments)
   if window is not None:

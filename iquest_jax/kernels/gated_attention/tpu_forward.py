@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from iquest_jax.kernels.gated_attention import steps
+from iquest_jax.kernels.gated_attention import block_pairs
 from iquest_jax.kernels.gated_attention.reference import MASKED
 from iquest_jax.kernels.gated_attention.tpu_common import (
     HALO,
@@ -33,7 +33,7 @@ def forward(q, k, v, q_ids, k_ids, listed, count, local, window, options: Option
   Args:
     q: [B, H, T, K]. k, v: [B, G, S, K].
     q_ids, k_ids: int32 [B, 2, T], [B, 2, S], segments and positions; padding is -1 among queries, 0 among keys.
-    listed, count: steps.forward.
+    listed, count: block_pairs.forward.
     local: None, or (gate logits float32 [B, H, 1, T], k2, v2 [B, G, T, K], halo k, v [B, G, T / block_q * HALO, K],
       ids int32 [B, T / block_q, 2, HALO + block_q] of a query block's halo and own rows).
     window: of the local stream if there is one, else of the only one.
@@ -71,21 +71,21 @@ def forward(q, k, v, q_ids, k_ids, listed, count, local, window, options: Option
     given, (out, *lses), (top, total, acc, columns) = refs[: len(in_specs) - 5], refs[-5 - streams : -4], refs[-4:]
     step = kind[pl.program_id(0), pl.program_id(2)]
 
-    @pl.when(step & steps.FIRST != 0)
+    @pl.when(step & block_pairs.FIRST != 0)
     def _():
       top[...] = jnp.full_like(top, MASKED)
       total[...] = jnp.zeros_like(total)
       acc[...] = jnp.zeros_like(acc)
       columns[0], columns[1] = column(q_ids[0:1, :]), column(q_ids[1:2, :])
 
-    for work in (steps.ALL, steps.SOME):
+    for work in (block_pairs.ALL, block_pairs.SOME):
 
-      @pl.when(step & steps.WORK == work)
+      @pl.when(step & block_pairs.WORK == work)
       def _(work=work):
         far_window = window if local is None else None
         _fold(work, q, k, v, columns, k_ids, top, total, acc, far_window, options.chunk)
 
-    @pl.when(step & steps.LAST != 0)
+    @pl.when(step & block_pairs.LAST != 0)
     def _():
       sums = jnp.broadcast_to(jnp.sum(total[...], axis=1, keepdims=True), total.shape)
       seen = top[...] > MASKED / 2
@@ -159,7 +159,7 @@ def _mix_in_local(q, acc, inverse, columns, logits, k2, v2, halo_k, halo_v, ids,
     scores = dot(q[here, :], keys, (1, 1))
     near = pl.ds(start, HALO + LANES)
     seen = visible(
-        steps.SOME,
+        block_pairs.SOME,
         widen(columns[0, here, :], HALO + LANES),
         widen(columns[1, here, :], HALO + LANES),
         ids[0:1, near],

@@ -1,0 +1,234 @@
+"""Lineage: what a checkpoint came from, how it was made, and whether that is still true of the files on disk.
+
+A stage's lineage is a dictionary of JSON values, stored inside each of its checkpoints and so committed with it;
+`<workdir>/<stage>/lineage.json` is a copy of the newest one's. `begin` or `resume` states what is fixed when a run
+starts, `progress` what a checkpoint adds, and `Checkpoints.save` the fingerprint of what it saves.
+"""
+
+import importlib.metadata
+import json
+import pathlib
+import subprocess
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+import iquest_jax
+from iquest_jax.checkpoint.store import Checkpoints, Start
+from iquest_jax.config import TRANSFORMS, config_hash
+from iquest_jax.errors import UserError
+from iquest_jax.run_folder import StageFolder, write_whole
+
+_FILE = 'lineage.json'
+
+
+def begin(start: Start, config: ConfigDict, rows_manifest_hash: str, start_fingerprint: str) -> dict[str, Any]:
+  """Lineage of a stage that begins.
+
+  Args:
+    start: what it begins from; kind 'parent', 'imported' or 'random'.
+    config: of the stage.
+    rows_manifest_hash: of the packed rows it reads.
+    start_fingerprint: fingerprint.combine of the first parameters, after the transform.
+  """
+  parent = None
+  if start.kind == 'parent':
+    parent = {'stage': start.checkpoints.run_dir.name, 'step': start.step,
+              'fingerprint': start.lineage['end_fingerprint']}
+  return {
+      'stage': config.stage,
+      'size': config.size,
+      'model': config.model.to_dict(),
+      'parent': parent,
+      'imported': start.lineage['imported'] if start.kind == 'imported' else '',
+      'transform': config.init.transform if parent else '',
+      'carry': list(config.init.carry) if parent else [],
+      'start_fingerprint': start_fingerprint,
+      'tokens_seen': 0,
+      'wall_seconds': 0.0,
+  } | _present(config, rows_manifest_hash)
+
+
+def resume(start: Start, config: ConfigDict, rows_manifest_hash: str) -> dict[str, Any]:
+  """Lineage of a stage that goes on: how it began stays, what runs it is stated anew."""
+  return start.lineage | _present(config, rows_manifest_hash)
+
+
+def progress(
+    lineage: dict[str, Any], *, steps: int, tokens_seen: int, wall_seconds: float, finished: bool
+) -> dict[str, Any]:
+  """Lineage to save with a checkpoint; losses are not in it, since a step is saved first and evaluated then.
+
+  Args:
+    lineage: of `begin` or `resume`, unchanged since.
+    steps: optimizer steps of the stage.
+    tokens_seen: tokens of the stage, over all its runs.
+    wall_seconds: of this run alone; earlier runs are added.
+    finished: whether the stage has taken all its steps, so that another may start from here.
+  """
+  passed = lineage['wall_seconds'] + wall_seconds
+  return lineage | {'steps': steps, 'tokens_seen': tokens_seen, 'wall_seconds': passed, 'finished': finished}
+
+
+def imported(stage: str, size: str, source: str) -> dict[str, Any]:
+  """Lineage of a model imported at step 0, from `source`: a path or a name on Hugging Face."""
+  return {'stage': stage, 'size': size, 'parent': None, 'imported': source, 'transform': '', 'carry': [],
+          'wall_seconds': 0.0, 'steps': 0, 'tokens_seen': 0, 'finished': True, 'code_version': code_version(),
+          'versions': _versions()}
+
+
+def _present(config: ConfigDict, rows_manifest_hash: str) -> dict[str, Any]:
+  return {
+      'config_hash': config_hash(config),
+      'rows_manifest_hash': rows_manifest_hash,
+      'code_version': code_version(),
+      'versions': _versions(),
+      'devices': {'kind': jax.devices()[0].device_kind, 'count': jax.device_count(), 'processes': jax.process_count()},
+  }
+
+
+def _versions() -> dict[str, str]:
+  return {name: importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'orbax-checkpoint')}
+
+
+def code_version() -> str:
+  """`git describe` of the checkout that holds this package, else the package's version."""
+  root = pathlib.Path(iquest_jax.__file__).resolve().parents[1]
+  if (root / '.git').exists():  # a virtual environment inside another repository must not lend its version
+    git = subprocess.run(['git', '-C', root, 'describe', '--always', '--dirty', '--tags'], capture_output=True,
+                         text=True, check=False)
+    if git.returncode == 0:
+      return git.stdout.strip()
+  return iquest_jax.__version__
+
+
+def write(folder: StageFolder, lineage: dict[str, Any]):
+  """Writes the folder's lineage.json, on the primary process; a reader sees the old one or the new one, whole.
+
+  Args:
+    folder: of the stage.
+    lineage: `Checkpoints.lineage()` of its newest checkpoint.
+
+  Raises:
+    UserError: the disk is full or refuses.
+  """
+  if jax.process_index():
+    return
+  try:
+    write_whole(folder.lineage, _text(lineage))
+  except OSError as error:
+    raise UserError(f'{folder.lineage}: not written: {error.strerror}; fix this, then rerun the same command') from error
+
+
+def _text(lineage: dict[str, Any]) -> str:
+  return json.dumps(lineage, indent=1, sort_keys=True) + '\n'
+
+
+def tree(workdir: epath.PathLike, stages: list[str]) -> dict[str, dict[str, Any]]:
+  """{stage: lineage of its newest checkpoint}, in the order of `stages`, of those that have one."""
+  found = {stage: Checkpoints(epath.Path(workdir) / stage) for stage in stages}
+  return {stage: checkpoints.lineage() for stage, checkpoints in found.items() if checkpoints.steps()}
+
+
+def verify(workdir: epath.PathLike, stages: list[str]) -> list[str]:
+  """Reads all checkpoints of a chain and says, a line each, what is not as it was written; [] when all is well.
+
+  Files are hashed, parameters fingerprinted anew, and every stage must start where its parent ended, or record the
+  transform that lies between. Memory: one leaf of the parameters at a time, on the host and the default device.
+  """
+  problems = []
+  for stage in stages:
+    checkpoints = Checkpoints(epath.Path(workdir) / stage)
+    for check in (_check_files, _check_copy, _check_parent):
+      problems += [f'{stage}: {problem}' for problem in check(checkpoints)]
+  return problems
+
+
+def _check_files(checkpoints: Checkpoints) -> list[str]:
+  problems = []
+  for step in checkpoints.steps():
+    try:
+      checkpoints.verify(step)
+      checkpoints.verify_leaves(step)
+    except UserError as error:
+      problems.append(str(error))
+  return problems
+
+
+def _check_copy(checkpoints: Checkpoints) -> list[str]:
+  file, step = checkpoints.run_dir / _FILE, checkpoints.latest_step()
+  if step is None:
+    return [f'{file}: there is no checkpoint it could be of; run the stage again'] if file.exists() else []
+  if _known(checkpoints, step) is None:
+    return []  # told by _check_files
+  if not file.exists() or file.read_bytes() != _text(checkpoints.lineage(step)).encode():
+    return [f'{file}: is not the lineage in checkpoint {step}; start the stage again to write it anew']
+  return []
+
+
+def _check_parent(checkpoints: Checkpoints) -> list[str]:
+  step = checkpoints.latest_step()
+  lineage = _known(checkpoints, step) if step is not None else None
+  parent = lineage and lineage['parent']
+  if not parent:
+    return []
+  before = Checkpoints(checkpoints.run_dir.parent / parent['stage'])
+  origin = f'{checkpoints.folder / str(step)}: starts from step {parent["step"]} of {parent["stage"]}'
+  if parent['step'] not in before.steps():
+    return [f'{origin}, which is no longer there']
+  problems = []
+  ended = (_known(before, parent['step']) or {}).get('end_fingerprint')
+  if ended not in (None, parent['fingerprint']):
+    problems.append(f'{origin} with fingerprint {parent["fingerprint"]}, which now has {ended}')
+  if lineage['transform'] not in TRANSFORMS:
+    problems.append(f'{origin} by transform "{lineage["transform"]}", which does not exist')
+  if not lineage['transform'] and lineage['start_fingerprint'] != parent['fingerprint']:
+    problems.append(f'{origin} with fingerprint {parent["fingerprint"]}, but began with '
+                    f'{lineage["start_fingerprint"]} and names no transform')
+  return problems
+
+
+def _known(checkpoints: Checkpoints, step: int) -> dict[str, Any] | None:
+  """Lineage of a step; None when it cannot be read, which is another check's to tell."""
+  try:
+    return checkpoints.lineage(step)
+  except UserError:
+    return None
+
+
+def render(lineages: dict[str, dict[str, Any]], losses: dict[str, tuple[float, float] | None]) -> str:
+  """The result of `tree` as text of at most 120 columns: a stage hangs below the one it starts from.
+
+  Args:
+    lineages: of `tree`.
+    losses: by stage, first and last held-out loss in nats a token; None where none was measured.
+  """
+  children = {stage: [] for stage in lineages}
+  roots = []
+  for stage, lineage in lineages.items():
+    parent = (lineage['parent'] or {}).get('stage')
+    children.get(parent, roots).append(stage)
+  lines = [_row('stage', 'steps', 'tokens', 'held-out loss', 'parameters', 'comes from')]
+
+  def draw(stage: str, stem: str, branch: str):
+    lines.append(_row(stem + branch + stage, *_cells(lineages[stage], losses.get(stage))))
+    stem += {'': '', '├─ ': '│  ', '└─ ': '   '}[branch]
+    for child in children[stage]:
+      draw(child, stem, '└─ ' if child == children[stage][-1] else '├─ ')
+
+  for root in roots:
+    draw(root, '', '')
+  return '\n'.join(lines)
+
+
+def _cells(lineage: dict[str, Any], losses: tuple[float, float] | None) -> tuple[str, ...]:
+  fall = f'{losses[0]:.3f} → {losses[1]:.3f}' if losses else '-'
+  source = lineage['transform'] or (lineage['parent'] or {}).get('stage') or lineage['imported'] or 'random'
+  steps = f'{lineage["steps"]:,}' + ('' if lineage['finished'] else ' …')
+  return steps, f'{lineage["tokens_seen"]:,}', fall, lineage['end_fingerprint'], str(source)
+
+
+def _row(stage: str, steps: str, tokens: str, losses: str, parameters: str, source: str) -> str:
+  return f'{stage:<34} {steps:>11} {tokens:>19} {losses:>16}  {parameters:<16}  {source}'[:120].rstrip()

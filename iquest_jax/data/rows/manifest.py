@@ -1,0 +1,109 @@
+"""The manifest of a stage's rows: what was written from what, and whether a stage may train on it.
+
+Imports no TensorFlow.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from iquest_jax.errors import UserError
+from iquest_jax.run_folder import RunFolder
+
+MANIFEST = 'manifest.json'
+# Raised when formats, packing or the layout on disk change, so that older rows are prepared again.
+VERSION = '1.0.0'
+SPLITS = ('train', 'held_out')
+
+
+def folder(config: ConfigDict, run: RunFolder) -> pathlib.Path:
+  """Where the rows of a stage lie."""
+  return run.rows(config.stage, config.data.rows_dir)
+
+
+def command(config: ConfigDict, run: RunFolder) -> str:
+  """The command line that prepares a stage, for error messages."""
+  return f'python -m launch.prepare --exp={config.stage}:size={config.size} --workdir={run.path}'
+
+
+def manifest_hash(rows_dir: str | pathlib.Path) -> str:
+  """SHA-256 (hex) of the manifest file, which holds the hashes of the rows."""
+  return _sha256(pathlib.Path(rows_dir) / MANIFEST)
+
+
+def check_manifest(
+    rows_dir: str | pathlib.Path, *, sources: Iterable[str], context: int, tokenizer_fingerprint: str, command: str
+) -> dict[str, Any]:
+  """Checks that a stage may train on the rows of a folder.
+
+  Args:
+    rows_dir: folder of the stage's rows.
+    sources: names of the sources the stage draws from.
+    context: T of the stage.
+    tokenizer_fingerprint: of the run folder's tokenizer.
+    command: makes the rows; named in every error.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    UserError: rows missing, files missing or of another size, made with another tokenizer or context length, or an
+      empty source.
+  """
+  path = pathlib.Path(rows_dir) / MANIFEST
+  try:
+    manifest = json.loads(path.read_text())
+  except FileNotFoundError:
+    raise UserError(f'rows: {path} is missing; prepare the rows by {command}') from None
+  except ValueError as error:  # no JSON, or no text
+    raise UserError(f'rows: {path} is damaged ({error}); prepare the rows again by {command}') from None
+  again = f'prepare them again by {command}'
+  try:
+    manifest['tokenizer'], manifest['context']
+    files = {
+        source: {name: stamp['bytes'] for name, stamp in entry['files'].items()}
+        for source, entry in manifest['sources'].items()
+    }
+    counts = {(source, split): entry[split]['rows'] for source, entry in manifest['sources'].items() for split in SPLITS}
+  except (KeyError, TypeError, AttributeError):
+    raise UserError(f'rows: {path} is damaged (it lacks what a manifest holds); {again}') from None
+  if manifest['tokenizer'] != tokenizer_fingerprint:
+    was, now = manifest['tokenizer'][:12], tokenizer_fingerprint[:12]
+    raise UserError(f'rows: {rows_dir} were made with another tokenizer ({was}, the run has {now}); {again}')
+  if manifest['context'] != context:
+    raise UserError(f'rows: {rows_dir} have context {manifest["context"]}, the stage has {context}; {again}')
+  for source in sources:
+    if source not in manifest['sources'] or not dataset(rows_dir, source).is_dir():
+      raise UserError(f'rows: {rows_dir} has no rows of "{source}"; {again}')
+    for name, size in files[source].items():
+      file = dataset(rows_dir, source) / name
+      if not file.is_file():
+        raise UserError(f'rows: {file} is missing; {again}')
+      if file.stat().st_size != size:
+        raise UserError(f'rows: {file} has {file.stat().st_size:,} bytes, not the {size:,} it was written with; {again}')
+    for split in SPLITS:
+      if not counts[source, split]:
+        raise UserError(f'rows: "{source}" has no {split} rows in {rows_dir}; give it documents and {again}')
+  return manifest
+
+
+def dataset(rows_dir: str | pathlib.Path, source: str) -> pathlib.Path:
+  return pathlib.Path(rows_dir) / source / VERSION
+
+
+def stamp(path: pathlib.Path) -> dict[str, Any]:
+  return {'bytes': path.stat().st_size, 'sha256': _sha256(path)}
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def to_json(content: dict[str, Any]) -> str:
+  """How manifest and source records are written."""
+  return json.dumps(content, indent=1, sort_keys=True) + '\n'

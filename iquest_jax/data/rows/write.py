@@ -1,0 +1,172 @@
+"""Writes packed rows: one TFDS dataset (ArrayRecord) per source.
+
+`<rows_dir>/<source>/` appears whole, by one rename; `<rows_dir>/manifest.json` appears when every source is there. A
+preparation that was killed leaves `.incomplete/` and nothing that looks finished.
+"""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from iquest_jax.data.rows.manifest import SPLITS, VERSION, dataset, stamp, to_json
+from iquest_jax.data.rows.packing import FIELDS, TOO_LONG, Counts, Row
+from iquest_jax.data.rows.read import Rows
+from iquest_jax.errors import UserError
+from iquest_jax.run_folder import write_whole
+
+_RECORD = 'source.json'
+_INCOMPLETE = '.incomplete'
+
+
+def write_source(
+    rows_dir: str | pathlib.Path,
+    source: str,
+    context: int,
+    inputs: str,
+    splits: dict[str, Callable[[Counts], Iterable[Row]]],
+) -> dict[str, Any]:
+  """Writes the rows of a source, whole or not at all, in place of those that are there.
+
+  Args:
+    rows_dir: folder of the stage's rows.
+    source: name of the source.
+    context: T, tokens in a row.
+    inputs: hash of everything the rows depend on; `entry_if_current` asks for it again.
+    splits: for each split, gives its rows, writing counts along the way.
+
+  Returns:
+    The source's entry of the manifest.
+
+  Raises:
+    UserError: a split has no rows.
+    OSError: the disk is full or refuses.
+  """
+  import tensorflow_datasets as tfds
+
+  tfds.disable_progress_bar()
+  incomplete = pathlib.Path(rows_dir) / _INCOMPLETE
+  shutil.rmtree(incomplete / source, ignore_errors=True)
+  tallies = {split: _Tally(source, split, context) for split in splits}
+  builder = tfds.dataset_builders.AdhocBuilder(
+      name=source,
+      version=VERSION,
+      features=tfds.features.FeaturesDict({
+          name: tfds.features.Tensor(shape=(context,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)
+          for name, dtype in FIELDS.items()
+      }),
+      split_datasets={split: enumerate(tallies[split].count(rows)) for split, rows in splits.items()},
+      data_dir=str(incomplete),
+      description=f'Packed rows of {source}.',
+      file_format='array_record',
+      disable_shuffling=True,
+  )
+  with _quietly(), _same_bytes(), _disk_errors(rows_dir):
+    builder.download_and_prepare()
+  record = {
+      'inputs': inputs,
+      **{split: tally.record() for split, tally in tallies.items()},
+      'files': {path.name: stamp(path) for path in sorted(pathlib.Path(builder.data_dir).glob('*array_record*'))},
+      'builder': {'tensorflow_datasets': tfds.__version__, 'rows': VERSION},
+  }
+  write_whole(incomplete / source / _RECORD, to_json(record))
+  final = pathlib.Path(rows_dir) / source
+  shutil.rmtree(final, ignore_errors=True)
+  os.replace(incomplete / source, final)
+  shutil.rmtree(incomplete)
+  return record
+
+
+def entry_if_current(rows_dir: str | pathlib.Path, source: str, inputs: str) -> dict[str, Any] | None:
+  """The entry of a source that was written from the same inputs; None where it has to be made.
+
+  Checks the hash of every file, since the command that errors name must not keep what is damaged: half a second a
+  gigabyte (measured), and making them takes far longer. A start of training checks names and sizes alone
+  (`check_manifest`): hours of hashing on every host would find nothing that ArrayRecord does not find as it reads (`Rows`).
+  """
+  try:
+    record = json.loads((pathlib.Path(rows_dir) / source / _RECORD).read_text())
+    if record['inputs'] != inputs:
+      return None
+    for split in SPLITS:
+      Rows(rows_dir, source, split, command='')
+    whole = all(stamp(dataset(rows_dir, source) / name) == stamp for name, stamp in record['files'].items())
+  except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, UserError):
+    return None
+  return record if whole else None
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+  """TFDS prints and logs what it downloads, which here is nothing."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.WARNING)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _same_bytes() -> Iterator[None]:
+  """TFDS writes the fields of a row in an order that changes from process to process; here it is always the same."""
+  from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+  def serialize(self, example):
+    return self.get_tf_example(example).SerializeToString(deterministic=True)
+
+  plain, ExampleSerializer.serialize_example = ExampleSerializer.serialize_example, serialize
+  try:
+    yield
+  finally:
+    ExampleSerializer.serialize_example = plain
+
+
+@contextlib.contextmanager
+def _disk_errors(path: str | pathlib.Path) -> Iterator[None]:
+  """The ArrayRecord writer tells of the disk in the text of a RuntimeError only."""
+  try:
+    yield
+  except RuntimeError as error:
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+      if os.strerror(code) in str(error):
+        raise OSError(code, os.strerror(code), str(path)) from error
+    raise
+
+
+class _Tally:
+  """Rows and tokens of a split, counted as they are written."""
+
+  def __init__(self, source: str, split: str, context: int):
+    self._source, self._split, self._context = source, split, context
+    self._counts = Counts()
+    self._rows, self._tokens = 0, 0
+
+  def count(self, rows: Callable[[Counts], Iterable[Row]]) -> Iterator[Row]:
+    for row in rows(self._counts):
+      self._rows += 1
+      self._tokens += int(np.count_nonzero(row['segment_ids']))
+      yield row
+    if not self._rows:
+      raise self._no_rows()  # said here since TFDS fails on a split without rows
+
+  def _no_rows(self) -> UserError:
+    says, drops = f'rows: "{self._source}" has no {self._split} rows', self._counts.drops
+    if drops.keys() == {TOO_LONG}:
+      count = f'{drops[TOO_LONG]:,} documents, all longer than a row of {self._context} tokens'
+      return UserError(f'{says}: {count}; raise data.context')
+    dropped = ', '.join(f'{count:,} {reason}' for reason, count in drops.items()) or 'none dropped'
+    return UserError(f'{says} ({dropped}); give it more documents or widen data.buckets')
+
+  def record(self) -> dict[str, Any]:
+    drops = dict(sorted(self._counts.drops.items()))
+    return {'rows': self._rows, 'tokens': self._tokens, 'documents': self._counts.documents, 'drops': drops}

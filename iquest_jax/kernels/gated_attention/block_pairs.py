@@ -1,0 +1,132 @@
+"""Which blocks of queries and keys meet: decided from ids alone, since the keys may come in any order.
+
+A kernel walks a compact list of pairs (query block, key block) that may hold something visible. It comes to the kernel
+ahead of the data, so that a block outside the list is neither fetched nor looked at, and its length is the bound of the
+grid. Legend: B batch, N pairs at most.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from iquest_jax.kernels.gated_attention.reference import Ids
+
+# What of a pair is visible. Where some is, segments and positions are both tested: leaving out the segments where there is
+# but one saved nothing on v5p under libtpu 0.0.42, and a few percent of these pairs elsewhere (experiments/LOG.md).
+NOTHING, ALL, SOME = range(3)
+WORK = 3
+# Flags beside it. The outer block is the one whose sums are carried over consecutive pairs: queries forward, keys backward.
+FIRST, LAST = 4, 8
+# First and last pair of a query block, in the backward order, where its pairs lie apart.
+FIRST_Q, LAST_Q = 16, 32
+
+_NEVER = jnp.iinfo(jnp.int32).max
+
+
+class BlockPairs(NamedTuple):
+  """int32 [B, N] each but count; entries from a row's own count on repeat its last pair and do nothing.
+
+  start_block, end_block (backward): query block of the latest pair with FIRST_Q, of the next with LAST_Q. What is read or
+  written once per query block is indexed by them, so that it stays where it is in between.
+  """
+
+  q_block: jax.Array
+  k_block: jax.Array
+  kind: jax.Array
+  start_block: jax.Array
+  end_block: jax.Array
+
+
+def forward(q_ids: Ids, k_ids: Ids, block_q: int, block_k: int, window: int | None):
+  """Pairs by query block, each of which has at least one: (BlockPairs, count int32 []); rows in whole blocks."""
+  work = _work(_summary(q_ids, block_q), _summary(k_ids, block_k), window)
+  forced = ~jnp.any(work, axis=2, keepdims=True) & _is_first(work, 2)
+  return _compact(work, (work > 0) | forced)
+
+
+def backward(q_ids: Ids, k_ids: Ids, block_q: int, block_k: int, window: int | None):
+  """Pairs by key block; every block of either kind has at least one, for the gradients to be written (zero)."""
+  work = _work(_summary(q_ids, block_q), _summary(k_ids, block_k), window)
+  listed = work > 0
+  for axis in (1, 2):
+    # A block that meets none is listed with the first block of the other kind.
+    listed |= ~jnp.any(listed, axis=axis, keepdims=True) & _is_first(work, axis)
+  flags = jnp.where(_first_true(listed, 2), FIRST_Q, 0) + jnp.where(_last_true(listed, 2), LAST_Q, 0)
+  return _compact(jnp.swapaxes(work + flags, 1, 2), jnp.swapaxes(listed, 1, 2), transposed=True)
+
+
+class _Summary(NamedTuple):
+  """Of each block, int32 [B, blocks]: the (segment, position) that sorts first and last, and whether it is one segment."""
+
+  first_segment: jax.Array
+  first_position: jax.Array
+  last_segment: jax.Array
+  last_position: jax.Array
+  uniform: jax.Array
+
+
+def _summary(ids: Ids, block: int) -> _Summary:
+  segments, positions = (x.reshape(x.shape[0], -1, block) for x in ids)
+  real = segments != 0
+  first = jnp.min(jnp.where(real, segments, _NEVER), axis=-1)
+  last = jnp.max(segments, axis=-1)
+  first_position = jnp.min(jnp.where(segments == first[..., None], positions, _NEVER), axis=-1)
+  last_position = jnp.max(jnp.where(real & (segments == last[..., None]), positions, -1), axis=-1)
+  return _Summary(first, first_position, last, last_position, (first == last) & jnp.all(real, axis=-1))
+
+
+def _work(q: _Summary, k: _Summary, window: int | None):
+  """int32 [B, query blocks, key blocks], one of the three kinds of work.
+
+  A visible pair has one segment and the key no later than the query, so that in order of (segment, position) the first key
+  of the block comes no later than its last query. That holds for any order of rows; it skips most where segment ids grow
+  along the row, as packing makes them.
+  """
+  q, k = _Summary(*(x[:, :, None] for x in q)), _Summary(*(x[:, None, :] for x in k))
+  earlier = (k.first_segment < q.last_segment) | (
+      (k.first_segment == q.last_segment) & (k.first_position <= q.last_position)
+  )
+  needed = earlier & (k.last_segment >= q.first_segment)
+  same = q.uniform & k.uniform & (q.first_segment == k.first_segment)
+  full = same & (k.last_position <= q.first_position)
+  if window is not None:
+    # Where the last keys and the first queries are of one segment, nothing can be nearer than these two.
+    needed &= (k.last_segment != q.first_segment) | (q.first_position - k.last_position < window)
+    full &= q.last_position - k.first_position < window
+  return jnp.where(needed, jnp.where(full, ALL, SOME), NOTHING)
+
+
+def _is_first(x, axis):
+  return jax.lax.broadcasted_iota(jnp.int32, x.shape, axis) == 0
+
+
+def _first_true(x, axis):
+  return x & (jax.lax.cumsum(x.astype(jnp.int32), axis=axis) == 1)
+
+
+def _last_true(x, axis):
+  return x & (jax.lax.cumsum(x.astype(jnp.int32), axis=axis, reverse=True) == 1)
+
+
+def _compact(kind, listed, transposed=False):
+  """Lists the pairs of [B, outer, inner] in order: (BlockPairs, count of the longest list)."""
+  B, _, inner = kind.shape
+  kind, listed = kind.reshape(B, -1), listed.reshape(B, -1)
+  counts = jnp.sum(listed, axis=1, dtype=jnp.int32)[:, None]
+  n = jax.lax.broadcasted_iota(jnp.int32, kind.shape, 1)
+  # A stable sort moves the listed to the front and keeps their order.
+  order = jnp.take_along_axis(jnp.argsort(~listed, axis=1, stable=True), jnp.minimum(n, counts - 1), axis=1)
+  outer_block, inner_block = (order // inner).astype(jnp.int32), (order % inner).astype(jnp.int32)
+  kind = jnp.take_along_axis(kind, order, axis=1)
+  change = outer_block[:, 1:] != outer_block[:, :-1]
+  edge = jnp.ones((B, 1), bool)
+  kind += jnp.where(jnp.concatenate([edge, change], axis=1), FIRST, 0)
+  kind += jnp.where(jnp.concatenate([change, edge], axis=1) | (n == counts - 1), LAST, 0)
+  kind = jnp.where(n < counts, kind, NOTHING).astype(jnp.int32)
+  q_block, k_block = (inner_block, outer_block) if transposed else (outer_block, inner_block)
+  # Only the backward order sets these flags; without any, the indices below are not used.
+  latest = jax.lax.cummax(jnp.where(kind & FIRST_Q > 0, n, 0), axis=1)
+  following = jax.lax.cummin(jnp.where(kind & LAST_Q > 0, n, counts - 1), axis=1, reverse=True)
+  at = lambda index: jnp.take_along_axis(q_block, index, axis=1)
+  return BlockPairs(q_block, k_block, kind, at(latest), at(following)), jnp.max(counts)

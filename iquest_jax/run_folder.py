@@ -1,0 +1,108 @@
+"""Where everything of a chain lies, and the one way a file is written: whole and synced, or not at all.
+
+  <workdir>/tokenizer/tokenizer.json
+  <workdir>/corpus/<source>/*.jsonl                 the corpus of tiny sizes
+  <workdir>/rows/<stage>/manifest.json, <source>/   packed rows; data.rows_dir moves the folder
+  <workdir>/<stage>/config.json                     the stage's configuration
+  <workdir>/<stage>/checkpoints/<step>/             checkpoint/store.py knows what is inside
+  <workdir>/<stage>/lineage.json                    derived from the newest checkpoint
+  <workdir>/<stage>/metrics.jsonl, events/          one record per line; TensorBoard
+"""
+
+import dataclasses
+import os
+import pathlib
+import re
+
+from iquest_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class StageFolder:
+  """The folder of one stage: `<workdir>/<stage>`."""
+
+  path: pathlib.Path
+
+  @property
+  def name(self) -> str:
+    return self.path.name
+
+  @property
+  def config(self) -> pathlib.Path:
+    return self.path / 'config.json'
+
+  @property
+  def checkpoints(self) -> pathlib.Path:
+    return self.path / 'checkpoints'
+
+  @property
+  def lineage(self) -> pathlib.Path:
+    return self.path / 'lineage.json'
+
+  @property
+  def metrics(self) -> pathlib.Path:
+    return self.path / 'metrics.jsonl'
+
+  @property
+  def events(self) -> pathlib.Path:
+    return self.path / 'events'
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+  """The folder of one chain of one size; every host must see it. Creates nothing.
+
+  Attributes:
+    path: absolute, whatever was given.
+
+  Raises:
+    UserError: the path is empty or has a scheme such as gs://.
+  """
+
+  path: pathlib.Path
+
+  def __post_init__(self):
+    text = os.fspath(self.path)
+    if not text:
+      raise UserError('--workdir is missing; name the folder of the chain, as in --workdir=runs/first')
+    # pathlib turns gs://bucket into the local folder gs:/bucket.
+    if scheme := re.match(r'([A-Za-z][\w+.-]*):/', text):
+      raise UserError(
+          f'--workdir: {text} is on "{scheme[1]}", which is not supported yet; mount the bucket and name the mounted folder'
+      )
+    object.__setattr__(self, 'path', pathlib.Path(os.path.abspath(text)))
+
+  @property
+  def tokenizer(self) -> pathlib.Path:
+    return self.path / 'tokenizer' / 'tokenizer.json'
+
+  @property
+  def corpus(self) -> pathlib.Path:
+    return self.path / 'corpus'
+
+  def rows(self, stage: str, rows_dir: str = '') -> pathlib.Path:
+    """Packed rows of a stage; `rows_dir` (data.rows_dir) replaces the default place."""
+    return pathlib.Path(rows_dir) if rows_dir else self.path / 'rows' / stage
+
+  def stage(self, name: str) -> StageFolder:
+    return StageFolder(self.path / name)
+
+
+def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
+  """Writes a file so that a reader, or a crash of the machine, leaves the old content or the new one, never a part.
+
+  Raises:
+    OSError: the disk is full or refuses; the old file is untouched.
+  """
+  path = pathlib.Path(path)
+  partial = path.with_name(path.name + '.partial')
+  with open(partial, 'wb') as file:
+    file.write(content.encode() if isinstance(content, str) else content)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(partial, path)
+  folder = os.open(path.parent, os.O_RDONLY)
+  try:
+    os.fsync(folder)  # the rename itself
+  finally:
+    os.close(folder)

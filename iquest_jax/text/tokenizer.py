@@ -1,0 +1,121 @@
+"""Byte-level BPE with the special tokens of the report: training, the file, encoding.
+
+Ids: unk 0, bos 1, eos 2 (bos is never added), the structure tokens, the tags, 256 bytes, merges.
+Source: the special tokens of the released tokenizer, which comes in through `Tokenizer.load` as well.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from iquest_jax.errors import UserError
+from iquest_jax.run_folder import write_whole
+
+IM_START, IM_END, END_OF_TEXT = '<|im_start|>', '<|im_end|>', '<|endoftext|>'
+FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE = '<|fim_prefix|>', '<|fim_suffix|>', '<|fim_middle|>'
+REPO_NAME, FILE_SEP = '<|repo_name|>', '<|file_sep|>'
+RESERVED = ('<unk>', '<s>', '</s>')
+SPECIAL = (IM_START, IM_END, END_OF_TEXT, FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE, REPO_NAME, FILE_SEP)
+TAGS = tuple(f'<{slash}{name}>' for name in ('think', 'tools', 'tool_call', 'tool_response') for slash in ('', '/'))
+SMALLEST = len(RESERVED) + len(SPECIAL) + len(TAGS) + 256
+
+
+class Tokenizer:
+  """Text to ids and back. Structure is never read out of text unless asked for: see `encode`."""
+
+  def __init__(self, serialized: str):
+    """Takes the text of a tokenizer.json; raises ValueError where a special token is missing."""
+    self._plain = tokenizers.Tokenizer.from_str(serialized)
+    self._plain.encode_special_tokens = True
+    self._structured = tokenizers.Tokenizer.from_str(serialized)
+    self._structured.encode_special_tokens = False
+    if missing := [token for token in SPECIAL if self._plain.token_to_id(token) is None]:
+      raise ValueError(f'it lacks the special token {missing[0]}')
+    self._special = {token: self._plain.token_to_id(token) for token in (*RESERVED, *SPECIAL)}
+
+  @classmethod
+  def train(cls, texts: Iterable[str], vocab_size: int) -> 'Tokenizer':
+    """Trains on an iterable of texts; the same texts give the same file, byte for byte.
+
+    Raises:
+      UserError: the vocabulary does not hold the bytes and the special tokens.
+    """
+    if vocab_size < SMALLEST:
+      raise UserError(f'tokenizer: a vocabulary of {vocab_size} is too small; bytes and special tokens need {SMALLEST}')
+    inner = tokenizers.Tokenizer(models.BPE(unk_token='<unk>'))
+    inner.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ])
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*RESERVED, *SPECIAL, *TAGS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    inner.train_from_iterator(texts, trainer)
+    # The trainer marks every token it reserves as special; the tags are not, and only the file can say so.
+    serialized = json.loads(inner.to_str())
+    for token in serialized['added_tokens']:
+      token['special'] = token['content'] not in TAGS
+    return cls(json.dumps(serialized))
+
+  @classmethod
+  def load(cls, path: str | pathlib.Path) -> 'Tokenizer':
+    """Reads a tokenizer.json.
+
+    Raises:
+      UserError: there is no such file, or it is not a tokenizer with the special tokens.
+    """
+    try:
+      serialized = pathlib.Path(path).read_text(encoding='utf-8')
+    except FileNotFoundError:
+      raise UserError(f'tokenizer: {path} is missing; make it by python -m launch.prepare') from None
+    try:
+      return cls(serialized)
+    except Exception as error:  # the Rust side raises bare Exception
+      raise UserError(f'tokenizer: {path} is not a usable tokenizer.json: {error}') from error
+
+  def save(self, path: str | pathlib.Path) -> None:
+    """Writes the tokenizer.json, whole or not at all."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, self.to_str())
+
+  def to_str(self) -> str:
+    """The canonical text of tokenizer.json."""
+    return self._structured.to_str(pretty=True)
+
+  def encode(self, text: str, allow_special: bool = False) -> list[int]:
+    """Ids of a text.
+
+    Args:
+      text: any text. Tags such as <think> become their own ids always: a model writes them as text.
+      allow_special: whether the text's `<|im_end|>` and the like become structure. False for documents, which anyone
+        may have written; True for a prompt that a person types.
+    """
+    inner = self._structured if allow_special else self._plain
+    return inner.encode(text, add_special_tokens=False).ids
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """Text of ids, special tokens included."""
+    return self._structured.decode(list(ids), skip_special_tokens=False)
+
+  def id(self, token: str) -> int:
+    """Id of a reserved or special token, e.g. '<|im_end|>'; KeyError for any other."""
+    return self._special[token]
+
+  @property
+  def vocab_size(self) -> int:
+    """One more than the largest id."""
+    return max(self._structured.get_vocab(with_added_tokens=True).values()) + 1
+
+  @property
+  def fingerprint(self) -> str:
+    """SHA-256 (hex) of the canonical file: rows made with another tokenizer are told by it."""
+    return hashlib.sha256(self.to_str().encode()).hexdigest()

@@ -1,0 +1,200 @@
+"""The loader: targets, pure addressing, the same rows on any number of hosts, held-out batches."""
+
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from iquest_jax.batch import Batch, zigzag
+from iquest_jax.data import loader as loader_lib
+from iquest_jax.data.loader import Loader
+from iquest_jax.data.rows import manifest, packing, read, write
+from iquest_jax.errors import UserError
+from iquest_jax.run_folder import write_whole
+from iquest_jax.text.example import Example
+
+CONTEXT, BATCH = 16, 8
+SCHEDULE = ((0, (('a', 1.0), ('b', 3.0))), (5, (('b', 1.0), ('c', 1.0))))
+FIELDS = ('tokens', 'targets', 'loss_weights', 'segment_ids', 'positions', 'source_ids')
+
+
+def _pack(source, split, count):
+  """Documents whose tokens are unique: they tell source, split and place."""
+  base = 10_000 * ('abc'.index(source) + 1) + (5000 if split == 'held_out' else 0)
+  rng, start = np.random.default_rng(base), base
+  examples = []
+  for length in rng.integers(2, 30, 4 * count):
+    tokens = np.arange(start, start + length, dtype=np.int32)
+    examples.append(Example(tokens, rng.integers(0, 2, length).astype(np.float32)))
+    start += length
+  return lambda counts: list(packing.pack(examples, CONTEXT, False, counts))[:count]
+
+
+@pytest.fixture(name='rows_dir', scope='module')
+def _rows_dir(tmp_path_factory) -> pathlib.Path:
+  folder = tmp_path_factory.mktemp('rows')
+  sources = {
+      name: write.write_source(
+          folder, name, CONTEXT, '', {'train': _pack(name, 'train', n), 'held_out': _pack(name, 'held_out', 3)}
+      )
+      for name, n in (('a', 11), ('b', 40), ('c', 23))
+  }
+  write_whole(folder / manifest.MANIFEST, manifest.to_json({'tokenizer': 'ours', 'context': CONTEXT, 'sources': sources}))
+  return folder
+
+
+def make(rows_dir, **changes):
+  wanted = dict(context=CONTEXT, batch_rows=BATCH, seed=3, tokenizer_fingerprint='ours', command='THE COMMAND')
+  return Loader(rows_dir, SCHEDULE, **{**wanted, **changes})
+
+
+def read(loader, start, end, chosen=range(BATCH)):
+  return list(loader.numpy_batches(start, end, chosen))
+
+
+def same(left, right):
+  return len(left) == len(right) and all(
+      np.array_equal(a[name], b[name]) for a, b in zip(left, right) for name in FIELDS
+  )
+
+
+def shardings(devices, **axes):
+  mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=devices)
+  row = NamedSharding(mesh, PartitionSpec('data', 'context' if 'context' in axes else None))
+  ids = NamedSharding(mesh, PartitionSpec('data'))
+  return Batch(**{name: ids if name == 'source_ids' else row for name in FIELDS})
+
+
+def test_targets_are_what_follows_in_the_same_document(rows_dir):
+  for batch in read(make(rows_dir), 0, 8):
+    assert batch['tokens'].shape == (BATCH, CONTEXT) and batch['source_ids'].shape == (BATCH,)
+    for r in range(BATCH):
+      for t in range(CONTEXT):
+        segment = batch['segment_ids'][r, t]
+        follows = t + 1 < CONTEXT and segment and segment == batch['segment_ids'][r, t + 1]
+        assert batch['targets'][r, t] == (batch['tokens'][r, t] + 1 if follows else 0)
+        assert follows or batch['loss_weights'][r, t] == 0
+
+
+def test_the_weight_of_a_token_stands_where_it_is_predicted(rows_dir):
+  loader, on_disk = make(rows_dir), {}
+  for source in 'abc':
+    stored = read.Rows(rows_dir, source, 'train', '')
+    for row in (stored[i] for i in range(len(stored))):
+      on_disk |= dict(zip(row['tokens'].tolist(), row['loss_weights'].tolist()))
+  seen = 0
+  for batch in read(loader, 0, 8):
+    for target, weight in zip(batch['targets'].ravel().tolist(), batch['loss_weights'].ravel().tolist()):
+      assert weight == (on_disk[target] if target else 0)
+      seen += bool(weight)
+  assert seen > 100
+
+
+def test_a_row_has_the_source_it_says_and_each_row_comes_once_an_epoch(rows_dir):
+  loader, seen = make(rows_dir), {name: [] for name in 'abc'}
+  for batch in read(loader, 0, 30):
+    for source, tokens in zip(batch['source_ids'], batch['tokens']):
+      name = loader.sources[source]
+      assert tokens[0] // 10_000 == 'abc'.index(name) + 1
+      seen[name].append(int(tokens[0]))
+  for name, size in (('a', 11), ('b', 40), ('c', 23)):
+    for start in range(0, len(seen[name]) - size + 1, size):
+      assert len(set(seen[name][start : start + size])) == size
+  assert seen['b'][:40] != seen['b'][40:80] and set(seen['b'][:40]) == set(seen['b'][40:80])
+
+
+def test_any_step_is_reached_without_the_ones_before(rows_dir):
+  loader = make(rows_dir)
+  whole = read(loader, 0, 12)
+  assert same(read(make(rows_dir), 7, 12), whole[7:])  # across nothing, and past the change of weights
+  assert same(read(loader, 3, 6), whole[3:6])
+  far = read(loader, 10**6, 10**6 + 1)
+  assert same(far, read(make(rows_dir), 10**6, 10**6 + 1)) and not same(far, whole[:1])
+  assert not same(read(make(rows_dir, seed=4), 0, 12), whole)
+
+
+@pytest.mark.parametrize('hosts', [2, 4])
+def test_hosts_read_together_what_one_host_reads(rows_dir, hosts):
+  whole = read(make(rows_dir), 2, 9)
+  share = BATCH // hosts
+  parts = [read(make(rows_dir), 2, 9, range(h * share, (h + 1) * share)) for h in range(hosts)]
+  joined = [{name: np.concatenate([part[step][name] for part in parts]) for name in FIELDS} for step in range(7)]
+  assert same(joined, whole)
+
+
+@pytest.mark.parametrize('axes', [{'data': 8}, {'data': 2, 'context': 4}, {'data': 1, 'context': 2}])
+def test_global_arrays_hold_the_rows_on_any_mesh_in_the_order_of_its_context_axis(rows_dir, axes):
+  places = shardings(jax.devices()[: np.prod(list(axes.values()))], **axes)
+  loader, order = make(rows_dir), zigzag(CONTEXT, axes.get('context', 1))
+  lies = lambda values: values[:, order] if values.ndim == 2 else values
+  for batch, wanted in zip(loader.batches(1, 4, places), read(loader, 1, 4), strict=True):
+    for name in FIELDS:
+      value = getattr(batch, name)
+      assert value.sharding == getattr(places, name) and np.array_equal(value, lies(wanted[name]))
+
+
+def test_held_out_rows_lie_in_the_order_of_the_context_axis_too(rows_dir):
+  loader, order = make(rows_dir), zigzag(CONTEXT, 4)
+  natural = loader.held_out(2, BATCH, shardings(jax.devices()[:2], data=2))
+  lying = loader.held_out(2, BATCH, shardings(jax.devices(), data=2, context=4))
+  for left, right in zip(natural, lying, strict=True):
+    assert np.array_equal(left.source_ids, right.source_ids) and not np.array_equal(order, np.arange(CONTEXT))
+    for name in FIELDS[:-1]:
+      assert np.array_equal(np.asarray(getattr(left, name))[:, order], getattr(right, name))
+
+
+def test_a_process_places_its_rows_alone(rows_dir):
+  """As on the second of two hosts, whose four devices hold rows 4 to 7: the others are never asked for."""
+  devices = jax.devices()[4:8]
+  places = shardings(devices, data=4)
+  assert loader_lib.local_rows(places, BATCH, CONTEXT) == tuple(range(BATCH))
+  mine = (1, 4, 5, 6, 7)
+  batch = read(make(rows_dir), 0, 1, mine)[0]
+  whole = read(make(rows_dir), 0, 1)[0]
+  half = loader_lib.to_global({name: value[1:] for name, value in batch.items()}, range(4), 4, shardings(devices, data=4))
+  assert np.array_equal(half.tokens, whole['tokens'][4:]) and np.array_equal(half.source_ids, whole['source_ids'][4:])
+
+
+@pytest.mark.parametrize('batch_rows', [2, 4])
+def test_held_out_batches_cover_each_source_in_order_and_padding_weighs_nothing(rows_dir, batch_rows):
+  loader, places = make(rows_dir), shardings(jax.devices()[:2], data=2)
+  batches = loader.held_out(2, batch_rows, places)
+  assert len(batches) == -(-6 // batch_rows)
+  tokens = np.concatenate([batch.tokens for batch in batches])
+  ids = np.concatenate([batch.source_ids for batch in batches])
+  assert ids[:6].tolist() == [0, 0, 1, 1, 2, 2]
+  for index, source in enumerate('abc'):
+    held_out = read.Rows(rows_dir, source, 'held_out', '')
+    for row in range(2):
+      assert np.array_equal(tokens[2 * index + row], held_out[row]['tokens'])
+  padding = np.concatenate([batch.loss_weights for batch in batches])[6:]
+  assert not padding.any() and not np.concatenate([batch.segment_ids for batch in batches])[6:].any()
+  assert len(loader.held_out(100, batch_rows, places)) == -(-9 // batch_rows)  # there are three of each
+
+
+def test_epochs_are_told_of_each_source(rows_dir):
+  loader = make(rows_dir)
+  seen = np.concatenate([batch['source_ids'] for batch in read(loader, 0, 30)])
+  drawn = {name: np.count_nonzero(seen == index) for index, name in enumerate('abc')}
+  assert loader.epochs(30) == {'a': drawn['a'] / 11, 'b': drawn['b'] / 40, 'c': drawn['c'] / 23}
+  assert loader.epochs(30)['b'] > 1 > loader.epochs(3)['b']
+
+
+def test_damage_that_shows_while_rows_are_read_ahead_is_told_in_one_line(rows_dir, tmp_path):
+  folder = shutil.copytree(rows_dir, tmp_path / 'rows')
+  file = next((folder / 'b').rglob('*train.array_record*'))
+  content = bytearray(file.read_bytes())
+  content[200] ^= 1  # within the first rows
+  file.write_bytes(content)
+  with pytest.raises(UserError, match=f'{file} cannot be read .* by THE COMMAND') as error:
+    read(make(folder), 0, 12)
+  assert '\n' not in str(error.value)
+
+
+def test_rows_that_do_not_fit_are_refused_before_reading(rows_dir):
+  for changes, reason in (({'context': 32}, 'context 16'), ({'tokenizer_fingerprint': 'b'}, 'another tokenizer')):
+    with pytest.raises(UserError, match=f'{reason}.*THE COMMAND'):
+      make(rows_dir, **changes)

@@ -1,0 +1,97 @@
+"""The mixture: closed form equals counting, weights are kept, a source goes on where it was."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iquest_jax.data.rows import mixture
+from iquest_jax.data.rows.mixture import BLOCK, Mixture
+from iquest_jax.errors import UserError
+
+NAMES = ('a', 'b', 'c', 'd')
+WEIGHTS = (
+    st.dictionaries(st.sampled_from(NAMES), st.one_of(st.just(0.0), st.floats(1e-6, 1e3)), min_size=1)
+    .filter(lambda weights: any(weights.values()))
+    .map(lambda weights: tuple(weights.items()))
+)
+SCHEDULES = st.lists(st.tuples(st.integers(1, 900), WEIGHTS), min_size=1, max_size=4).map(
+    lambda phases: tuple(
+        (start - phases[0][0], weights)
+        for start, weights in zip(itertools.accumulate(gap for gap, _ in phases), [weights for _, weights in phases])
+    )
+)
+
+
+@settings(max_examples=30)
+@given(SCHEDULES, st.integers(1, 9))
+def test_closed_form_equals_counting_and_no_draw_is_missed_or_doubled(schedule, batch_rows):
+  mixed, counted = Mixture(schedule, batch_rows), collections.Counter()
+  for row in range((schedule[-1][0] + 700) * batch_rows):
+    if row % 997 == 0:
+      assert mixed.drawn_before(row) == {name: counted[name] for name in mixed.sources}
+    index, draw = mixed[row]
+    name = mixed.sources[index]
+    assert draw == counted[name]  # through every change of weights a source goes on at its next row
+    counted[name] += 1
+    if row % batch_rows == 0:
+      step = row // batch_rows
+      weights = dict([weights for start, weights in schedule if start <= step][-1])
+    assert weights.get(name, 0) > 0
+
+
+@given(WEIGHTS)
+def test_weights_are_kept_to_one_in_a_block_and_well_spread(weights):
+  mixed = Mixture(((0, weights),), 1)
+  total = sum(weight for _, weight in weights)
+  drawn = mixed.drawn_before(BLOCK)
+  positive = sum(weight > 0 for _, weight in weights)
+  for name, weight in weights:
+    assert abs(drawn[name] - BLOCK * weight / total) < 1 + positive
+    assert (drawn[name] > 0) == (weight > 0)
+    for row in (1, 7, 100, 1000, 3333):
+      assert abs(mixed.drawn_before(row)[name] - row * drawn[name] / BLOCK) <= positive
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50).filter(any))
+def test_quotas_add_up(weights):
+  quotas = mixture.quantise(np.asarray(weights))
+  assert quotas.sum() == BLOCK and ((quotas > 0) == (np.asarray(weights) > 0)).all()
+
+
+def test_far_rows_cost_no_walk():
+  mixed = Mixture(((0, (('a', 1.0), ('b', 3.0))), (10, (('a', 1.0),))), 32)
+  row = 10**15
+  index, draw = mixed[row]
+  assert (mixed.sources[index], draw) == ('a', row - 320 + 80)
+
+
+def test_rows_needed_are_those_drawn():
+  schedule = ((0, (('a', 1.0), ('b', 1.0))), (4, (('c', 1.0),)))
+  assert mixture.rows_needed(schedule, 6, 10) == {'a': 20, 'b': 20, 'c': 20}
+  assert mixture.rows_needed(schedule, 0, 10) == {'a': 0, 'b': 0, 'c': 0}
+
+
+@pytest.mark.parametrize(
+    'schedule, reason',
+    [
+        ((), 'must start at step 0'),
+        (((1, (('a', 1.0),)),), 'must start at step 0'),
+        (((0, (('a', 1.0),)), (0, (('a', 1.0),))), 'steps must increase'),
+        (((0, (('a', 1.0),)), (2.5, (('a', 1.0),))), 'steps must increase'),
+        (((0, (('a', -1.0),)),), 'weight of "a" is -1.0'),
+        (((0, (('a', float('nan')),)),), 'weight of "a" is nan'),
+        (((0, (('a', 0.0),)),), 'no source has a weight above 0'),
+        (((0, (('a', 1.0), ('a', 2.0))),), 'named twice'),
+        ('a', 'is not'),
+        (((0, (('a', 'much'),)),), 'is not'),
+        (((0, ((3, 1.0),)),), 'is not'),
+    ],
+)
+def test_a_wrong_schedule_is_told_in_one_line(schedule, reason):
+  with pytest.raises(UserError, match='data.mixture') as error:
+    Mixture(schedule, 8)
+  assert reason in str(error.value) and '\n' not in str(error.value)

@@ -1,0 +1,153 @@
+"""Every stage at every size is complete, fits together and traces; that each trains at tiny is in test_run_chain.py."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import chain, common, meshes, mixtures
+from iquest_jax import config as config_lib
+from iquest_jax import sharding
+from iquest_jax.batch import Batch
+from iquest_jax.data.rows import mixture
+from iquest_jax.errors import UserError
+from iquest_jax.model import cost, fold, sizes, transformer
+from iquest_jax.train import loop, step
+from launch import command
+
+FULL = ('7b', '14b', '40b', '40b_loop')
+STAGES = [(stage, size) for size in sizes.SIZES for stage in chain.stages(size)]
+
+
+def traced(config):
+  """eval_shape of the real train step on an abstract mesh of the slice's shape."""
+  shape = {axis: max(1, config.mesh[axis]) for axis in sharding.AXES}
+  mesh = jax.sharding.AbstractMesh(
+      tuple(shape.values()), tuple(shape), axis_types=(jax.sharding.AxisType.Auto,) * len(shape)
+  )
+  loop.check(config, mesh)
+  num_sources = len(mixture.source_names(config.data.mixture))
+  rows = (config.train.batch_rows, config.data.context)
+  whole, weights = jax.ShapeDtypeStruct(rows, np.int32), jax.ShapeDtypeStruct(rows, np.float32)
+  batch = Batch(whole, whole, weights, whole, whole, jax.ShapeDtypeStruct(rows[:1], np.int32))
+  with jax.sharding.use_abstract_mesh(mesh):
+    stage = step.of_stage(config, mesh, num_sources)
+    return stage.abstract, *jax.eval_shape(stage.train_step, stage.abstract, batch)
+
+
+@pytest.mark.parametrize(('stage', 'size'), STAGES)
+def test_every_stage_at_every_size_resolves_and_traces(stage, size):
+  config = command.experiment(f'{stage}:size={size}')
+  before, after, numbers = traced(config)
+  assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), before) == jax.tree.map(
+      lambda leaf: (leaf.shape, leaf.dtype), after
+  )
+  assert numbers['loss'].shape == ()
+  assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(before.params)) == cost.num_params(
+      transformer.model_config(config.model)
+  )
+
+
+@pytest.mark.parametrize('topology', meshes.CHIPS)
+@pytest.mark.parametrize(('stage', 'size'), [pair for pair in STAGES if pair[1] in FULL])
+def test_every_full_size_fills_every_slice(stage, size, topology):
+  config = command.experiment(f'{stage}:size={size},topology={topology}')
+  mesh = config.mesh
+  assert mesh.data * mesh.fsdp * mesh.context * mesh.tensor == meshes.CHIPS[topology]
+  assert config.train.batch_rows % (mesh.data * mesh.fsdp * config.train.accumulation) == 0
+  assert config.data.context % mesh.context == 0
+  assert config.model.kv_heads % mesh.tensor == 0 and config.model.vocab % mesh.tensor == 0
+  assert config.train.batch_rows * config.data.context == 4 * 2**20
+
+
+def test_the_mixture_tables_are_those_of_the_report():
+  assert sum(mixtures.MIDTRAIN_32K.values()) == 300 == sum(mixtures.MIDTRAIN_128K.values())
+  assert list(mixtures.MIDTRAIN_32K.values()) == [175, 10, 5, 35, 5, 70]
+  assert list(mixtures.MIDTRAIN_128K.values()) == [65, 110, 35, 5, 35, 50]
+  assert mixtures.tokens(mixtures.PRETRAIN_GENERAL, mixtures.PRETRAIN_CODE) >= 12e12
+
+
+def test_a_staged_mixture_gives_each_table_its_share_of_the_steps():
+  schedule = mixtures.staged(100, {'a': 1}, {'a': 1, 'b': 2})
+  assert schedule == ((0, (('a', 1),)), (25, (('a', 1), ('b', 2))))
+  mixture.validate(schedule)
+
+
+def test_mid_training_sees_three_hundred_billion_tokens():
+  for stage in ('midtrain_32k', 'midtrain_128k'):
+    config = command.experiment(stage)
+    seen = config.train.steps * config.train.batch_rows * config.data.context
+    assert abs(seen - 300e9) < 4 * 2**20
+
+
+def test_the_chain_folds_the_dense_model_of_a_looped_size():
+  assert chain.stages('40b') == ('pretrain', 'anneal', 'midtrain_32k', 'midtrain_128k', 'sft_instruct', 'sft_thinking')
+  assert chain.parent('anneal', '40b') == 'pretrain' and chain.parent('anneal', '40b_loop') == 'loop_adapt'
+  dense = command.experiment('pretrain:size=40b_loop')
+  assert dense.model.to_dict() == command.experiment('pretrain:size=40b').model.to_dict()
+  assert command.experiment('loop_adapt:size=40b_loop').init.transform == 'dense_to_loop'
+  for size, (stage, _) in itertools.product(('tiny', 'tiny_loop'), STAGES):
+    if stage in chain.stages(size):
+      assert chain.parent(stage, size) in ('', *chain.stages(size))
+
+
+def test_arguments_ride_on_the_name():
+  assert common.arguments('') == common.Arguments('40b', 'v5p-512')
+  assert common.arguments('size=14b,topology=v6e-256') == common.Arguments('14b', 'v6e-256')
+  assert common.arguments('tiny').size == 'tiny' and common.arguments('size=40b_loop,tiny').size == 'tiny_loop'
+
+
+@pytest.mark.parametrize(
+    ('name', 'says'),
+    [
+        ('midtran_128k', 'experiment "midtran_128k" does not exist; did you mean "midtrain_128k"'),
+        ('anneal:size=41b', 'size "41b" does not exist; did you mean "40b"'),
+        ('anneal:sise=7b', 'argument "sise=7b" of --exp does not exist; did you mean "size="'),
+        ('anneal:topology=v5p-521', 'topology "v5p-521" does not exist; did you mean "v5p-512"'),
+        ('loop_adapt:size=7b', 'size "7b" is dense'),
+    ],
+)
+def test_a_wrong_name_is_one_line_with_the_nearest(name, says):
+  with pytest.raises(UserError, match='(?s).*') as error:
+    command.experiment(name)
+  assert says in str(error.value) and '\n' not in str(error.value)
+
+
+def test_the_hash_of_a_configuration_tells_every_number():
+  config, same = command.experiment('anneal'), command.experiment('anneal')
+  assert config_lib.config_hash(config) == config_lib.config_hash(same)
+  same.optim.peak_lr *= 1.0001
+  assert config_lib.config_hash(config) != config_lib.config_hash(same)
+  assert [key for key, _, _ in config_lib.diff(config, same)] == ['optim.peak_lr']
+
+
+@pytest.mark.parametrize(
+    ('stage', 'changes', 'says'),
+    [
+        ('anneal', {'carry': ('paramz',)}, "init.carry is ('paramz',); it holds"),
+        ('anneal', {'transform': 'foo'}, 'init.transform is "foo"; it is'),
+        ('anneal', {'transform': 'dense_to_loop'}, 'moments are of the dense model'),
+        ('midtrain_32k', {'transform': 'dense_to_loop'}, 'which is for loop_adapt; it is "" here'),
+        ('loop_adapt', {'fold': 'strid'}, 'init.fold "strid" does not exist; did you mean "stride"?'),
+    ],
+)
+def test_a_start_that_no_stage_can_have_is_refused(stage, changes, says):
+  init = command.experiment(f'{stage}:size=tiny_loop').init
+  config_lib.check_start(init)
+  init.update(changes)
+  with pytest.raises(UserError) as error:
+    config_lib.check_start(init)
+  assert says in str(error.value)
+
+
+def test_every_rule_of_the_fold_can_be_named():
+  assert set(config_lib.FOLD_RULES) == set(fold.FOLDS)
+
+
+def test_a_stage_has_no_field_that_cannot_be_overridden():
+  for stage, size in STAGES:
+    leaves = config_lib.flatten(command.experiment(f'{stage}:size={size}'))
+    assert all(leaf is not None for leaf in leaves.values())
+    assert dataclasses.fields(sizes.ModelConfig)[0].name in {key.removeprefix('model.') for key in leaves}

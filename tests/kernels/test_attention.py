@@ -1,0 +1,171 @@
+"""Every implementation of attention equals float64 NumPy, forward and in all gradients."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from iquest_jax.kernels.gated_attention import Halo, gpu, reference, tpu
+from iquest_jax.kernels.gated_attention.tpu_common import Options
+
+from tests.kernels import attention_oracle as oracle
+from tests.kernels import tokamax_twin
+
+# Rows of 300 are three blocks of queries, the last of them not whole.
+OPTIONS = Options(block_q=128, block_k=256, chunk=128, interpret=True)
+IMPLEMENTATIONS = {
+    name: {function: functools.partial(getattr(module, function), **options) for function in (
+        'attention', 'attention_with_lse', 'attention_backward', 'gated_attention'
+    )}
+    for name, module, options in (
+        ('reference', reference, {}),
+        ('tpu', tpu, {'options': OPTIONS}),
+        ('gpu', gpu, {'library': tokamax_twin.LIBRARY}),
+    )
+}  # fmt: skip
+TOLERANCE = {'float32': 1e-5, 'bfloat16': 1e-2}
+
+MATRIX = [
+    *itertools.product(('one', 'short', 'edge'), (1, 63, 64, 65), ((5, 1), (2, 2)), (None,), ('float32', 'bfloat16')),
+    *itertools.product(('one', 'short', 'edge'), (64, 128), ((4, 2),), (0, 1), ('float32', 'bfloat16')),
+]
+FEW = [
+    ('one', 65, (5, 1), None, 'float32'),
+    ('short', 1, (2, 2), None, 'float32'),
+    ('edge', 64, (5, 1), None, 'bfloat16'),
+    ('edge', 63, (2, 2), None, 'float32'),
+    ('edge', 64, (4, 2), 0, 'float32'),
+    ('one', 128, (4, 2), 1, 'float32'),
+]
+POINTS = [pytest.param(*p, marks=[] if p in FEW else pytest.mark.long, id='-'.join(map(str, p))) for p in MATRIX]
+
+
+@pytest.fixture(params=list(IMPLEMENTATIONS))
+def kernels(request):
+  return IMPLEMENTATIONS[request.param]
+
+
+def rounded(x, dtype):
+  return jnp.asarray(x, dtype) if np.issubdtype(np.asarray(x).dtype, np.floating) else jnp.asarray(x)
+
+
+def assert_close(names, actual, expected, tolerance):
+  """By norms; an array whose numbers cancel (a window of one key has dk = 0) is measured against numbers of 0.1."""
+  for name, a, e in zip(names, actual, expected, strict=True):
+    a = np.asarray(a, np.float64)
+    assert np.isfinite(a).all(), name
+    assert np.linalg.norm(a - e) <= tolerance * max(np.linalg.norm(e), 0.1 * e.size**0.5), name
+
+
+def gated(kernels, row, d_out):
+  """(out, gradients) in the order of oracle.gated."""
+
+  @jax.jit
+  def run(q, k1, v1, k2, v2, logits, halo_kv, d_out):
+    def call(q, k1, v1, k2, v2, logits, halo_kv):
+      halo = None if row.halo is None else Halo(*halo_kv, row.halo.ids)
+      return kernels['gated_attention'](q, k1, v1, k2, v2, logits, row.ids, row.k1_ids, row.window, halo)
+
+    out, pull = jax.vjp(call, q, k1, v1, k2, v2, logits, halo_kv)
+    return out, pull(d_out)
+
+  out, (*grads, d_halo) = run(*row[:6], row.halo and tuple(row.halo[:2]), d_out)
+  return out, (*grads, *(d_halo or ()))
+
+
+NAMES = ('out', 'dq', 'dk1', 'dv1', 'dk2', 'dv2', 'd logits', 'd halo k', 'd halo v')
+
+
+@pytest.mark.parametrize('documents,window,heads,device,dtype', POINTS)
+def test_gated_attention_equals_float64(kernels, documents, window, heads, device, dtype):
+  T = 300 if device is None else 640
+  row = oracle.row(documents, T, heads, window=window, device=device)
+  logits = row.logits
+  row = jax.tree.map(lambda x: rounded(x, dtype) if isinstance(x, np.ndarray) else x, row)._replace(logits=logits)
+  row = row if device is not None else row._replace(k1_ids=row.ids)
+  d_out = rounded(np.random.default_rng(1).standard_normal(row.q.shape).astype(np.float32), dtype)
+  out, grads = gated(kernels, row, d_out)
+  expected_out, expected = oracle.gated(row, d_out)
+  assert out.dtype == row.q.dtype
+  assert_close(NAMES[: 1 + len(grads)], (out, *grads), (expected_out, *expected), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(
+    'documents,window,heads,dtype',
+    [
+        ('short', None, (5, 1), 'float32'),
+        ('edge', 70, (2, 2), 'float32'),
+        pytest.param('one', None, (5, 1), 'bfloat16', marks=pytest.mark.long),
+        pytest.param('edge', None, (4, 2), 'bfloat16', marks=pytest.mark.long),
+    ],
+)
+def test_attention_equals_float64(kernels, documents, window, heads, dtype):
+  row = oracle.row(documents, heads=heads)
+  q, k, v = (rounded(x, dtype) for x in (row.q, row.k1, row.v1))
+  d_out = rounded(np.random.default_rng(1).standard_normal(q.shape).astype(np.float32), dtype)
+
+  @jax.jit
+  def run(q, k, v, d_out):
+    out, pull = jax.vjp(lambda q, k, v: kernels['attention'](q, k, v, row.ids, row.ids, window), q, k, v)
+    return out, *pull(d_out)
+
+  expected = oracle.stream(q, k, v, row.ids, row.ids, window)
+  expected = (expected.out, *expected.pull(np.asarray(d_out, np.float64)))
+  assert_close(('out', 'dq', 'dk', 'dv'), run(q, k, v, d_out), expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize('window', [None, 40])
+def test_parts_over_two_halves_of_the_keys_equal_the_whole(kernels, window):
+  row = oracle.row('edge', heads=(4, 2))
+  d_out = np.random.default_rng(1).standard_normal(row.q.shape).astype(np.float32)
+
+  @jax.jit
+  def run(q, k, v, d_out):
+    # The later keys first, and halves that are no whole blocks.
+    halves = [jax.tree.map(lambda x, part=part: x[:, part], (k, v, row.ids)) for part in (slice(170, None), slice(170))]
+    outs, lses = zip(*(kernels['attention_with_lse'](q, k, v, row.ids, ids, window) for k, v, ids in halves))
+    lse = jnp.logaddexp(*lses)
+    out = sum(jnp.exp(part - lse)[..., None] * out for out, part in zip(outs, lses))
+    delta = jnp.sum(d_out * out, axis=-1)
+    parts = [
+        kernels['attention_backward'](q, k, v, d_out, lse, delta, row.ids, ids, window) for k, v, ids in halves
+    ]
+    (dq_late, *late), (dq_early, *early) = parts
+    return out, lse, dq_late + dq_early, *(jnp.concatenate(pair, axis=1) for pair in zip(early, late))
+
+  whole = oracle.stream(row.q, row.k1, row.v1, row.ids, row.ids, window)
+  out, lse, *grads = run(row.q, row.k1, row.v1, d_out)
+  real = row.ids.segment_ids != 0
+  assert_close(('out', 'lse'), (out, lse[real]), (whole.out, whole.lse[real]), 1e-5)
+  assert (np.asarray(lse)[~real] < -1e29).all()
+  assert_close(('dq', 'dk', 'dv'), grads, whole.pull(d_out), 1e-5)
+
+
+def test_rows_of_padding_give_zeros(kernels):
+  row = oracle.row('padding', T=130)
+  out, grads = gated(kernels, row, np.ones_like(row.q))
+  assert all(not np.asarray(x).any() for x in (out, *grads))
+
+
+def test_rows_of_a_batch_differ_in_their_documents(kernels):
+  rows = [oracle.row('one', seed=1), oracle.row('short', seed=2)]
+  both = jax.tree.map(lambda *x: np.concatenate(x) if isinstance(x[0], np.ndarray) else x[0], *rows)
+  both = both._replace(k1_ids=both.ids)
+  d_out = np.random.default_rng(1).standard_normal(both.q.shape).astype(np.float32)
+  out, grads = gated(kernels, both, d_out)
+  expected_out, expected = oracle.gated(both, d_out)
+  assert_close(NAMES[:7], (out, *grads), (expected_out, *expected), 1e-5)
+
+
+def test_gates_that_are_shut_give_finite_gradients(kernels):
+  row = oracle.row('edge')
+  for size in (-200.0, 200.0):
+    shut = row._replace(logits=np.full_like(row.logits, size))
+    out, grads = gated(kernels, shut, np.ones_like(row.q))
+    with np.errstate(over='ignore'):
+      expected_out, expected = oracle.gated(shut, np.ones_like(row.q))
+    assert_close(NAMES[:3], (out, *grads[:2]), (expected_out, *expected[:2]), 1e-5)
+    assert all(np.isfinite(np.asarray(x)).all() for x in grads)

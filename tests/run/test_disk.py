@@ -1,0 +1,102 @@
+"""A disk that refuses: one line, status 2, every earlier file intact, and the run goes on once it is mended."""
+
+import os
+import subprocess
+
+import pytest
+
+from tests.run import helpers as run_helpers
+from tests.run.helpers import killed_at, refusal, steps_of, train
+
+
+@pytest.fixture(name='shared', scope='session')
+def _shared(tmp_path_factory):
+  return run_helpers.shared_folder(tmp_path_factory)
+
+
+@pytest.fixture(name='disk')
+def _disk(tmp_path):
+  """A file system of eight megabytes; only root may mount one."""
+  disk = tmp_path / 'disk'
+  disk.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', str(disk)]
+  if os.getuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+    pytest.skip('mounting a small disk takes root')
+  yield disk
+  subprocess.run(['umount', str(disk)], check=True)
+
+
+def earlier(before, folder):
+  """The files of `before`, as they are now."""
+  now = run_helpers.files(folder)
+  return {path: now.get(path) for path in before}
+
+
+def begun(shared, workdir):
+  """A run killed in its eighth step, whose checkpoints of steps 3 and 6 are there."""
+  shared.run(killed_at('iquest_jax.train.metrics:Reporter.note', 8, train('anneal', workdir), 1.5), status=-9)
+  assert steps_of(workdir / 'anneal') == [3, 6]
+
+
+def kept(workdir):
+  """All files but those of anneal that say how far it has come; they are cut back to the checkpoint it goes on from."""
+  everything = run_helpers.files(workdir)
+  return {path: value for path, value in everything.items() if path != 'anneal/metrics.jsonl'}
+
+
+@pytest.mark.parametrize('room', [4_000, 150_000])
+def test_a_disk_that_is_full_stops_the_run_and_it_goes_on_once_there_is_room(shared, disk, room):
+  """Too little room for anything at all, and for a checkpoint."""
+  workdir = shared.copy(disk)
+  command = train('anneal', workdir)
+  begun(shared, workdir)
+  before = kept(workdir)
+  free = os.statvfs(disk)
+  (disk / 'filler').write_bytes(bytes(free.f_bavail * free.f_frsize - room))
+  line = refusal(shared.run(command, status=2))
+  assert 'No space left on device' in line
+  assert earlier(before, workdir) == before
+  (disk / 'filler').unlink()
+  shared.run(command)
+  run_helpers.assert_same_run(workdir / 'anneal', shared.straight / 'anneal')
+
+
+def test_a_file_that_may_not_grow_stops_the_run(shared, tmp_path):
+  workdir = shared.copy(tmp_path)
+  command = train('anneal', workdir)
+  before = run_helpers.files(workdir)
+  limited = ['-c', 'import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); '
+             'os.execv(sys.executable, [sys.executable, *sys.argv[1:]])', *command]  # fmt: skip
+  line = refusal(shared.run(limited, status=2))
+  assert line.startswith(f'{workdir}/anneal/checkpoints/3: this checkpoint was not saved: File too large; there is no ')
+  assert earlier(before, workdir) == before and steps_of(workdir / 'anneal') == []
+
+
+@pytest.mark.parametrize('when', ['before the stage', 'in the middle of the stage'])
+def test_a_workdir_that_is_read_only_is_refused(shared, disk, when):
+  workdir = shared.copy(disk)
+  if when == 'in the middle of the stage':
+    begun(shared, workdir)
+  before = run_helpers.files(workdir)
+  subprocess.run(['mount', '-o', 'remount,ro', str(disk)], check=True)
+  line = refusal(shared.run(train('anneal', workdir), status=2))
+  assert 'Read-only file system' in line and str(workdir / 'anneal') in line
+  assert run_helpers.files(workdir) == before
+  subprocess.run(['mount', '-o', 'remount,rw', str(disk)], check=True)
+  shared.run(train('anneal', workdir))
+  run_helpers.assert_same_run(workdir / 'anneal', shared.straight / 'anneal')
+
+
+def test_a_workdir_below_a_file_is_refused(shared, tmp_path):
+  (tmp_path / 'file').write_text('not a folder')
+  line = refusal(shared.run(train('pretrain', tmp_path / 'file/run'), status=2))
+  assert str(tmp_path / 'file') in line
+  line = refusal(shared.run(['-m', 'launch.prepare', '--exp=pretrain:tiny', f'--workdir={tmp_path}/file/run'], status=2))
+  assert str(tmp_path / 'file') in line and (tmp_path / 'file').read_text() == 'not a folder'
+
+
+def test_a_stage_whose_folder_is_a_file_is_refused(shared, tmp_path):
+  workdir = shared.copy(tmp_path)
+  (workdir / 'anneal').write_text('not a folder')
+  assert str(workdir / 'anneal') in refusal(shared.run(train('anneal', workdir), status=2))
+  assert (workdir / 'anneal').read_text() == 'not a folder'

@@ -1,0 +1,127 @@
+"""Metrics: what is written reads back, a resumed run cuts back, a run that is not finite stops with its sources."""
+
+import json
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from iquest_jax.errors import RunStopped
+from iquest_jax.model import sizes
+from iquest_jax.run_folder import StageFolder
+from iquest_jax.train import metrics
+
+
+def write_steps(run_dir, restored, steps):
+  writer = metrics.Writer(StageFolder(run_dir), restored, writes=True)
+  if restored == 0:
+    writer.write('eval', 0, {'loss': 9.0})
+  for step in steps:
+    writer.write('train', step, {'loss': 1 / step, 'loss_by_source': {'code': 0.1 * step}, 'loop_gate': [0.5]})
+    if step % 2 == 0:
+      writer.write('eval', step, {'loss': 2 / step})
+  writer.close()
+
+
+def test_records_read_back_exactly_and_events_show_them(tmp_path):
+  write_steps(tmp_path, 0, range(1, 4))
+  records = metrics.read(StageFolder(tmp_path))
+  assert [(r['kind'], r['step']) for r in records] == [
+      ('eval', 0), ('train', 1), ('train', 2), ('eval', 2), ('train', 3)
+  ]  # fmt: skip
+  assert records[-1]['loss'] == 1 / 3
+  events = EventAccumulator(str(tmp_path / 'events')).Reload()
+  assert {'train/loss', 'train/loss_by_source/code', 'train/loop_gate/0', 'eval/loss'} <= set(events.Tags()['scalars'])
+  assert [e.step for e in events.Scalars('train/loss')] == [1, 2, 3]
+
+
+def test_a_resumed_run_cuts_back_to_its_checkpoint_and_evaluates_again(tmp_path):
+  write_steps(tmp_path, 0, range(1, 6))
+  with open(tmp_path / 'metrics.jsonl', 'a') as file:
+    file.write('{"kind": "train", "st')  # a kill in the middle of a line
+  metrics.Writer(StageFolder(tmp_path), restored_step=4, writes=True).close()
+  kept = [(r['kind'], r['step']) for r in metrics.read(StageFolder(tmp_path))]
+  assert kept[-3:] == [('eval', 2), ('train', 3), ('train', 4)]
+
+
+def test_a_run_that_begins_anew_keeps_nothing(tmp_path):
+  write_steps(tmp_path, 0, range(1, 6))
+  metrics.Writer(StageFolder(tmp_path), restored_step=0, writes=True).close()
+  assert metrics.read(StageFolder(tmp_path)) == []
+
+
+def test_other_processes_write_nothing(tmp_path):
+  writer = metrics.Writer(StageFolder(tmp_path), 0, writes=False)
+  writer.write('train', 1, {'loss': 1.0})
+  writer.close()
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_held_out_loss_needs_two_evaluations(tmp_path):
+  write_steps(tmp_path, 0, [1])
+  assert metrics.held_out(StageFolder(tmp_path)) is None
+  write_steps(tmp_path, 0, range(1, 5))
+  assert metrics.held_out(StageFolder(tmp_path)) == (9.0, 0.5)
+
+
+def reporter(tmp_path, log_every=1):
+  config = ConfigDict({'stage': 'anneal', 'train': {'steps': 100}, 'log': {'every': log_every}})
+  writer = metrics.Writer(StageFolder(tmp_path), 0, writes=True)
+  bar = metrics.Progress('anneal', 0, 100, shows=False)
+  return metrics.Reporter(config, sizes.get('tiny'), ('code', 'facts'), writer, bar)
+
+
+def numbers(loss, in_a_row):
+  one = {name: jnp.float32(1) for name in ('grad_norm', 'lr', 'skipped', 'tokens', 'pairs', 'local_pairs')}
+  return one | {
+      'loss_S': jnp.array([loss, 0.0]), 'weight_S': jnp.array([2.0, 0.0]), 'skipped_in_a_row': jnp.int32(in_a_row)
+  }  # fmt: skip
+
+
+def test_three_updates_in_a_row_not_finite_stop_the_run_with_step_and_sources(tmp_path):
+  report = reporter(tmp_path)
+  now = time.monotonic()
+  for step, in_a_row in ((1, 1), (2, 2), (3, 0), (4, 1), (5, 2)):
+    report.note(step, numbers(np.nan, in_a_row), now, now)
+  report.note(6, numbers(np.nan, 3), now, now)
+  with pytest.raises(RunStopped, match=r'3 updates in a row, the last at step 6 \(sources of its batch: code\)'):
+    report.flush()
+  assert [r['step'] for r in metrics.read(StageFolder(tmp_path))] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_skipped_update_is_recorded_whatever_the_interval(tmp_path):
+  report = reporter(tmp_path, log_every=10)
+  now = time.monotonic()
+  report.note(3, numbers(1.0, 0), now, now)
+  report.note(4, numbers(np.nan, 1), now, now)
+  report.flush()
+  assert [r['step'] for r in metrics.read(StageFolder(tmp_path))] == [4]
+
+
+def test_a_source_without_weight_is_left_out_of_the_losses():
+  told = metrics.losses(np.array([3.0, 0.0, 1.0]), np.array([2.0, 0.0, 2.0]), ('a', 'b', 'c'))
+  assert told == {'loss': 1.0, 'loss_by_source': {'a': 1.5, 'c': 0.5}}
+
+
+def test_records_are_json_a_line(tmp_path):
+  write_steps(tmp_path, 0, range(1, 3))
+  for line in (tmp_path / 'metrics.jsonl').read_text().splitlines():
+    assert json.loads(line)['kind'] in ('train', 'eval')
+
+
+def test_a_bar_knows_the_time_left_and_the_held_out_loss_also_when_news_are_minutes_apart(monkeypatch):
+  monkeypatch.setattr('sys.stderr.isatty', lambda: True, raising=False)
+  now = [0.0]
+  bar = metrics.Progress('anneal', 0, 100, shows=True)
+  (task,) = bar._bar.tasks
+  bar._bar.get_time = task._get_time = lambda: now[0]
+  bar.held_out(0, 9.25)
+  for step in (10, 20, 30):
+    now[0] += 563.0
+    bar.update(step, 'loss 1.000')
+  assert task.time_remaining == pytest.approx(70 * 56.3, rel=0.5)
+  assert task.fields['news'] == 'loss 1.000  held out 9.250'
+  bar.close()
