@@ -1,0 +1,80 @@
+"""Warm sandboxes, kept running between verdicts. Safe to use from several threads.
+
+A job costs two forks in a sandbox that is already running, where starting one takes about 0.2 s. Nothing of a job is
+left for the next (see `inside/server.py`), and a sandbox that failed in any way is replaced.
+"""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+
+from iquest_jax.sandbox import languages
+from iquest_jax.sandbox.runner import Runner, choose
+
+
+class Pool:
+  """Up to `size` sandboxes for candidates and as many for graders, each started when first needed.
+
+  Args:
+    size: jobs of either kind that run at the same time; the number of cores is a good choice.
+    backend, read_only, packages, preload: as for Runner; the toolchains of all languages are readable anyway.
+
+  Raises:
+    UserError: no isolation is available.
+  """
+
+  def __init__(
+      self,
+      size: int = 2,
+      backend: str = '',
+      read_only: Sequence[str] = (),
+      packages: Sequence[str] = (),
+      preload: Sequence[str] = (),
+  ):
+    self.backend = choose(backend)
+    self._arguments = (self.backend, (*languages.folders(), *read_only), packages, preload)
+    self._lock, self._all = threading.Lock(), set()
+    self._idle = {role: queue.LifoQueue() for role in ('candidate', 'grader')}
+    for idle in self._idle.values():
+      for _ in range(size):
+        idle.put(None)
+
+  @contextlib.contextmanager
+  def runner(self, role: str = 'candidate') -> Iterator[Runner]:
+    """Lends a sandbox, waiting for one if all are busy; after an exception it is not used again.
+
+    Args:
+      role: 'candidate' or 'grader'. Hold a grader's only while holding a candidate's, never the reverse: the order is
+        what keeps threads from waiting for each other.
+    """
+    runner, kept = self._idle[role].get(), None
+    try:
+      runner = runner or self._start()
+      yield runner
+      kept = runner
+    finally:
+      if kept is None and runner is not None:
+        with self._lock:
+          self._all.discard(runner)
+        runner.close()
+      self._idle[role].put(kept)
+
+  def _start(self) -> Runner:
+    runner = Runner(*self._arguments)
+    with self._lock:
+      self._all.add(runner)
+    return runner
+
+  def close(self) -> None:
+    """Ends all sandboxes; jobs still running in other threads fail."""
+    with self._lock:
+      runners, self._all = self._all, set()
+    for runner in runners:
+      runner.close()
+
+  def __enter__(self) -> 'Pool':
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()

@@ -1,0 +1,61 @@
+"""What every sandbox needs of this machine: a Python, the read-only system, a clean environment, a uid."""
+
+import functools
+import os
+import pathlib
+import random
+import stat
+import sys
+
+CODE = '/opt/sandbox'  # Where bubblewrap shows this package.
+_SYSTEM = (
+    '/usr /lib /lib32 /lib64 /bin /sbin /etc/ld.so.cache /etc/alternatives /etc/localtime /etc/java-11-openjdk '
+    '/etc/java-17-openjdk /etc/java-21-openjdk'
+).split()
+_UIDS = range(61184, 65520)  # What systemd reserves for services without a fixed user.
+
+
+def reachable(path: str) -> bool:
+  """Whether a user without privileges can open `path`, as far as the modes of its folders say."""
+  real = pathlib.Path(os.path.realpath(path))
+  return all(os.stat(folder).st_mode & stat.S_IXOTH for folder in (*real.parents, real) if folder.is_dir())
+
+
+def code_folder() -> str:
+  """Returns the folder of the package `iquest_jax`."""
+  return str(pathlib.Path(__file__).resolve().parents[1])
+
+
+@functools.cache
+def python(everyone: bool) -> tuple[str, str]:
+  """Returns (executable, prefix) of the Python that runs inside, without the virtual environment around it.
+
+  Args:
+    everyone: another uid must be able to run it, so an interpreter below root's home is passed over.
+  """
+  real = os.path.realpath(sys.executable)
+  if everyone and not reachable(real):
+    for other in ('/usr/local/bin/python3', '/usr/bin/python3'):
+      if os.path.exists(other):
+        return os.path.realpath(other), other.removesuffix('/bin/python3')
+  return real, os.path.realpath(sys.base_prefix)
+
+
+def folders() -> list[str]:
+  """Returns the existing parts of the system that programs may read; symbolic links as such."""
+  return [path for path in _SYSTEM if os.path.exists(path)]
+
+
+def environment(kind: str) -> dict[str, str]:
+  """Returns the environment inside, nothing of the caller's; each job adds its folder as HOME and TMPDIR."""
+  return {
+      'PATH': '/usr/local/bin:/usr/bin:/bin',
+      'LANG': 'C.UTF-8',
+      'PYTHONDONTWRITEBYTECODE': '1',
+      'IQUEST_SANDBOX': kind,
+  }
+
+
+def fresh_uid() -> int | None:
+  """Returns a uid for one sandbox where this process is root, so that sandboxes differ; else None."""
+  return random.SystemRandom().choice(_UIDS) if os.geteuid() == 0 else None
