@@ -8,10 +8,8 @@ import stat
 import sys
 
 CODE = '/opt/sandbox'  # Where bubblewrap shows this package.
-_SYSTEM = (
-    '/usr /lib /lib32 /lib64 /bin /sbin /etc/ld.so.cache /etc/alternatives /etc/localtime /etc/java-11-openjdk '
-    '/etc/java-17-openjdk /etc/java-21-openjdk'
-).split()
+_SYSTEM = ['/usr', '/lib', '/lib32', '/lib64', '/bin', '/sbin', '/etc/ld.so.cache', '/etc/alternatives', '/etc/localtime']
+_SYSTEM += [f'/etc/java-{version}-openjdk' for version in (11, 17, 21, 25)]  # The JDK keeps its settings there.
 _UIDS = range(61184, 65520)  # What systemd reserves for services without a fixed user.
 
 

@@ -78,6 +78,7 @@ def grade_calls(
     limits: Limits = DEFAULT,
     tolerance: float = 0.0,
     sequences: bool = False,
+    files: Mapping[str, str | bytes] | None = None,
 ) -> Verdict:
   """Grades a Python program by calls of its functions.
 
@@ -85,6 +86,7 @@ def grade_calls(
     source: the program, executed once before the first call.
     tolerance: absolute and relative difference allowed where a float is expected.
     sequences: a list may stand for a tuple and the reverse.
+    files: further files in the program's working folder, from which it may also import.
 
   Raises:
     TypeError: an argument or expected value is not plain data.
@@ -98,7 +100,7 @@ def grade_calls(
       }
       for call in calls
   ]
-  return _grade(pool, source, {'calls': tests, 'tolerance': tolerance, 'sequences': sequences}, limits, len(tests))
+  return _grade(pool, source, {'calls': tests, 'tolerance': tolerance, 'sequences': sequences}, limits, files, len(tests))
 
 
 def grade_script(
@@ -109,6 +111,7 @@ def grade_script(
     setup: str = '',
     module: str = 'solution',
     limits: Limits = DEFAULT,
+    files: Mapping[str, str | bytes] | None = None,
 ) -> Verdict:
   """Grades a Python program by a script of asserts, as HumanEval and MBPP have them.
 
@@ -118,12 +121,13 @@ def grade_script(
   Args:
     names: what the script tests, such as the entry point.
     setup: trusted code that runs in front of the script (imports, helpers the script calls).
+    files: as for `grade_calls`.
   """
   fields = {'script': script, 'setup': setup, 'names': list(names), 'module': module}
-  return _grade(pool, source, fields, limits, 1)
+  return _grade(pool, source, fields, limits, files, 1)
 
 
-def _grade(pool: Pool, source: str, fields: dict, limits: Limits, total: int) -> Verdict:
+def _grade(pool: Pool, source: str, fields: dict, limits: Limits, files: Mapping | None, total: int) -> Verdict:
   if len(source) > _LONGEST_SOURCE:
     return Verdict(REFUSED, f'the program has {len(source)} characters, at most {_LONGEST_SOURCE} are graded', total=total)
   token = secrets.token_hex(16)
@@ -134,7 +138,7 @@ def _grade(pool: Pool, source: str, fields: dict, limits: Limits, total: int) ->
   grader_step = Step(service={'python': 'grader', 'token': token, **fields}, limits=patience)
   try:
     with pool.runner('candidate') as candidate, pool.runner('grader') as grader:
-      candidate.start([candidate_step], fds=(to_candidate[0], to_grader[1]))
+      candidate.start([candidate_step], files, fds=(to_candidate[0], to_grader[1]))
       grader.start([grader_step], fds=(to_grader[0], to_candidate[1], report[1]))
       for fd in (to_candidate[0], to_candidate[1], to_grader[0], to_grader[1], report[1]):
         os.close(fd)
@@ -200,11 +204,15 @@ def grade_output(
     source: str,
     cases: Sequence[tuple[str, str]],
     limits: Limits = DEFAULT,
+    files: Mapping[str, str | bytes] | None = None,
 ) -> Verdict:
   """Grades a program by what it prints for each (stdin, expected stdout), stopping at the first wrong answer.
 
   Lines are compared without surrounding blanks, then token by token as decimal numbers. A program that fails to compile
   is failed; one that prints the right answer and exits with another status than 0 is crashed.
+
+  Args:
+    files: further files in the program's working folder.
 
   Raises:
     UserError: the language is unknown, or its toolchain is not installed.
@@ -215,7 +223,7 @@ def grade_output(
   steps = languages.steps(language, tuple(stdin for stdin, _ in cases), limits, pool.backend)
   try:
     with pool.runner() as runner:
-      done = runner.run(steps, files={languages.LANGUAGES[language].file: source})
+      done = runner.run(steps, {**(files or {}), languages.LANGUAGES[language].file: source})
   except SandboxDied as error:
     return Verdict(CRASHED, f'the sandbox ended: {error}', **base)
   compiling, done = done[: len(steps) - len(cases)], done[len(steps) - len(cases) :]

@@ -46,6 +46,7 @@ def serve(step: dict, fds: list[int]) -> int:
   """
   channel, handles = values.Channel(*fds[:2]), _Handles()
   module = types.ModuleType('candidate')
+  sys.path.insert(0, os.getcwd())
   sys.modules['candidate'] = module
 
   def load(request):

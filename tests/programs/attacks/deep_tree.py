@@ -1,0 +1,13 @@
+"""Nests 1,500 folders, the innermost unreadable."""
+
+import guard
+
+guard.require_sandbox()
+
+import os  # noqa: E402
+
+for _ in range(1500):
+  os.mkdir('deeper')
+  os.chdir('deeper')
+os.mkdir('closed', 0)
+print('done', flush=True)

@@ -1,0 +1,8 @@
+"""Never ends."""
+
+import guard
+
+guard.require_sandbox()
+
+while True:
+  pass

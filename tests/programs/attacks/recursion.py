@@ -1,0 +1,13 @@
+"""Exhausts the C stack."""
+
+import guard
+
+guard.require_sandbox()
+
+import sys  # noqa: E402
+
+sys.setrecursionlimit(1 << 30)
+items = []
+for _ in range(1_000_000):
+  items = [items]
+repr(items)
