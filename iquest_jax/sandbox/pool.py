@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 
+from iquest_jax.errors import UserError
 from iquest_jax.sandbox import languages
 from iquest_jax.sandbox.runner import Runner, choose
 
@@ -42,7 +43,7 @@ class Pool:
 
   @contextlib.contextmanager
   def runner(self, role: str = 'candidate') -> Iterator[Runner]:
-    """Lends a sandbox, waiting for one if all are busy; after an exception it is not used again.
+    """Lends a sandbox, waiting for one if all are busy; after any exception but UserError it is not used again.
 
     Args:
       role: 'candidate' or 'grader'. Hold a grader's only while holding a candidate's, never the reverse: the order is
@@ -53,6 +54,9 @@ class Pool:
       runner = runner or self._start()
       yield runner
       kept = runner
+    except UserError:  # The request was wrong, not the sandbox.
+      kept = runner
+      raise
     finally:
       if kept is None and runner is not None:
         with self._lock:

@@ -11,18 +11,14 @@ import sys
 from iquest_jax.sandbox import languages, verdict
 from iquest_jax.sandbox.limits import Limits
 from iquest_jax.sandbox.pool import Pool
-from iquest_jax.sandbox.runner import Step
 
 
 def serve(pool: Pool, request: dict) -> object:
   limits = Limits(**request['limits'])
   if request['do'] == 'run':
-    steps = languages.steps(request['language'], (request['stdin'],), limits, pool.backend)
+    steps = languages.steps('python', ('',), limits, pool.backend)
     with pool.runner() as runner:
-      return [dataclasses.asdict(done) for done in runner.run(steps, request['files'])]
-  if request['do'] == 'argv':
-    with pool.runner() as runner:
-      return [dataclasses.asdict(done) for done in runner.run([Step(tuple(request['argv']), limits=limits)], request['files'])]
+      return dataclasses.asdict(runner.run(steps, request['files'])[0])
   arguments = {**request['arguments'], 'limits': limits}
   if request['do'] == 'grade_calls':
     arguments['calls'] = [verdict.Call(name, tuple(args), expected) for name, args, expected in arguments['calls']]

@@ -1,6 +1,5 @@
 """The sandbox as a user without privileges starts it, on each backend this machine has, and what it must leave alone."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -54,7 +53,8 @@ class Driver:
       threading.Thread(target=self._listen, args=(sock,), daemon=True).start()
     self._victim = subprocess.Popen(['sleep', '600'], start_new_session=True, **drop)
     python = system.python(everyone=as_root)[0]
-    env = {'PYTHONPATH': str(ROOT), 'PATH': os.environ['PATH'], 'TMPDIR': str(self.folder), 'API_KEY': 'secret-of-the-environment'}
+    env = {'PYTHONPATH': str(ROOT), 'PATH': os.environ['PATH'], 'TMPDIR': str(self.folder)}
+    env['API_KEY'] = 'secret-of-the-environment'
     self._process = subprocess.Popen(
         [python, '-B', str(ROOT / 'tests/programs/sandbox_driver.py'), backend],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd='/', start_new_session=True, **drop,
@@ -83,19 +83,13 @@ class Driver:
       raise UserError(reply['error'])
     return reply['reply']
 
-  def files(self, attack: str) -> dict[str, str]:
-    """The files of an attack program: itself, its guard, and what it is to aim at."""
-    return {'main.py': (ATTACKS / f'{attack}.py').read_text(), **self.support()}
-
   def support(self) -> dict[str, str]:
+    """The files beside an attack program: its guard, and what it is to aim at."""
     return {'guard.py': (ATTACKS / 'guard.py').read_text(), 'facts.json': json.dumps(self.facts)}
 
   def run(self, attack: str, **limits) -> runner.Done:
     """Runs an attack program as a user's program."""
-    return runner.Done(**self._ask('run', limits, language='python', stdin='', files=self.files(attack))[0])
-
-  def argv(self, *argv: str, files=(), **limits) -> runner.Done:
-    return runner.Done(**self._ask('argv', limits, argv=argv, files=dict(files))[0])
+    return runner.Done(**self._ask('run', limits, files={'main.py': (ATTACKS / f'{attack}.py').read_text(), **self.support()}))
 
   def grade_calls(self, source: str, calls, limits=(), **arguments) -> dict:
     return self._ask('grade_calls', dict(limits), arguments=dict(source=source, calls=calls, **arguments))
@@ -104,7 +98,8 @@ class Driver:
     return self._ask('grade_script', dict(limits), arguments=dict(source=source, script=script, **arguments))
 
   def grade_output(self, language: str, source: str, cases, limits=(), **arguments) -> dict:
-    return self._ask('grade_output', dict(limits), arguments=dict(language=language, source=source, cases=cases, **arguments))
+    arguments |= dict(language=language, source=source, cases=cases)
+    return self._ask('grade_output', dict(limits), arguments=arguments)
 
   def _state(self) -> dict:
     """Everything of this user on this machine: processes, files below the driver's folder, mounts."""
@@ -131,10 +126,13 @@ class Driver:
     return False
 
   def assert_nothing_left(self) -> None:
-    """Fails if a process, file or mount appeared or went, or if anything arrived at a port or socket."""
+    """Fails if a process appeared, a file or mount changed, or anything arrived at a port or socket.
+
+    Every sandbox that is running was started before the first test: one that had to be replaced shows as a process.
+    """
     after = self._state()
-    for kind, before in self._before.items():
-      assert after[kind] == before, kind
+    assert after['processes'] <= self._before['processes']
+    assert after['files'] == self._before['files'] and after['mounts'] == self._before['mounts']
     assert self._victim.poll() is None and self._process.poll() is None and not self.received
 
   def close(self) -> None:

@@ -163,8 +163,9 @@ def grade(step: dict, fds: list[int]) -> int:
       _grade_calls(step, candidate, report)
     else:
       _grade_script(step, candidate, report)
-    if not candidate.gone:
-      report['token'] = step['token']
+    if candidate.gone:  # Although the tests caught it.
+      raise CandidateGone(candidate.gone)
+    report['token'] = step['token']
   except BaseException as error:
     report['kind'] = type(error).__name__
     report['reason'] = ' '.join(filter(None, [type(error).__name__ + ':', str(error)[:300]]))
@@ -191,7 +192,7 @@ def _grade_calls(step: dict, candidate: _Candidate, report: dict) -> None:
 def _grade_script(step: dict, candidate: _Candidate, report: dict) -> None:
   names = _Names(candidate)
   module = types.ModuleType(step['module'])
-  module.__getattr__ = lambda name: candidate.ask('name', name=name)
+  module.__getattr__ = lambda name: _attribute(candidate, name)
   sys.modules[step['module']] = module
   for name in step['names']:
     names[name] = candidate.ask('name', name=name)
@@ -199,6 +200,14 @@ def _grade_script(step: dict, candidate: _Candidate, report: dict) -> None:
   linecache.cache['<tests>'] = (len(step['script']), None, step['script'].splitlines(True), '<tests>')
   exec(compile(step['script'], '<tests>', 'exec'), names)
   report['passed'] = 1
+
+
+def _attribute(candidate: _Candidate, name: str) -> object:
+  """Returns a global of the candidate as an attribute of its module."""
+  if not name.startswith('__'):  # What the import system asks for.
+    with contextlib.suppress(NameError):
+      return candidate.ask('name', name=name)
+  raise AttributeError(f'the program defines no {name}')
 
 
 def _failing_statement(error: BaseException, script: str) -> str:

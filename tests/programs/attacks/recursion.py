@@ -8,6 +8,6 @@ import sys  # noqa: E402
 
 sys.setrecursionlimit(1 << 30)
 items = []
-for _ in range(1_000_000):
+for _ in range(300_000):
   items = [items]
 repr(items)

