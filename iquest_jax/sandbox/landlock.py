@@ -6,8 +6,10 @@ for everything Landlock leaves open at any ABI (UDP, chmod, ptrace by an ancesto
 `inside/seccomp.py` is what stops a program.
 
 Weaker than bubblewrap: programs share the uid, the process ids and the disk of the machine. Disk use is measured, not
-capped, so a program can overshoot between two samples; the process limit counts all processes of the uid; below ABI 6 a
-program cannot signal its own children.
+capped, so a program can overshoot between two samples (100 ms); a program can see whether a file exists and how large
+it is, not what is in it; the process limit counts all processes of the uid, so its other processes can use it up; there
+is no shared memory by name, so Python's multiprocessing locks do not work; below ABI 6 a program cannot signal its own
+children.
 """
 
 import ctypes

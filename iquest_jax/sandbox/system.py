@@ -9,6 +9,7 @@ import sys
 
 CODE = '/opt/sandbox'  # Where bubblewrap shows this package.
 _SYSTEM = ['/usr', '/lib', '/lib32', '/lib64', '/bin', '/sbin', '/etc/ld.so.cache', '/etc/alternatives', '/etc/localtime']
+_SYSTEM += ['/etc/ssl/openssl.cnf']  # Without it node starts, but not if it exists and cannot be read.
 _SYSTEM += [f'/etc/java-{version}-openjdk' for version in (11, 17, 21, 25)]  # The JDK keeps its settings there.
 _UIDS = range(61184, 65520)  # What systemd reserves for services without a fixed user.
 

@@ -89,7 +89,8 @@ class Driver:
 
   def run(self, attack: str, **limits) -> runner.Done:
     """Runs an attack program as a user's program."""
-    return runner.Done(**self._ask('run', limits, files={'main.py': (ATTACKS / f'{attack}.py').read_text(), **self.support()}))
+    files = {'main.py': (ATTACKS / f'{attack}.py').read_text(), **self.support()}
+    return runner.Done(**self._ask('run', limits, files=files))
 
   def grade_calls(self, source: str, calls, limits=(), **arguments) -> dict:
     return self._ask('grade_calls', dict(limits), arguments=dict(source=source, calls=calls, **arguments))

@@ -3,8 +3,8 @@
 A deny list. It stops what neither backend stops by itself: other ways to reach a process (ptrace, process_vm_*), memory
 that no resident set shows (memfd, System V segments), io_uring (which performs system calls behind the filter), new
 namespaces, keys, BPF and the like. Under Landlock, where the program shares the user's uid and the machine's network,
-it also stops sockets, signals to others, limits and scheduling of others, and changes of mode, owner, times and extended
-attributes, which Landlock does not govern.
+it also stops sockets, signals to others, limits and scheduling of others, watches on folders, and changes of mode, owner,
+times and extended attributes, which Landlock does not govern.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from iquest_jax.sandbox.inside import kernel
 _AUDIT_ARCH_X86_64 = 0xC000003E
 _KILL, _ALLOW, _ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
 _LOAD, _AND, _RETURN, _EQUAL, _AT_LEAST = 0x20, 0x54, 0x06, 0x15, 0x35
-_NEW_NAMESPACES = 0x7E020080  # Every CLONE_NEW* bit.
+_NEW_NAMESPACES = 0x7E020000  # Every CLONE_NEW* bit that clone(2) takes.
 
 _NEVER = {
     'ptrace': 101, 'process_vm_readv': 310, 'process_vm_writev': 311, 'process_madvise': 440, 'kcmp': 312,
@@ -33,12 +33,15 @@ _NEVER = {
     'fanotify_init': 300, 'lookup_dcookie': 212,
 }  # fmt: skip
 _ABSENT = {
-    'clone3': 435, 'memfd_create': 319, 'memfd_secret': 447, 'shmget': 29, 'msgget': 68, 'semget': 64, 'mq_open': 240,
+    'clone3': 435, 'memfd_create': 319, 'memfd_secret': 447, 'mq_open': 240, 'mq_unlink': 241, 'shmget': 29, 'shmat': 30,
+    'shmctl': 31, 'semget': 64, 'semop': 65, 'semctl': 66, 'semtimedop': 220, 'msgget': 68, 'msgsnd': 69, 'msgrcv': 70,
+    'msgctl': 71,
 }  # fmt: skip
 _SHARED_UID = {
-    'socket': 41, 'setpriority': 141, 'ioprio_set': 251, 'chown': 92, 'fchown': 93, 'lchown': 94, 'fchownat': 260,
-    'setxattr': 188, 'lsetxattr': 189, 'fsetxattr': 190, 'removexattr': 197, 'lremovexattr': 198, 'fremovexattr': 199,
-    'utime': 132, 'utimes': 235, 'futimesat': 261, 'fchmodat2': 452, 'setxattrat': 463, 'removexattrat': 466,
+    'socket': 41, 'inotify_init': 253, 'inotify_init1': 294, 'setpriority': 141, 'ioprio_set': 251, 'chown': 92,
+    'fchown': 93, 'lchown': 94, 'fchownat': 260, 'setxattr': 188, 'lsetxattr': 189, 'fsetxattr': 190, 'removexattr': 197,
+    'lremovexattr': 198, 'fremovexattr': 199, 'utime': 132, 'utimes': 235, 'futimesat': 261, 'fchmodat2': 452,
+    'setxattrat': 463, 'removexattrat': 466,
 }  # fmt: skip
 _MODE = {'chmod': 90, 'fchmodat': 268, 'utimensat': 280}
 _ON_OTHERS = {

@@ -9,7 +9,7 @@ import glob  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
 
-token = re.compile(rb'[0-9a-f]{32}')
+token = re.compile(rb'(?!(.)\1*$)[0-9a-f]{32}')  # Not one digit repeated: such constants are in every Python.
 
 
 def add(a, b):

@@ -7,7 +7,7 @@ guard.require_sandbox()
 import sys  # noqa: E402
 
 sys.setrecursionlimit(1 << 30)
-items = []
+items = ()
 for _ in range(300_000):
-  items = [items]
-repr(items)
+  items = (items,)
+hash(items)
