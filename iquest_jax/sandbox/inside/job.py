@@ -18,7 +18,7 @@ from iquest_jax.sandbox.inside import candidate, grader, kernel, seccomp
 
 FLAGS = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC
 ENTRY_POINTS = {'candidate': candidate.serve, 'grader': grader.grade, 'main': candidate.run_main}
-_SPARE_TASKS = 4  # The server, the supervisor, the child itself and, under bubblewrap, its reaper.
+_SPARE_TASKS = 4  # Server, watcher, supervisor and, under bubblewrap, its reaper; the program's own process counts.
 
 
 def supervise(job: dict, settings: dict, go: int, status: int, output: tuple[int, int], fds: list[int]) -> None:

@@ -1,8 +1,9 @@
-"""The job server of a sandbox: takes jobs from the control socket, watches them, and reports what they did.
+"""The job server of a sandbox: has each job taken from the control socket, watched and reported by a fork of itself.
 
-It runs inside the sandbox as a trusted process and never executes a candidate's code: each job is a fork of its pristine
-state, so no job can poison the next. It exits, and everything with it, when the control socket closes, that is when the
-process that started the sandbox ends for whatever reason.
+It runs inside the sandbox as a trusted process. It neither executes nor even reads what a job contains: a job's watcher,
+supervisor and program are forks of its pristine state, so a job can neither poison the next one nor find the source of
+an earlier one in memory. It exits, and everything with it, when the control socket closes, that is when the process that
+started the sandbox ends for whatever reason.
 """
 
 import contextlib
@@ -177,12 +178,6 @@ class _Job:
       processes.kill_descendants(self._supervisor)
     os.kill(self._supervisor, signal.SIGKILL)
     os.waitpid(self._supervisor, 0)  # Of a pid namespace's first process: returns when the namespace is empty.
-    processes.kill_descendants(os.getpid())
-    with contextlib.suppress(ChildProcessError):
-      while os.waitpid(-1, os.WNOHANG)[0]:
-        pass
-    for fd in (self._go, self._status, *self._outputs):
-      os.close(fd)
     if self._landlock:
       processes.remove_folder(self._job['box'])
 
@@ -202,15 +197,33 @@ def main(control: int) -> None:
   settings['filter'] = b'' if by_landlock and landlock.abi() < 6 else seccomp.program(by_landlock)
   gc.freeze()
   send(sock, {'ready': os.getpid()})
-  with contextlib.suppress(EOFError, _Stopped, ConnectionError):
-    while True:
-      job, fds = receive(sock)
-      try:
-        reply = _Job(sock, settings, job, fds).run()
-      except OSError as error:
-        reply = {'error': f'{type(error).__name__}: {error}'}
-      send(sock, reply)
-  if settings['kind'] == 'landlock':
-    processes.kill_descendants(os.getpid())
-    with contextlib.suppress(OSError):
-      processes.remove_folder(settings['box'])
+  code = 0
+  while code == 0 and sock.recv(1, socket.MSG_PEEK):
+    watcher = os.fork()
+    if watcher == 0:
+      _watch(sock, settings)
+    code = os.waitpid(watcher, 0)[1]
+    processes.kill_descendants(os.getpid())  # Nothing, unless the watcher itself was killed.
+    with contextlib.suppress(ChildProcessError):
+      while os.waitpid(-1, os.WNOHANG)[0]:
+        continue
+  if by_landlock:
+    processes.remove_folder(settings['box'])
+
+
+def _watch(sock: socket.socket, settings: dict) -> None:
+  """Takes one job from the socket, runs it and reports it. Never returns."""
+  code = 1
+  try:
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    job, fds = receive(sock)
+    try:
+      reply = _Job(sock, settings, job, fds).run()
+    except OSError as error:
+      reply = {'error': f'{type(error).__name__}: {error}'}
+    send(sock, reply)
+    code = 0
+  except (EOFError, _Stopped, ConnectionError):
+    pass
+  finally:
+    os._exit(code)

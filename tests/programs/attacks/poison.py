@@ -30,5 +30,10 @@ if os.fork() == 0:
   os._exit(0)
 
 
+marker = 'left-by-the-' 'previous-program'
+print(marker, flush=True)
+# left-by-the-previous-program
+
+
 def add(a, b):
   return a + b

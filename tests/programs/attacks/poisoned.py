@@ -8,8 +8,24 @@ import builtins  # noqa: E402
 import glob  # noqa: E402
 import math  # noqa: E402
 import os  # noqa: E402
+import re  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
+
+
+def memory():
+  """Searches this process for what the previous program's source and output contained."""
+  marker, found = re.compile(b'left-by-the-[p]revious-program'), []  # Does not match itself.
+  with open('/proc/self/maps') as maps, open('/proc/self/mem', 'rb') as file:
+    for line in maps:
+      start, end = (int(part, 16) for part in line.split()[0].split('-'))
+      if 'rw' in line and end - start < 64 << 20:
+        try:
+          file.seek(start)
+          found += ['memory'] if marker.search(file.read(end - start)) else []
+        except OSError:
+          continue
+  return found
 
 
 def found():
@@ -25,4 +41,4 @@ def found():
   except ChildProcessError:
     children = []
   processes = [path for path in glob.glob('/proc/[0-9]*') if int(path.split('/')[2]) not in (1, os.getpid())]
-  return files + marks + variables + state + children + processes
+  return memory() + files + marks + variables + state + children + processes
