@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 
 from iquest_jax.errors import UserError
 from iquest_jax.sandbox import bubblewrap, landlock, system
-from iquest_jax.sandbox.inside import processes, server
+from iquest_jax.sandbox.inside import control, processes
 from iquest_jax.sandbox.limits import DEFAULT, Limits
 
 _GRACE_S = 5.0  # How long after a job's own limits its server may take to report before the sandbox is ended.
@@ -38,7 +38,7 @@ _DEVICES = ['/dev/null', '/dev/zero', '/dev/full', '/dev/random', '/dev/urandom'
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """One command of a job, or one of the Python services in `inside/job.py`.
+  """One command of a job, or one of the Python services in `inside/confine.py`.
 
   Attributes:
     argv: program and arguments; empty for a service.
@@ -161,7 +161,7 @@ class Runner:
     }  # fmt: skip
     try:
       self._send(settings)
-      self._receive(_START_S)
+      self._receive(_START_S)  # {'gone': 1}: there is no job yet.
     except SandboxDied:
       why = self._last_words()
       self.close()
@@ -192,9 +192,8 @@ class Runner:
       contents[name] = content if isinstance(content, str) else {'base64': base64.b64encode(content).decode()}
     job = {'files': contents, 'steps': []}
     for step in steps:
-      command = {'argv': list(step.argv)} if step.argv else dict(step.service)
-      job['steps'].append({
-          **command, 'stdin': step.stdin, 'env': dict(step.env), 'limits': dataclasses.asdict(step.limits),
+            job['steps'].append({
+          **step.service, 'argv': step.argv, 'stdin': step.stdin, 'env': dict(step.env), 'limits': dataclasses.asdict(step.limits),
           'product': step.product, 'go_on': step.go_on,
       })  # fmt: skip
     self._patience = sum(step.limits.wall_s for step in steps) + _GRACE_S
@@ -209,12 +208,11 @@ class Runner:
       RuntimeError: the job could not be set up, so nothing of it ran.
     """
     reply = self._receive(self._patience)
-    error = reply.get('error') or next((step['error'] for step in reply['steps'] if 'error' in step), '')
+    self._receive(_GRACE_S)  # {'gone': 1}
+    error = reply.get('error') or next((step['error'] for step in reply['steps'] if step['error']), '')
     if error:
       if error.startswith('no such program'):
         raise UserError(f'sandbox: {error}; install it, or pass its folder as read_only')
-      if error.startswith('died'):
-        raise SandboxDied(error)
       raise RuntimeError(f'sandbox: {self.backend} could not confine a job: {error}')
     return [
         Done(
@@ -227,7 +225,7 @@ class Runner:
   def _send(self, message: dict, fds: Sequence[int] = ()) -> None:
     try:
       self._socket.settimeout(_GRACE_S)
-      server.send(self._socket, message, tuple(fds))
+      control.send(self._socket, message, tuple(fds))
     except OSError as error:
       self._kill()
       raise SandboxDied(f'{type(error).__name__}: {error}') from None
@@ -235,7 +233,7 @@ class Runner:
   def _receive(self, seconds: float) -> dict:
     try:
       self._socket.settimeout(seconds)
-      return server.receive(self._socket)[0]
+      return control.receive(self._socket)[0]
     except (OSError, EOFError, ValueError) as error:
       self._kill()
       raise SandboxDied(f'{type(error).__name__}: {error}') from None

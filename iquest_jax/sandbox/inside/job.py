@@ -1,80 +1,198 @@
-"""One job inside the sandbox: a supervisor process with its own folder, and one confined child per step.
+"""One job inside the sandbox: its supervisor makes the folder, forks a confined child per step, watches and reports it.
 
-Under bubblewrap the supervisor is process 1 of fresh pid, mount and ipc namespaces: its death takes everything along,
-mounts included. Under Landlock it is a subreaper, so no descendant escapes the tree below it.
+Under bubblewrap the supervisor is process 1 of fresh pid, mount and ipc namespaces: its end takes everything along, mounts
+included. Under Landlock it is a subreaper, so no descendant escapes the tree below it.
 """
 
 import base64
 import contextlib
-import json
 import os
-import resource
-import signal
-import sys
+import select
+import socket
+import tempfile
+import time
 import traceback
 
-from iquest_jax.sandbox import landlock
-from iquest_jax.sandbox.inside import candidate, grader, kernel, seccomp
+from iquest_jax.sandbox.inside import confine, control, kernel, processes
 
-FLAGS = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC
-ENTRY_POINTS = {'candidate': candidate.serve, 'grader': grader.grade, 'main': candidate.run_main}
-_SPARE_TASKS = 4  # Server, watcher, supervisor and, under bubblewrap, its reaper; the program's own process counts.
+POLL_S = 0.02
+_DISK_POLLS = 5  # Every fifth sample also walks the job's folder, where no file system caps it.
 
 
-def supervise(job: dict, settings: dict, go: int, status: int, output: tuple[int, int], fds: list[int]) -> None:
-  """Runs the steps of a job one after the other, each when a byte arrives on `go`. Never returns.
+class _Stopped(Exception):
+  """The control socket closed during a job."""
 
-  Writes one JSON line to `status` per step, {'status': wait status, 'memory': peak resident bytes of its first
-  process}, or {'error': text} when the sandbox itself failed.
-  """
+
+def supervise(sock: socket.socket, settings: dict) -> None:
+  """Takes one job from the control socket, runs its steps in order up to one that fails, and reports. Never returns."""
+  status = 1
   try:
-    limits = job['steps'][-1]['limits']
-    box = settings['box'] if settings['kind'] == 'bubblewrap' else job['box']
-    if settings['kind'] == 'bubblewrap':
-      _private_mounts(box, limits)
-    else:
-      kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    os.chdir(box)
-    os.environ['HOME'] = os.environ['TMPDIR'] = box
-    for name, content in job['files'].items():
-      path = os.path.join(box, name)
-      os.makedirs(os.path.dirname(path), exist_ok=True)
-      with open(path, 'wb') as file:
-        file.write(content.encode() if isinstance(content, str) else base64.b64decode(content['base64']))
-    for step in job['steps']:
-      if not os.read(go, 1):
-        break
-      _make_executable(step.get('product'))
-      stdin = _stdin(step.get('stdin', ''))
-      child = os.fork()
-      if child == 0:
-        _run(step, settings, box, stdin, status, output, fds)
-      os.close(stdin)
-      while True:
-        pid, code, used = os.wait4(-1, 0)
-        if pid == child:
-          break
-      os.write(status, json.dumps({'status': code, 'memory': used.ru_maxrss * 1024}).encode() + b'\n')
-    os.read(go, 1)
-  except BaseException:
-    os.write(status, json.dumps({'error': traceback.format_exc()[-1000:]}).encode() + b'\n')
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    description, fds = control.receive(sock)
+    job = _Job(sock, settings, description, fds)
+    try:
+      reply = {'steps': job.run()}
+    except (_Stopped, OSError) as error:
+      reply = {'error': ''.join(traceback.format_exception(error))[-1000:]}
+    job.remove()
+    control.send(sock, reply)
+    status = 0
+  except (EOFError, OSError):
+    pass
   finally:
-    os._exit(0)
+    os._exit(status)
 
 
-def _private_mounts(box: str, limits: dict) -> None:
-  """Mounts the job's only writable place, capped in bytes and inodes, and a /proc of its own processes."""
-  kernel.mount('none', '/', None, kernel.MS_PRIVATE | kernel.MS_REC)
-  options = f'mode=0700,size={limits["disk_bytes"]},nr_inodes={limits["files"] + 3}'
-  kernel.mount('tmpfs', '/tmp', 'tmpfs', kernel.MS_NOSUID | kernel.MS_NODEV, options)
-  os.mkdir('/tmp/.shm')
-  kernel.mount('/tmp/.shm', '/dev/shm', None, kernel.MS_BIND)
-  kernel.mount('proc', '/proc', 'proc', kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
-  os.mkdir(box)
+class _Job:
+  """The job of this process."""
+
+  def __init__(self, sock: socket.socket, settings: dict, description: dict, fds: list[int]):
+    self._sock, self._settings, self._fds, self._steps = sock, settings, fds, description['steps']
+    self._files, self._landlock = description['files'], settings['kind'] == 'landlock'
+    self._folder_limits = self._steps[-1]['limits']
+    self._box = tempfile.mkdtemp(dir=settings['box']) if self._landlock else settings['box']
+
+  def run(self) -> list[dict]:
+    """Runs the steps and returns what each did."""
+    if not self._landlock:
+      self._mount()
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    os.chdir(self._box)
+    os.environ['HOME'] = os.environ['TMPDIR'] = self._box
+    for name, content in self._files.items():
+      os.makedirs(os.path.dirname(os.path.join(self._box, name)), exist_ok=True)
+      with open(name, 'wb') as file:
+        file.write(content.encode() if isinstance(content, str) else base64.b64decode(content['base64']))
+    done = []
+    for step in self._steps:
+      done.append(self._run_step(step))
+      if done[-1]['error'] or done[-1]['limit'] or (done[-1]['status'] and not step['go_on']):
+        break
+    return done
+
+  def _mount(self) -> None:
+    """Mounts the job's only writable place, capped in bytes and inodes, and a /proc of its own processes."""
+    kernel.mount('none', '/', None, kernel.MS_PRIVATE | kernel.MS_REC)
+    size, inodes = self._folder_limits['disk_bytes'], self._folder_limits['files'] + 3
+    options = f'mode=0700,size={size},nr_inodes={inodes}'
+    kernel.mount('tmpfs', '/tmp', 'tmpfs', kernel.MS_NOSUID | kernel.MS_NODEV, options)
+    os.mkdir('/tmp/.shm')
+    kernel.mount('/tmp/.shm', '/dev/shm', None, kernel.MS_BIND)
+    kernel.mount('proc', '/proc', 'proc', kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+    os.mkdir(self._box)
+
+  def _run_step(self, step: dict) -> dict:
+    """Runs one step to its end or to a limit, ends its processes, and returns what it did."""
+    _make_executable(step['product'])
+    stdin, pipes = _file(step['stdin']), [os.pipe() for _ in range(3)]
+    before, start = processes.usage(os.getpid()).cpu_s, time.monotonic()
+    child = os.fork()
+    if child == 0:
+      error, *output = (write for _, write in pipes)
+      confine.run(step, self._settings, self._box, error, [stdin, *output, *self._fds])
+    for fd in (stdin, *(write for _, write in pipes)):
+      os.close(fd)
+    error, stdout, stderr = (read for read, _ in pipes)
+    watch = _Watch(step['limits'], {stdout: bytearray(), stderr: bytearray()}, start, before)
+    limit = self._watch(child, watch)
+    processes.kill_descendants(os.getpid())
+    _, status, used = os.wait4(child, 0)
+    watch.read_rest()
+    text = os.read(error, 4096).decode(errors='replace')
+    for fd in (error, stdout, stderr):
+      os.close(fd)
+    return {
+        'status': status,
+        'error': text,
+        'limit': limit,
+        'seconds': time.monotonic() - start,
+        'cpu_s': max(watch.cpu_s, processes.usage(os.getpid()).cpu_s - before),
+        'memory': max(watch.memory, used.ru_maxrss * 1024),
+        'stdout': watch.text(stdout),
+        'stderr': watch.text(stderr),
+    }
+
+  def _watch(self, child: int, watch: '_Watch') -> str:
+    """Waits until the child ends or exceeds a limit, and returns the limit's name."""
+    poll, ended, polls = select.poll(), os.pidfd_open(child), 0
+    for fd in (*watch.outputs, self._sock.fileno(), ended):
+      poll.register(fd, select.POLLIN)
+    due, limit = watch.start + POLL_S, ''
+    try:
+      while not limit:
+        for fd, _ in poll.poll(max(0.0, due - time.monotonic()) * 1000):
+          if fd == self._sock.fileno():
+            raise _Stopped
+          if fd == ended:
+            return ''
+          if not watch.read(fd):
+            poll.unregister(fd)
+        limit = watch.exceeded_now()
+        if time.monotonic() >= due and not limit:
+          due, polls = time.monotonic() + POLL_S, polls + 1
+          limit = watch.exceeded_by_tree()
+          if not limit and self._landlock and polls % _DISK_POLLS == 0:
+            limit = self._exceeded_by_folder()
+      return limit
+    finally:
+      os.close(ended)
+
+  def _exceeded_by_folder(self) -> str:
+    files, size = processes.disk_usage(self._box)
+    return 'files' if files > self._folder_limits['files'] else 'disk' if size > self._folder_limits['disk_bytes'] else ''
+
+  def remove(self) -> None:
+    """Ends all processes and removes the folder."""
+    processes.kill_descendants(os.getpid())
+    if self._landlock:
+      processes.remove_folder(self._box)
 
 
-def _make_executable(product: str | None) -> None:
+class _Watch:
+  """What a step used and printed so far, against its limits."""
+
+  def __init__(self, limits: dict, outputs: dict[int, bytearray], start: float, cpu_before: float):
+    self.outputs, self.start, self.cpu_s, self.memory = outputs, start, 0.0, 0
+    self._limits, self._cpu_before = limits, cpu_before
+    for fd in outputs:
+      os.set_blocking(fd, False)
+
+  def read(self, fd: int) -> bool:
+    """Reads what is available, keeping a little more than the limit; False if there is nothing."""
+    try:
+      data = os.read(fd, 1 << 16)
+    except BlockingIOError:
+      return False
+    if len(self.outputs[fd]) <= self._limits['output_bytes']:
+      self.outputs[fd] += data
+    return bool(data)
+
+  def read_rest(self) -> None:
+    for fd in self.outputs:
+      while self.read(fd):
+        continue
+
+  def text(self, fd: int) -> str:
+    return bytes(self.outputs[fd][: self._limits['output_bytes']]).decode(errors='replace')
+
+  def exceeded_now(self) -> str:
+    """Returns the limit that needs no measurement and is exceeded."""
+    if sum(map(len, self.outputs.values())) > self._limits['output_bytes']:
+      return 'output'
+    return 'wall' if time.monotonic() - self.start > self._limits['wall_s'] else ''
+
+  def exceeded_by_tree(self) -> str:
+    """Samples the tree and returns the limit that it exceeds; shared pages are told apart only when it matters."""
+    use, most = processes.usage(os.getpid()), self._limits['memory_bytes']
+    self.memory, self.cpu_s = max(self.memory, use.memory_bytes), use.cpu_s - self._cpu_before
+    if self.cpu_s > self._limits['cpu_s']:
+      return 'cpu'
+    if use.memory_bytes > most and processes.proportional_memory(os.getpid()) > most:
+      return 'memory'
+    return 'processes' if use.tasks > self._limits['processes'] else ''
+
+
+def _make_executable(product: str) -> None:
   """Sets the mode of a compiled program: under Landlock the linker's own chmod has no effect."""
   if product:
     with contextlib.suppress(OSError):
@@ -83,87 +201,11 @@ def _make_executable(product: str | None) -> None:
       os.close(file)
 
 
-def _stdin(text: str) -> int:
+def _file(text: str) -> int:
+  """Returns a descriptor of a file in memory that holds `text`."""
   file = os.memfd_create('stdin')
-  os.write(file, text.encode(errors='surrogatepass')) if text else None
+  data = memoryview(text.encode(errors='surrogatepass'))
+  while data:
+    data = data[os.write(file, data) :]
   os.lseek(file, 0, os.SEEK_SET)
   return file
-
-
-def _run(step: dict, settings: dict, box: str, stdin: int, status: int, output: tuple[int, int], fds: list[int]) -> None:
-  """Confines this process for good and runs the step in it. Never returns."""
-  try:
-    os.setsid()
-    # Above every number in use, then down to 0, 1, 2 and the job's own from 3 on.
-    sources = [os.dup2(fd, 500 + i, inheritable=False) for i, fd in enumerate([stdin, *output, *fds])]
-    status = os.dup2(status, 499, inheritable=False)
-    for i, fd in enumerate(sources):
-      os.dup2(fd, i)
-    os.closerange(len(sources), 499)
-    os.closerange(500, 1 << 20)
-    _limit(step['limits'], settings)
-    shared = settings['kind'] == 'landlock'
-    if shared:
-      kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # Else /proc/<pid> below would belong to root.
-      landlock.restrict([*settings['read'], f'/proc/{os.getpid()}'], [box, *settings['devices']])
-    kernel.drop_capabilities()
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0 if step.get('python') == 'grader' else 1)
-    seccomp.apply(settings['filter'] or seccomp.program(shared, os.getpid()))
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-      signal.signal(number, signal.SIG_DFL)
-    if 'argv' in step:
-      os.execvpe(step['argv'][0], step['argv'], {**os.environ, **step.get('env', {})})
-  except FileNotFoundError as error:
-    os.write(status, json.dumps({'error': f'no such program: {error.filename}'}).encode() + b'\n')
-    os._exit(127)
-  except BaseException:
-    os.write(status, json.dumps({'error': traceback.format_exc()[-1000:]}).encode() + b'\n')
-    os._exit(126)
-  os.close(status)
-  code = 1
-  try:
-    code = ENTRY_POINTS[step['python']](step, fds=list(range(3, 3 + len(fds))))
-  except SystemExit as stop:
-    code = stop.code if isinstance(stop.code, int) else 1
-  except BaseException:
-    traceback.print_exc()
-  finally:
-    with contextlib.suppress(BaseException):
-      sys.stdout.flush()
-    os._exit(code or 0)
-
-
-def _limit(limits: dict, settings: dict) -> None:
-  cpu = int(limits['cpu_s']) + 1
-  tasks = limits['processes'] + _SPARE_TASKS + (_tasks_of_this_user() if settings['kind'] == 'landlock' else 0)
-  values = {
-      'CPU': (cpu, cpu + 1),
-      'CORE': 0,
-      'FSIZE': limits['disk_bytes'],
-      'NOFILE': limits['open_files'],
-      'NPROC': tasks,
-      'MEMLOCK': 0,
-      'MSGQUEUE': 0,
-  }
-  if not limits['reserves']:
-    values['AS'] = 2 * limits['memory_bytes'] + (64 << 20)
-  for name, value in values.items():
-    kind = getattr(resource, f'RLIMIT_{name}', None)
-    if kind is None:
-      continue
-    soft, hard = value if isinstance(value, tuple) else (value, value)
-    ceiling = resource.getrlimit(kind)[1]
-    if ceiling != resource.RLIM_INFINITY:
-      soft, hard = min(soft, ceiling), min(hard, ceiling)
-    resource.setrlimit(kind, (soft, hard))
-
-
-def _tasks_of_this_user() -> int:
-  """Threads of all processes with this uid: without a namespace they count against the same limit."""
-  uid, total = os.getuid(), 0
-  for name in os.listdir('/proc'):
-    if name.isdigit():
-      with contextlib.suppress(OSError):
-        if os.stat(f'/proc/{name}').st_uid == uid:
-          total += len(os.listdir(f'/proc/{name}/task'))
-  return total
