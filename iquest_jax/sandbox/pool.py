@@ -1,6 +1,6 @@
 """Warm sandboxes, kept running between verdicts. Safe to use from several threads.
 
-A job costs three forks in a sandbox that is already running, where starting one takes about 0.2 s. Nothing of a job is
+A job costs two forks in a sandbox that is already running, where starting one takes about 0.2 s. Nothing of a job is
 left for the next (see `inside/server.py`), and a sandbox that failed in any way is replaced.
 """
 

@@ -192,10 +192,8 @@ class Runner:
       contents[name] = content if isinstance(content, str) else {'base64': base64.b64encode(content).decode()}
     job = {'files': contents, 'steps': []}
     for step in steps:
-            job['steps'].append({
-          **step.service, 'argv': step.argv, 'stdin': step.stdin, 'env': dict(step.env), 'limits': dataclasses.asdict(step.limits),
-          'product': step.product, 'go_on': step.go_on,
-      })  # fmt: skip
+      fields = {name: getattr(step, name) for name in ('argv', 'stdin', 'product', 'go_on')}
+      job['steps'].append({**step.service, **fields, 'env': dict(step.env), 'limits': dataclasses.asdict(step.limits)})
     self._patience = sum(step.limits.wall_s for step in steps) + _GRACE_S
     self._send(job, fds)
 

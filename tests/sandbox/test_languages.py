@@ -6,10 +6,11 @@ import sys
 import pytest
 
 from iquest_jax.errors import UserError
-from iquest_jax.sandbox import bubblewrap, doctor, landlock, languages, runner
+from iquest_jax.sandbox import bubblewrap, doctor, landlock, languages, runner, verdict
 from iquest_jax.sandbox.inside import seccomp
+from iquest_jax.sandbox.pool import Pool
 
-from tests.sandbox.conftest import MB, ROOT
+from tests.sandbox.conftest import MB, ROOT, backends
 
 SUMS = {
     'python': 'import sys\nprint(sum(int(x) for x in sys.stdin.read().split()))',
@@ -33,6 +34,16 @@ def test_a_program_reads_its_input_and_is_compared_by_what_it_prints(driver, lan
     pytest.skip(f'{language}: {error}')
   assert (done['status'], done['passed'], done['test']) == ('failed', 2, "case 3: '2 2'"), done
   assert done['reason'] == "printed '4', expected '5'"
+
+
+@pytest.mark.parametrize('backend', backends())
+def test_a_toolchain_outside_the_system_is_readable_inside(backend):
+  with Pool(1, backend) as pool:  # Of this user, root's home included.
+    try:
+      done = verdict.grade_output(pool, 'rust', SUMS['rust'], [('1 2', '3')])
+    except UserError as error:
+      pytest.skip(f'rust: {error}')
+  assert done.status == 'passed', done
 
 
 def test_sql_runs_on_the_database_beside_it(driver):

@@ -211,8 +211,8 @@ def test_a_sandbox_that_died_is_replaced(backend):
 @pytest.mark.parametrize('backend', backends())
 def test_everything_ends_with_the_process_that_started_it(backend):
   program = (
-      'import sys\nfrom iquest_jax.sandbox.runner import Runner, Step\n'
-      f'runner = Runner({backend!r})\nrunner.start([Step(("sleep", "60"))])\n'
+      'from iquest_jax.sandbox.limits import Limits\nfrom iquest_jax.sandbox.runner import Runner, Step\n'
+      f'runner = Runner({backend!r})\nrunner.start([Step(("sleep", "90"), limits=Limits(wall_s=90))])\n'
       'print("running", flush=True)\nrunner.finish()\n'
   )
   host = subprocess.Popen([sys.executable, '-c', program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
