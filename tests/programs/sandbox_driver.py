@@ -32,7 +32,7 @@ def main() -> None:
       try:
         reply = {'reply': serve(pool, json.loads(line))}
       except Exception as error:
-        reply = {'error': f'{type(error).__name__}: {error}'}
+        reply = {'error': type(error).__name__, 'text': str(error)}
       print(json.dumps(reply), flush=True)
 
 

@@ -80,7 +80,7 @@ class Driver:
     self._process.stdin.flush()
     reply = json.loads(self._process.stdout.readline())
     if 'error' in reply:
-      raise UserError(reply['error'])
+      raise {'UserError': UserError}.get(reply['error'], RuntimeError)(reply['text'])
     return reply['reply']
 
   def support(self) -> dict[str, str]:

@@ -72,6 +72,17 @@ def test_each_end_of_a_program_has_its_verdict(driver, language, source, status,
   assert done['status'] == status and reason in done['reason'], done
 
 
+@pytest.mark.parametrize('backend', backends())
+def test_a_product_that_was_not_written_is_the_failure_of_the_program(backend):
+  with runner.Runner(backend) as sandbox:
+    for files in ({}, {'main': 'not a program'}):
+      done = sandbox.run([runner.Step(('true',)), runner.Step(('./main',), product='main')], files)
+      assert done[1].exit == 126 and 'main: ' in done[1].stderr
+    with pytest.raises(UserError, match='no such program: not-installed; install it'):
+      sandbox.run([runner.Step(('not-installed',))])
+    assert sandbox.run([runner.Step(('true',))])[0].exit == 0
+
+
 def test_files_come_along_and_stay_in_the_folder(driver):
   files = {'data/input.txt': '5', 'helper.py': 'VALUE = int(open("data/input.txt").read())'}
   done = driver.grade_output('python', 'from helper import VALUE\nprint(VALUE)', [('', '5')], files=files)

@@ -42,7 +42,7 @@ def run(step: dict, settings: dict, box: str, errors: int, descriptors: Sequence
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
       signal.signal(number, signal.SIG_DFL)
     if step['argv']:
-      os.execvpe(step['argv'][0], step['argv'], {**os.environ, **step['env']})
+      _execute(step)
   except FileNotFoundError as error:
     os.write(errors, f'no such program: {error.filename}'.encode())
     os._exit(127)
@@ -62,6 +62,17 @@ def run(step: dict, settings: dict, box: str, errors: int, descriptors: Sequence
     with contextlib.suppress(BaseException):
       sys.stdout.flush()
     os._exit(status & 0xFF)
+
+
+def _execute(step: dict) -> None:
+  """Becomes the program. Raises OSError if there is none; what an earlier step failed to write is its own failure."""
+  try:
+    os.execvpe(step['argv'][0], step['argv'], {**os.environ, **step['env']})
+  except OSError as error:
+    if not step['product']:
+      raise
+    os.write(2, f'{step["product"]}: {error.strerror}\n'.encode())
+    os._exit(126)
 
 
 def _limit(limits: dict, by_landlock: bool) -> None:
