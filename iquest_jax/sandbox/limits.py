@@ -13,7 +13,8 @@ class Limits:
     wall_s: seconds from start to end, waiting included.
     cpu_s: CPU seconds of the tree.
     memory_bytes: resident memory of the tree (shared pages counted once). A watcher samples it every 20 ms and kills
-      the tree, so a program can exceed it briefly: by what it touches between two samples, 13 MB to 130 MB measured.
+      the tree, so a program can exceed it briefly. Measured with a C program that fills memory as fast as it can, on
+      two busy cores: the last sample before the kill was 2 MB to 22 MB above limits of 128 MB and 512 MB.
       Unless `reserves`, one process also cannot map more than twice this plus 64 MB, whatever the watcher does.
     processes: processes and threads alive at once.
     files: files and directories created.

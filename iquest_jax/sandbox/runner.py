@@ -209,8 +209,9 @@ class Runner:
     self._receive(_GRACE_S)  # {'gone': 1}
     error = reply.get('error') or next((step['error'] for step in reply['steps'] if step['error']), '')
     if error:
-      if error.startswith('no such program'):
-        raise UserError(f'sandbox: {error}; install it, or pass its folder as read_only')
+      if 'no such program' in error.splitlines()[-1]:
+        name = error.rpartition(': ')[2]
+        raise UserError(f'sandbox: no such program: {name}; install it, or pass its folder as read_only')
       raise RuntimeError(f'sandbox: {self.backend} could not confine a job: {error}')
     return [
         Done(

@@ -43,11 +43,8 @@ def run(step: dict, settings: dict, box: str, errors: int, descriptors: Sequence
       signal.signal(number, signal.SIG_DFL)
     if step['argv']:
       _execute(step)
-  except FileNotFoundError as error:
-    os.write(errors, f'no such program: {error.filename}'.encode())
-    os._exit(127)
   except BaseException:
-    os.write(errors, traceback.format_exc()[-1000:].encode())
+    os.write(errors, traceback.format_exc()[-1000:].strip().encode())
     os._exit(126)
   os.close(errors)
   gc.enable()
@@ -65,14 +62,18 @@ def run(step: dict, settings: dict, box: str, errors: int, descriptors: Sequence
 
 
 def _execute(step: dict) -> None:
-  """Becomes the program. Raises OSError if there is none; what an earlier step failed to write is its own failure."""
+  """Becomes the program; one that an earlier step should have written and did not ends with status 126.
+
+  Raises:
+    FileNotFoundError: there is no such program.
+  """
   try:
     os.execvpe(step['argv'][0], step['argv'], {**os.environ, **step['env']})
   except OSError as error:
-    if not step['product']:
-      raise
-    os.write(2, f'{step["product"]}: {error.strerror}\n'.encode())
-    os._exit(126)
+    if step['product']:
+      os.write(2, f'{step["product"]}: {error.strerror}\n'.encode())
+      os._exit(126)
+    raise FileNotFoundError(f'no such program: {step["argv"][0]}') from None
 
 
 def _limit(limits: dict, by_landlock: bool) -> None:
