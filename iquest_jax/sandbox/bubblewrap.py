@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from iquest_jax.sandbox import system
 from iquest_jax.sandbox.inside import enter, seccomp
@@ -23,23 +23,21 @@ _SPACES = ['--unshare-all', '--unshare-user', '--disable-userns', '--new-session
 _INSIDE_UID = 1000
 
 
-def command(uid: int | None, argv: Sequence[str], folders: Sequence[str], code: str, info_fd: int = -1) -> list[str]:
+def command(uid: int | None, argv: Sequence[str], folders: Mapping[str, str], info_fd: int = -1) -> list[str]:
   """Returns the command that runs `argv` in a new sandbox.
 
   Args:
     uid: the real uid to run under, where this process is root; None keeps the caller's.
-    folders: existing paths that are readable inside, at the same place.
-    code: the folder of `iquest_jax`, of which the sandbox sees this package only, below system.CODE.
+    folders: existing paths that are readable inside, each with its place there; links stay links.
     info_fd: where bubblewrap writes {"child-pid": the sandbox's first process}, if not negative.
   """
-  folders = [*folders, f'{code}/__init__.py', f'{code}/errors.py', f'{code}/sandbox']
-  targets = folders[:-3] + [f'{system.CODE}/iquest_jax/{name}' for name in ('__init__.py', 'errors.py', 'sandbox')]
+  folders = {**folders, **{f'{system.code_folder()}/{part}': f'{system.CODE}/iquest_jax/{part}' for part in system.PARTS}}
   hidden = [path for path in folders if uid is not None and os.path.isdir(path) and not system.reachable(path)]
   bwrap = [shutil.which('bwrap'), *_SPACES, '--uid', str(_INSIDE_UID), '--gid', str(_INSIDE_UID)]
   bwrap += ['--cap-add', 'CAP_SYS_ADMIN']  # Of its own user namespace: the job server mounts, the jobs have none.
   if info_fd >= 0:
     bwrap += ['--info-fd', str(info_fd)]
-  for path, target in zip(folders, targets):
+  for path, target in folders.items():
     if os.path.islink(path):
       bwrap += ['--symlink', os.readlink(path), target]
     else:
@@ -61,6 +59,6 @@ def missing() -> str:
     return 'the system-call filter needs Linux on x86-64'
   if not shutil.which('bwrap'):
     return 'bwrap is not installed (Debian, Ubuntu: apt-get install bubblewrap)'
-  probe = command(system.fresh_uid(), ['/bin/true'], system.folders(), system.code_folder())
+  probe = command(system.fresh_uid(), ['/bin/true'], {path: path for path in system.folders()})
   done = subprocess.run(probe, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace')
   return '' if done.returncode == 0 else f'bwrap fails: {done.stderr.strip()[-200:]}'

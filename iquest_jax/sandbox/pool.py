@@ -19,22 +19,15 @@ class Pool:
 
   Args:
     size: jobs of either kind that run at the same time; the number of cores is a good choice.
-    backend, read_only, packages, preload: as for Runner; the toolchains of all languages are readable anyway.
+    backend, packages: as for Runner. The toolchains of all languages are readable.
 
   Raises:
     UserError: no isolation is available.
   """
 
-  def __init__(
-      self,
-      size: int = 2,
-      backend: str = '',
-      read_only: Sequence[str] = (),
-      packages: Sequence[str] = (),
-      preload: Sequence[str] = (),
-  ):
+  def __init__(self, size: int = 2, backend: str = '', packages: Sequence[str] = ()):
     self.backend = choose(backend)
-    self._arguments = (self.backend, (*languages.folders(), *read_only), packages, preload)
+    self._arguments = (self.backend, languages.folders(), packages)
     self._lock, self._all = threading.Lock(), set()
     self._idle = {role: queue.LifoQueue() for role in ('candidate', 'grader')}
     for idle in self._idle.values():

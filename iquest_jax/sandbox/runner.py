@@ -47,7 +47,6 @@ class Step:
     env: variables added to the environment.
     limits: of this step; `files` and `disk_bytes` are those of the job's last step.
     product: a file that this step executes and an earlier one wrote.
-    go_on: run the next step even if this one fails (but not after a limit).
   """
 
   argv: tuple[str, ...] = ()
@@ -56,7 +55,6 @@ class Step:
   env: Mapping[str, str] = dataclasses.field(default_factory=dict)
   limits: Limits = DEFAULT
   product: str = ''
-  go_on: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,22 +109,20 @@ class Runner:
     backend: 'bubblewrap' or 'landlock'; empty chooses.
     read_only: further paths that programs may read, at the same place (toolchains).
     packages: folders with Python packages, readable and importable inside.
-    preload: modules to import once, before any job.
 
   Raises:
     UserError: no isolation is available, or the sandbox does not start.
   """
 
-  def __init__(
-      self, backend: str = '', read_only: Sequence[str] = (), packages: Sequence[str] = (), preload: Sequence[str] = ()
-  ):
+  def __init__(self, backend: str = '', read_only: Sequence[str] = (), packages: Sequence[str] = ()):
     self.backend = choose(backend)
     self._uid = system.fresh_uid()
     by_landlock = self.backend == 'landlock'
     python, prefix = system.python(everyone=by_landlock and self._uid is not None)
     code = system.code_folder()
-    extra = [path for path in (prefix, *read_only, *packages) if not path.startswith('/usr')]
-    folders = system.folders() + list(dict.fromkeys(os.path.realpath(path) for path in extra))
+    packages = [os.path.realpath(path) for path in packages]
+    extra = [os.path.realpath(path) for path in (prefix, *read_only) if not path.startswith('/usr')]
+    folders = {path: path for path in [*system.folders(), *extra]}
     self._box = ''
     if by_landlock:
       self._box = tempfile.mkdtemp(prefix='sandbox-')
@@ -140,9 +136,10 @@ class Runner:
     drop = {}
     if by_landlock:
       drop = {} if self._uid is None else {'user': self._uid, 'group': self._uid, 'extra_groups': []}
-      folders += [f'{code}/__init__.py', f'{code}/errors.py', f'{code}/sandbox']
-    else:
-      argv = bubblewrap.command(self._uid, argv, folders, code, info_write)
+      folders |= {path: path for path in [*packages, *(f'{code}/{part}' for part in system.PARTS)]}
+    else:  # Packages get a place of their own: they may come from below /tmp.
+      folders |= {path: f'{system.CODE}/packages/{i}' for i, path in enumerate(packages)}
+      argv = bubblewrap.command(self._uid, argv, folders, info_write)
     self._errors = tempfile.TemporaryFile()
     self._process = subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors, cwd='/', start_new_session=True,
@@ -157,7 +154,7 @@ class Runner:
     readable = ['/proc/meminfo', '/proc/cpuinfo', '/proc/stat', '/sys/devices/system/cpu', *folders]
     settings = {
         'kind': self.backend, 'box': self._box or '/tmp/box', 'read': readable, 'devices': _DEVICES,
-        'packages': list(packages), 'preload': list(preload),
+        'packages': [folders[path] for path in packages],
     }  # fmt: skip
     try:
       self._send(settings)
@@ -192,7 +189,7 @@ class Runner:
       contents[name] = content if isinstance(content, str) else {'base64': base64.b64encode(content).decode()}
     job = {'files': contents, 'steps': []}
     for step in steps:
-      fields = {name: getattr(step, name) for name in ('argv', 'stdin', 'product', 'go_on')}
+      fields = {name: getattr(step, name) for name in ('argv', 'stdin', 'product')}
       job['steps'].append({**step.service, **fields, 'env': dict(step.env), 'limits': dataclasses.asdict(step.limits)})
     self._patience = sum(step.limits.wall_s for step in steps) + _GRACE_S
     self._send(job, fds)

@@ -7,7 +7,8 @@ import random
 import stat
 import sys
 
-CODE = '/opt/sandbox'  # Where bubblewrap shows this package.
+CODE = '/opt/sandbox'  # Where bubblewrap shows this package, of `iquest_jax` only these parts:
+PARTS = ('__init__.py', 'errors.py', 'sandbox')
 _SYSTEM = ['/usr', '/lib', '/lib32', '/lib64', '/bin', '/sbin', '/etc/ld.so.cache', '/etc/alternatives', '/etc/localtime']
 _SYSTEM += ['/etc/ssl/openssl.cnf']  # Without it node starts, but not if it exists and cannot be read.
 _SYSTEM += [f'/etc/java-{version}-openjdk' for version in (11, 17, 21, 25)]  # The JDK keeps its settings there.

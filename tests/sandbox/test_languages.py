@@ -60,6 +60,8 @@ def test_sql_runs_on_the_database_beside_it(driver):
         ('python', 'import threading\nthreading.Timer(0.05, print, (1,)).start()', 'passed', ''),
         ('python', 'if __name__ == "__main__":\n  print(open(0).read() or 1)', 'passed', ''),
         ('python', 'x = []\nwhile True: x.append(b"x" * (1 << 20))', 'memory', ''),
+        ('python', 'print(1)\0', 'crashed', 'null bytes'),
+        ('python', 'print("\ud800")', 'crashed', ''),
         ('python', 'while True: pass', 'timeout', 'more than 0.5 s of wall time'),
         ('bash', 'echo 1; kill -9 $$', 'crashed', 'signal 9'),
         ('c', 'int main() { return x; }', 'failed', 'does not compile'),

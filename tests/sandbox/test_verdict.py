@@ -54,6 +54,12 @@ def test_a_wrong_program_fails_with_its_first_failing_assert(driver):
         ('def add(a, b):\n  while True: pass', 'timeout', 'more than 0.5 s of wall time'),
         ('import time\ntime.sleep(60)', 'timeout', 'more than 0.5 s of wall time'),
         ('', 'failed', "NameError: name 'add' is not defined"),
+        ('x = "\ud800"', 'failed', 'UnicodeEncodeError'),
+        ('x = 1\0', 'failed', 'null bytes'),
+        ('(' * 10_000, 'failed', 'SyntaxError: too many nested parentheses'),
+        ('def add(a, b): return [add]', 'failed', 'AssertionError'),
+        ('def add(a, b):\n  x = []\n  x.append(x)\n  return x', 'failed', 'RecursionError'),
+        ('def add(a, b): return "x" * (20 << 20)', 'crashed', 'before the tests did'),
     ],
 )
 def test_each_end_has_its_verdict(driver, source, status, reason):
@@ -195,6 +201,20 @@ def test_threads_share_a_pool(backend):
     for thread in threads:
       thread.join()
   assert sorted(statuses) == [(i, 'passed' if i % 2 else 'failed') for i in range(8)]
+
+
+@pytest.mark.parametrize('backend', backends())
+def test_packages_can_be_imported_and_not_changed(backend, tmp_path):
+  for folder in (tmp_path, *tmp_path.parents[:2]):
+    folder.chmod(0o755)
+  (tmp_path / 'shared_package.py').write_text('VALUE = 5\n')
+  (tmp_path / 'shared_package.py').chmod(0o666)
+  source = 'import shared_package\ndef f():\n  open(shared_package.__file__, "a")\n  return shared_package.VALUE\n'
+  with Pool(1, backend, packages=[str(tmp_path)]) as pool:
+    done = verdict.grade_calls(pool, source, [verdict.Call('f', (), 5)])
+    assert 'Read-only' in done.reason or 'Permission denied' in done.reason
+    done = verdict.grade_script(pool, source, 'import shared_package\nassert shared_package.VALUE == 5')
+    assert done.status == 'passed', done
 
 
 @pytest.mark.parametrize('backend', backends())

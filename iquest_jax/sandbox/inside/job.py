@@ -32,7 +32,7 @@ def supervise(sock: socket.socket, settings: dict) -> None:
     job = _Job(sock, settings, description, fds)
     try:
       reply = {'steps': job.run()}
-    except (_Stopped, OSError) as error:
+    except Exception as error:
       reply = {'error': ''.join(traceback.format_exception(error))[-1000:]}
     job.remove()
     control.send(sock, reply)
@@ -61,12 +61,13 @@ class _Job:
     os.environ['HOME'] = os.environ['TMPDIR'] = self._box
     for name, content in self._files.items():
       os.makedirs(os.path.dirname(os.path.join(self._box, name)), exist_ok=True)
+      text = isinstance(content, str)
       with open(name, 'wb') as file:
-        file.write(content.encode() if isinstance(content, str) else base64.b64decode(content['base64']))
+        file.write(content.encode(errors='surrogatepass') if text else base64.b64decode(content['base64']))
     done = []
     for step in self._steps:
       done.append(self._run_step(step))
-      if done[-1]['error'] or done[-1]['limit'] or (done[-1]['status'] and not step['go_on']):
+      if done[-1]['error'] or done[-1]['limit'] or done[-1]['status']:
         break
     return done
 

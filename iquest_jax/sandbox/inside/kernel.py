@@ -37,11 +37,6 @@ def mount(source: str, target: str, kind: str | None, flags: int, options: str =
   _check(_libc.mount(source.encode(), target.encode(), encode(kind), ctypes.c_ulong(flags), encode(options)))
 
 
-def unshare(flags: int) -> None:
-  """Calls unshare(2). Raises OSError."""
-  _check(_libc.unshare(flags))
-
-
 def fork_into(flags: int) -> int:
   """Forks the single-threaded interpreter into new namespaces, as os.fork() and unshare(2) in one step."""
   ctypes.pythonapi.PyOS_BeforeFork()

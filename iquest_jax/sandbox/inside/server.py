@@ -33,7 +33,7 @@ def main(descriptor: int) -> None:
   kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
   kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
   sys.path += settings['packages']
-  for name in [*_PRELOADED, *settings['preload']]:
+  for name in _PRELOADED:
     importlib.import_module(name)
   # Where nothing else confines signals the filter does, by a process id that only the job knows.
   settings['filter'] = b'' if by_landlock and landlock.abi() < 6 else seccomp.program(by_landlock)
