@@ -1,9 +1,9 @@
 """Isolation by Landlock and seccomp: no root, no namespaces, nothing installed.
 
 Landlock ABI 3 (Linux 6.2) is the least: below it truncation cannot be restricted, so a program could empty the files of
-the user it runs as. From ABI 4 Landlock restricts TCP too and from ABI 6 signals and abstract sockets; below those, and
-for everything Landlock leaves open at any ABI (UDP, chmod, ptrace by an ancestor, limits of others), the filter in
-`inside/seccomp.py` is what stops a program.
+the user it runs as. From ABI 4 Landlock also restricts TCP, from ABI 5 device control, from ABI 6 signals and abstract
+sockets. Below those, and at any ABI for what Landlock leaves open (UDP, local sockets, chmod, limits and scheduling of
+other processes), the filter in `inside/seccomp.py` alone stops a program; tests run the attacks at ABI 3 too.
 
 Weaker than bubblewrap: programs share the uid, the process ids and the disk of the machine. Disk use is measured, not
 capped, so a program can overshoot between two samples (100 ms); a program can see whether a file exists and how large
@@ -41,15 +41,17 @@ def missing() -> str:
   return ''
 
 
-def restrict(read: Iterable[str], write: Iterable[str]) -> None:
+def restrict(read: Iterable[str], write: Iterable[str], version: int) -> None:
   """Confines this process and its descendants for good: reads below `read`, everything below `write`, no TCP.
 
   Paths that do not exist or cannot be reached are left out. Needs no_new_privs.
 
+  Args:
+    version: the ABI to use, at most the kernel's.
+
   Raises:
     OSError: the kernel refuses.
   """
-  version = abi()
   rights = (1 << (16 if version >= 5 else 15)) - 1
   network, scope = (3, 3) if version >= 6 else (3, 0) if version >= 4 else (0, 0)
   attributes = (ctypes.c_uint64 * 3)(rights, network, scope)

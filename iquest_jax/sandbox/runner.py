@@ -154,7 +154,7 @@ class Runner:
     readable = ['/proc/meminfo', '/proc/cpuinfo', '/proc/stat', '/sys/devices/system/cpu', *folders]
     settings = {
         'kind': self.backend, 'box': self._box or '/tmp/box', 'read': readable, 'devices': _DEVICES,
-        'packages': [folders[path] for path in packages],
+        'packages': [folders[path] for path in packages], 'abi': landlock.abi(),
     }  # fmt: skip
     try:
       self._send(settings)

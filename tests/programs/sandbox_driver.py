@@ -1,6 +1,6 @@
 """Serves sandbox requests as JSON lines, so that tests can have the sandbox started by a user without privileges.
 
-  python sandbox_driver.py bubblewrap|landlock
+  python sandbox_driver.py bubblewrap|landlock [ABI of Landlock, at most the kernel's]
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ import json
 import os
 import sys
 
-from iquest_jax.sandbox import languages, verdict
+from iquest_jax.sandbox import landlock, languages, verdict
 from iquest_jax.sandbox.limits import Limits
 from iquest_jax.sandbox.pool import Pool
 
@@ -26,6 +26,8 @@ def serve(pool: Pool, request: dict) -> object:
 
 
 def main() -> None:
+  if len(sys.argv) > 2:
+    landlock.abi = lambda: int(sys.argv[2])
   with Pool(1, sys.argv[1]) as pool:
     print(json.dumps({'pid': os.getpid(), 'uid': os.getuid()}), flush=True)
     for line in sys.stdin:

@@ -30,7 +30,7 @@ class Driver:
     received: what arrived at those ports and sockets.
   """
 
-  def __init__(self, backend: str):
+  def __init__(self, backend: str, *options: str):
     self.backend, self.received = backend, []
     as_root = os.geteuid() == 0
     self.uid = random.SystemRandom().choice(range(50000, 60000)) if as_root else os.getuid()
@@ -48,7 +48,8 @@ class Driver:
     self._sockets[1].bind(('127.0.0.1', 0))
     self._sockets[2].bind(str(outside / 'socket'))
     os.chmod(outside / 'socket', 0o777)
-    self._sockets[3].bind(f'\0driver-{os.getpid()}-{backend}')
+    abstract = '\0' + self.folder.name
+    self._sockets[3].bind(abstract)
     for sock in self._sockets:
       threading.Thread(target=self._listen, args=(sock,), daemon=True).start()
     self._victim = subprocess.Popen(['sleep', '600'], start_new_session=True, **drop)
@@ -56,14 +57,14 @@ class Driver:
     env = {'PYTHONPATH': str(ROOT), 'PATH': os.environ['PATH'], 'TMPDIR': str(self.folder)}
     env['API_KEY'] = 'secret-of-the-environment'
     self._process = subprocess.Popen(
-        [python, '-B', str(ROOT / 'tests/programs/sandbox_driver.py'), backend],
+        [python, '-B', str(ROOT / 'tests/programs/sandbox_driver.py'), backend, *options],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd='/', start_new_session=True, **drop,
     )  # fmt: skip
     assert json.loads(self._process.stdout.readline())['uid'] == self.uid
     self.facts = {
         'secret': str(secret), 'folder': str(outside), 'tcp': self._sockets[0].getsockname()[1],
         'udp': self._sockets[1].getsockname()[1], 'socket': str(outside / 'socket'),
-        'abstract': f'\0driver-{os.getpid()}-{backend}', 'victim': self._victim.pid, 'driver': self._process.pid,
+        'abstract': abstract, 'victim': self._victim.pid, 'driver': self._process.pid,
     }  # fmt: skip
     self.grade_calls('f = abs', [('f', [-1], 1)])  # Starts both sandboxes, so that their processes are known.
     self._before = self._state()

@@ -1,11 +1,12 @@
 """Each attack program is contained and reported as what it is, on both backends; the fixture checks what it leaves."""
 
+import contextlib
 import subprocess
 import sys
 
 import pytest
 
-from tests.sandbox.conftest import ATTACKS, MB
+from tests.sandbox.conftest import ATTACKS, MB, Driver, backends
 
 
 @pytest.mark.parametrize('path', sorted(ATTACKS.glob('*.py')), ids=lambda path: path.stem)
@@ -105,6 +106,15 @@ def test_files_outside_are_out_of_reach_also_through_links(driver):
 def test_other_processes_cannot_be_killed_traced_read_or_limited(driver):
   done = driver.run('others')
   contained(done, 25)
+
+
+@pytest.mark.skipif('landlock' not in backends(), reason='no Landlock')
+def test_the_filter_stops_what_the_oldest_landlock_leaves_open():
+  with contextlib.closing(Driver('landlock', '3')) as driver:
+    contained(driver.run('network'), 11)
+    contained(driver.run('others'), 36)
+    contained(driver.run('files_outside'), 20)
+    driver.assert_nothing_left()
 
 
 def test_no_namespace_no_mount_no_privilege(driver):

@@ -36,7 +36,7 @@ def run(step: dict, settings: dict, box: str, errors: int, descriptors: Sequence
     _limit(step['limits'], by_landlock)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0 if step.get('python') == 'grader' else 1)
     if by_landlock:
-      landlock.restrict([*settings['read'], f'/proc/{os.getpid()}'], [box, *settings['devices']])
+      landlock.restrict([*settings['read'], f'/proc/{os.getpid()}'], [box, *settings['devices']], settings['abi'])
     kernel.drop_capabilities()
     seccomp.apply(settings['filter'] or seccomp.program(by_landlock, os.getpid()))
     for number in (signal.SIGPIPE, signal.SIGXFSZ):

@@ -13,7 +13,6 @@ import os
 import socket
 import sys
 
-from iquest_jax.sandbox import landlock
 from iquest_jax.sandbox.inside import control, job, kernel, processes, seccomp
 
 _NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC
@@ -36,7 +35,7 @@ def main(descriptor: int) -> None:
   for name in _PRELOADED:
     importlib.import_module(name)
   # Where nothing else confines signals the filter does, by a process id that only the job knows.
-  settings['filter'] = b'' if by_landlock and landlock.abi() < 6 else seccomp.program(by_landlock)
+  settings['filter'] = b'' if by_landlock and settings['abi'] < 6 else seccomp.program(by_landlock)
   gc.disable()  # A collection would copy the pages that forks share; the program's process enables it again.
   gc.freeze()
   status = 0
