@@ -6,10 +6,10 @@ sockets. Below those, and at any ABI for what Landlock leaves open (UDP, local s
 other processes), the filter in `inside/seccomp.py` alone stops a program; tests run the attacks at ABI 3 too.
 
 Weaker than bubblewrap: programs share the uid, the process ids and the disk of the machine. Disk use is measured, not
-capped, so a program can overshoot between two samples (100 ms); a program can see whether a file exists and how large
-it is, not what is in it; the process limit counts all processes of the uid, so its other processes can use it up; there
-is no shared memory by name, so Python's multiprocessing locks do not work; below ABI 6 a program cannot signal its own
-children.
+capped, so a program can overshoot between two walks of its folder (20 ms apart, or 20 times what a walk takes). A program
+can see whether a file exists and how large it is, not what is in it. The process limit counts all processes of the uid,
+so its other processes can use it up. There is no shared memory by name, so Python's multiprocessing locks do not work.
+Below ABI 6 a program cannot signal its own children.
 """
 
 import ctypes

@@ -1,6 +1,7 @@
 """What every sandbox needs of this machine: a Python, the read-only system, a clean environment, a uid."""
 
 import functools
+import itertools
 import os
 import pathlib
 import random
@@ -13,6 +14,7 @@ _SYSTEM = ['/usr', '/lib', '/lib32', '/lib64', '/bin', '/sbin', '/etc/ld.so.cach
 _SYSTEM += ['/etc/ssl/openssl.cnf']  # Without it node starts, but not if it exists and cannot be read.
 _SYSTEM += [f'/etc/java-{version}-openjdk' for version in (11, 17, 21, 25)]  # The JDK keeps its settings there.
 _UIDS = range(61184, 65520)  # What systemd reserves for services without a fixed user.
+_uids = itertools.cycle(random.SystemRandom().sample(_UIDS, len(_UIDS)))
 
 
 def reachable(path: str) -> bool:
@@ -57,5 +59,5 @@ def environment(kind: str) -> dict[str, str]:
 
 
 def fresh_uid() -> int | None:
-  """Returns a uid for one sandbox where this process is root, so that sandboxes differ; else None."""
-  return random.SystemRandom().choice(_UIDS) if os.geteuid() == 0 else None
+  """Returns a uid that no other sandbox of this process has, where this process is root; else None."""
+  return next(_uids) if os.geteuid() == 0 else None

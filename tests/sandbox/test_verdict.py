@@ -1,6 +1,7 @@
 """Verdicts: correct programs pass, wrong ones fail with the first failing test, and no forgery passes."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from iquest_jax.sandbox import verdict
 from iquest_jax.sandbox.inside import grader, processes, values
 from iquest_jax.sandbox.limits import Limits
 from iquest_jax.sandbox.pool import Pool
+from iquest_jax.sandbox.runner import Runner, Step
 
 from tests.sandbox.conftest import ATTACKS, MB, ROOT, backends
 
@@ -226,6 +228,22 @@ def test_a_sandbox_that_died_is_replaced(backend):
     os.kill(victims[-1], signal.SIGKILL)
     assert verdict.grade_calls(pool, ADD, [verdict.Call('add', (1, 2), 3)]).status == 'crashed'
     assert verdict.grade_calls(pool, ADD, [verdict.Call('add', (1, 2), 3)]).status == 'passed'
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root can give up its uid')
+@pytest.mark.parametrize('backend', backends())
+def test_root_gives_up_its_uid_and_each_sandbox_has_another(backend):
+  uids = []
+  with Runner(backend) as first, Runner(backend) as second:
+    for runner in (first, second):
+      runner.start([Step(('sleep', '90'), limits=Limits(wall_s=90))])
+      deadline, program = time.monotonic() + 30, ''
+      while not program.startswith('Name:\tsleep') and time.monotonic() < deadline:
+        last = (processes.descendants(runner._process.pid) or [runner._process.pid])[-1]
+        program = pathlib.Path(f'/proc/{last}/status').read_text()
+      uids.append(program.split('Uid:')[1].split()[:4])
+      assert len(set(uids[-1])) == 1 and 'CapEff:\t0000000000000000' in program
+  assert uids[0] != uids[1] and '0' not in uids[0] + uids[1]
 
 
 @pytest.mark.parametrize('backend', backends())

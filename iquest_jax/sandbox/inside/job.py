@@ -16,7 +16,7 @@ import traceback
 from iquest_jax.sandbox.inside import confine, control, kernel, processes
 
 POLL_S = 0.02
-_DISK_POLLS = 5  # Every fifth sample also walks the job's folder, where no file system caps it.
+_WALK_SHARE = 0.05  # Where no file system caps the folder, walking it takes at most this share of the time.
 
 
 class _Stopped(Exception):
@@ -115,7 +115,7 @@ class _Job:
 
   def _watch(self, child: int, watch: '_Watch') -> str:
     """Waits until the child ends or exceeds a limit, and returns the limit's name."""
-    poll, ended, polls = select.poll(), os.pidfd_open(child), 0
+    poll, ended, walk_due = select.poll(), os.pidfd_open(child), 0.0
     for fd in (*watch.outputs, self._sock.fileno(), ended):
       poll.register(fd, select.POLLIN)
     due, limit = watch.start + POLL_S, ''
@@ -129,11 +129,12 @@ class _Job:
           if not watch.read(fd):
             poll.unregister(fd)
         limit = watch.exceeded_now()
-        if time.monotonic() >= due and not limit:
-          due, polls = time.monotonic() + POLL_S, polls + 1
-          limit = watch.exceeded_by_tree()
-          if not limit and self._landlock and polls % _DISK_POLLS == 0:
+        now = time.monotonic()
+        if now >= due and not limit:
+          due, limit = now + POLL_S, watch.exceeded_by_tree()
+          if self._landlock and now >= walk_due and not limit:
             limit = self._exceeded_by_folder()
+            walk_due = now + (time.monotonic() - now) / _WALK_SHARE
       return limit
     finally:
       os.close(ended)
