@@ -7,7 +7,9 @@ included. Under Landlock it is a subreaper, so no descendant escapes the tree be
 import base64
 import contextlib
 import os
+import resource
 import select
+import signal
 import socket
 import tempfile
 import time
@@ -86,7 +88,7 @@ class _Job:
     """Runs one step to its end or to a limit, ends its processes, and returns what it did."""
     _make_executable(step['product'])
     stdin, pipes = _file(step['stdin']), [os.pipe() for _ in range(3)]
-    before, start = processes.usage(os.getpid()).cpu_s, time.monotonic()
+    before, start = _ended_cpu_s(), time.monotonic()
     child = os.fork()
     if child == 0:
       error, *output = (write for _, write in pipes)
@@ -96,7 +98,7 @@ class _Job:
     error, stdout, stderr = (read for read, _ in pipes)
     watch = _Watch(step['limits'], {stdout: bytearray(), stderr: bytearray()}, start, before)
     limit = self._watch(child, watch)
-    processes.kill_descendants(os.getpid())
+    self._end_processes()
     _, status, used = os.wait4(child, 0)
     watch.read_rest()
     text = os.read(error, 4096).decode(errors='replace')
@@ -107,7 +109,7 @@ class _Job:
         'error': text,
         'limit': limit,
         'seconds': time.monotonic() - start,
-        'cpu_s': max(watch.cpu_s, processes.usage(os.getpid()).cpu_s - before),
+        'cpu_s': max(watch.cpu_s, _ended_cpu_s() - before),
         'memory': max(watch.memory, used.ru_maxrss * 1024),
         'stdout': watch.text(stdout),
         'stderr': watch.text(stderr),
@@ -143,9 +145,17 @@ class _Job:
     files, size = processes.disk_usage(self._box)
     return 'files' if files > self._folder_limits['files'] else 'disk' if size > self._folder_limits['disk_bytes'] else ''
 
+  def _end_processes(self) -> None:
+    """Ends everything below this process, and under bubblewrap so everything in its namespace."""
+    if self._landlock:
+      processes.kill_descendants(os.getpid())
+    else:
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+
   def remove(self) -> None:
     """Ends all processes and removes the folder."""
-    processes.kill_descendants(os.getpid())
+    self._end_processes()
     if self._landlock:
       processes.remove_folder(self._box)
 
@@ -192,6 +202,12 @@ class _Watch:
     if use.memory_bytes > most and processes.proportional_memory(os.getpid()) > most:
       return 'memory'
     return 'processes' if use.tasks > self._limits['processes'] else ''
+
+
+def _ended_cpu_s() -> float:
+  """CPU seconds of the descendants that have ended."""
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return used.ru_utime + used.ru_stime
 
 
 def _make_executable(product: str) -> None:
