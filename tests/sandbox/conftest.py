@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -104,7 +105,7 @@ class Driver:
     return self._ask('grade_output', dict(limits), arguments=arguments)
 
   def _state(self) -> dict:
-    """Everything of this user on this machine: processes, files below the driver's folder, mounts."""
+    """Processes of this user, files below the driver's folder, mounts where a sandbox has its own."""
     processes = set()
     for name in filter(str.isdigit, os.listdir('/proc')):
       try:
@@ -117,7 +118,10 @@ class Driver:
       status = path.lstat()
       text = path.read_text() if path.is_file() else ''
       files[str(path)] = (status.st_mode, status.st_uid, 0 if path.is_dir() else status.st_mtime_ns, text)
-    return {'processes': processes, 'files': files, 'mounts': pathlib.Path('/proc/self/mounts').read_text()}
+    places = re.compile(rf'/tmp|/dev/shm|/proc|/mnt(/[0-9]+)?|/opt/sandbox.*|{tempfile.gettempdir()}/sandbox-.*|{self.folder}.*')
+    lines = pathlib.Path('/proc/self/mounts').read_text().splitlines()
+    mounts = [line for line in lines if places.fullmatch(line.split()[1])]
+    return {'processes': processes, 'files': files, 'mounts': mounts}
 
   def _below(self, pid: int) -> bool:
     while pid > 1:
