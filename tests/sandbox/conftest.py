@@ -118,7 +118,8 @@ class Driver:
       status = path.lstat()
       text = path.read_text() if path.is_file() else ''
       files[str(path)] = (status.st_mode, status.st_uid, 0 if path.is_dir() else status.st_mtime_ns, text)
-    places = re.compile(rf'/tmp|/dev/shm|/proc|/mnt(/[0-9]+)?|/opt/sandbox.*|{tempfile.gettempdir()}/sandbox-.*|{self.folder}.*')
+    boxes = f'{tempfile.gettempdir()}/sandbox-.*'
+    places = re.compile(f'/tmp|/dev/shm|/proc|/mnt(/[0-9]+)?|/opt/sandbox.*|{boxes}|{self.folder}.*')
     lines = pathlib.Path('/proc/self/mounts').read_text().splitlines()
     mounts = [line for line in lines if places.fullmatch(line.split()[1])]
     return {'processes': processes, 'files': files, 'mounts': mounts}
