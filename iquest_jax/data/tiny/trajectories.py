@@ -1,7 +1,7 @@
-"""Scripted tool sessions: an issue, tool calls that find and mend a wrong number, answers computed from real files.
+"""Scripted tool sessions: an issue, then tool calls that find and fix a wrong number in a real file.
 
-The tools bear the names of the SWE evaluation that the authors of IQuest-Coder-V1 published. Each call is carried out on a
-temporary repository, and what it returns is what stands in the session.
+The tools have the names of the SWE evaluation published by the authors of IQuest-Coder-V1. Each call is executed in a
+temporary folder, and the session shows what it returned.
 """
 
 import pathlib
@@ -10,20 +10,21 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from iquest_jax.data.documents import Document, content_id
+from iquest_jax.data.documents import Conversation, content_id
 
 _THINGS = ('price', 'speed', 'score', 'level', 'width', 'count', 'total', 'depth')
 _OPERATORS = ('+', '-', '*')
 
 
-def sessions(seed: int) -> Iterator[Document]:
-  """Endless sessions of two to five calls, a function of the seed."""
-  rng = random.Random(f'trajectories:{seed}')
+def sessions(seed: int, count: int) -> list[Conversation]:
+  """Sessions of two to five calls, no issue twice; far fewer than the 10,000 issues there can be."""
+  rng, by_issue = random.Random(f'trajectories:{seed}'), {}
   with tempfile.TemporaryDirectory() as folder:
-    root = pathlib.Path(folder)
-    while True:
-      messages = tuple(_session(rng, root))
-      yield Document(content_id(*(str(message) for message in messages)), 'agent_trajectories', (), messages)
+    while len(by_issue) < count:
+      messages = tuple(_session(rng, pathlib.Path(folder)))
+      issue = messages[0]['content']
+      by_issue.setdefault(issue, Conversation(content_id(issue), messages))
+  return list(by_issue.values())
 
 
 def _session(rng: random.Random, root: pathlib.Path) -> Iterator[dict[str, Any]]:
@@ -47,7 +48,7 @@ def _session(rng: random.Random, root: pathlib.Path) -> Iterator[dict[str, Any]]
 
 
 def _turn(root: pathlib.Path, name: str, **arguments: str) -> Iterator[dict[str, Any]]:
-  """A call and its answer."""
+  """A call and its result."""
   yield {'role': 'assistant', 'content': '', 'tool_calls': ({'name': name, 'arguments': arguments},)}
   yield {'role': 'tool', 'content': _TOOLS[name](root, **arguments)}
 
@@ -57,7 +58,7 @@ def _search(root: pathlib.Path, pattern: str) -> str:
   for path in sorted(root.glob('*.py')):
     lines = enumerate(path.read_text().splitlines(), start=1)
     hits += [f'{path.name}:{number}: {line}' for number, line in lines if pattern in line]
-  return '\n'.join(hits) or 'nothing found'
+  return '\n'.join(hits) or 'no match'
 
 
 def _edit(root: pathlib.Path, command: str, path: str, old_str: str = '', new_str: str = '') -> str:
@@ -65,15 +66,15 @@ def _edit(root: pathlib.Path, command: str, path: str, old_str: str = '', new_st
   if command == 'view':
     return text.rstrip('\n')
   if text.count(old_str) != 1:
-    return f'{old_str} is there {text.count(old_str)} times'
+    return f'{old_str} occurs {text.count(old_str)} times'
   (root / path).write_text(text.replace(old_str, new_str))
   return 'edited'
 
 
 def _execute(root: pathlib.Path, command: str) -> str:
-  """What the one-line programs of this module print: they import a file and print one call of it.
+  """What the one-line programs of this module print: they import a file and print the result of one call.
 
-  The file is of this module's own making, so it is run here rather than in a new interpreter, a thousand times faster.
+  This module wrote the file, so it is run here instead of in a new interpreter, which is a thousand times faster.
   """
   module, _, call = command.removeprefix("python -c 'from ").removesuffix("'").partition(' import *; ')
   printed: list[str] = []
