@@ -50,7 +50,7 @@ def _corpus(size: str, run_folder, console: Console):
   """The corpus of a tiny size, written if it does not exist; other sizes need --documents."""
   if not size.startswith('tiny'):
     raise UserError(
-        f'--documents is missing; size "{size}" needs the folder of its documents (DIR/<source>/*.jsonl), or prepare a tiny size'
+        f'--documents is missing; size "{size}" needs a folder of documents (DIR/<source>/*.jsonl), only tiny sizes do not'
     )
   from iquest_jax.data.tiny import corpus
 

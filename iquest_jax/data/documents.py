@@ -15,11 +15,9 @@ ROLES = ('system', 'user', 'assistant', 'tool')
 
 @dataclasses.dataclass(frozen=True)
 class File:
-  """Text or code.
+  """Text or code; `repo` names the repository or folder it comes from, '' if there is none.
 
-  Attributes:
-    id: unique within its source, as for every kind of document.
-    repo: name of the repository or folder it comes from; '' if there is none.
+  The id of every kind of document is unique within its source.
   """
 
   id: str
@@ -27,31 +25,14 @@ class File:
   text: str
   repo: str = ''
 
-  @property
-  def texts(self) -> tuple[str, ...]:
-    return (self.text,)
-
-  @property
-  def group(self) -> str:
-    """What is held out as a whole."""
-    return self.repo or self.id
-
 
 @dataclasses.dataclass(frozen=True)
 class Repository:
-  """Several files of one repository, ((path, text), ...), in reading order."""
+  """Several files of a repository, ((path, text), ...), in reading order."""
 
   id: str
   name: str
   files: tuple[tuple[str, str], ...]
-
-  @property
-  def texts(self) -> tuple[str, ...]:
-    return tuple(text for _, text in self.files)
-
-  @property
-  def group(self) -> str:
-    return self.name or self.id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,35 +44,14 @@ class Commit:
   patch: str
   repo: str = ''
 
-  @property
-  def texts(self) -> tuple[str, ...]:
-    return (self.message, self.patch)
-
-  @property
-  def group(self) -> str:
-    return self.repo or self.id
-
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-  """A chat.
-
-  Attributes:
-    messages: see text/chat.py.
-    tools: definitions of the tools that the assistant may call.
-  """
+  """A chat: messages as in text/chat.py, and definitions of the tools that the assistant may call."""
 
   id: str
   messages: tuple[Mapping[str, Any], ...]
   tools: tuple[Mapping[str, Any], ...] = ()
-
-  @property
-  def texts(self) -> tuple[str, ...]:
-    return tuple(message[part] for message in self.messages for part in ('thinking', 'content') if part in message)
-
-  @property
-  def group(self) -> str:
-    return self.id
 
 
 Document = File | Repository | Commit | Conversation
@@ -109,17 +69,27 @@ class FimSplit:
 
 @dataclasses.dataclass(frozen=True)
 class RepositoryView:
-  """What one example shows of a repository: files as context, then the target.
+  """What one example shows of a repository: files as context, ((path, text), ...), then the target.
 
-  Attributes:
-    context: ((path, text), ...).
-    target: completed in the middle if it is cut, otherwise read to its end.
+  The target is completed in the middle if it is cut, otherwise read to its end.
   """
 
   name: str
   context: tuple[tuple[str, str], ...]
   path: str
   target: FimSplit | str
+
+
+def texts(document: Document) -> tuple[str, ...]:
+  """All text of a document, paths and tool calls aside."""
+  match document:
+    case File():
+      return (document.text,)
+    case Repository():
+      return tuple(text for _, text in document.files)
+    case Commit():
+      return (document.message, document.patch)
+  return tuple(message[part] for message in document.messages for part in ('thinking', 'content') if part in message)
 
 
 def to_json(document: Document) -> str:

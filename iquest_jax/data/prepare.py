@@ -19,7 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from iquest_jax.data import sources, split
-from iquest_jax.data.documents import Document
+from iquest_jax.data.documents import Document, texts
 from iquest_jax.data.read.jsonl import jsonl_files, read_jsonl
 from iquest_jax.data.rows import manifest as manifest_lib
 from iquest_jax.data.rows import mixture, packing
@@ -227,7 +227,7 @@ def _sample(documents: Iterable[Document], characters: int) -> Iterator[str]:
     if characters <= 0:
       return
     if not split.is_held_out(document):
-      for text in document.texts:
+      for text in texts(document):
         characters -= len(text)
         yield text
 

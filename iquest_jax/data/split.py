@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 
-from iquest_jax.data.documents import Document
+from iquest_jax.data.documents import Document, Repository
 
 HELD_OUT_SHARE = 1 / 16
 
@@ -15,7 +15,8 @@ def bucket(document: Document) -> float:
 
 def is_held_out(document: Document) -> bool:
   """Whether a document is kept from training. A repository is held out as a whole: its files and what is built of them."""
-  return _unit_hash('held_out', document.group) < HELD_OUT_SHARE
+  repo = document.name if isinstance(document, Repository) else getattr(document, 'repo', '')
+  return _unit_hash('held_out', repo or document.id) < HELD_OUT_SHARE
 
 
 def select(documents: Iterator[Document], split: str, buckets: tuple[float, float]) -> Iterator[Document]:

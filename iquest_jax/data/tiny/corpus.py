@@ -10,13 +10,14 @@ import random
 import shutil
 from collections.abc import Iterable, Iterator
 
-from iquest_jax.data.documents import Document, File, to_json
+from iquest_jax.data.documents import Document, File, texts, to_json
 from iquest_jax.data.tiny import chats, facts, history, packages, reasoning, trajectories, turns
 from iquest_jax.run_folder import write_whole
 
-# Sizes that the tiny stages read about once (characters of text, or documents); about five times a source's held-out rows.
-_WEB_TEXT, _CODE, _HIGH_QUALITY, _FACTS, _REPOSITORIES, _SMALL = 750_000, 750_000, 350_000, 80_000, 200_000, 150_000
-_REASONING_QA, _REASONING_THINKING, _CHATS, _SESSIONS, _COMMITS = 2600, 1400, 2000, 500, 1000
+# The tiny stages read each source about once, and a sixteenth of it fills their held-out rows. In characters of text:
+_WEB_TEXT, _CODE, _HIGH_QUALITY, _FACTS, _SMALL = 700_000, 700_000, 550_000, 70_000, 220_000
+# In documents, or turns of chats:
+_REASONING_QA, _REASONING_THINKING, _CHATS, _SESSIONS, _COMMITS = 2200, 1300, 2600, 420, 800
 
 
 def write(folder: str | pathlib.Path, seed: int = 0, checkout: pathlib.Path = history.CHECKOUT) -> None:
@@ -60,7 +61,7 @@ def _documents(seed: int, checkout: pathlib.Path) -> dict[str, Iterable[Document
       'replay': _up_to(_SMALL, _alternate(high_quality, web_text)),
       'commits': commits,
       'file_level': _up_to(_SMALL, code),
-      'repository_level': _up_to(_REPOSITORIES, packages.repositories()),
+      'repository_level': _up_to(_SMALL, packages.repositories()),
       'reasoning_qa': turns.conversations(worked, rng, longest=1, thinking=False),
       'reasoning_thinking': turns.conversations(questions[_REASONING_QA:], rng, longest=1, thinking=True),
       'agent_trajectories': trajectories.sessions(seed, _SESSIONS),
@@ -77,7 +78,7 @@ def _up_to(characters: int, documents: Iterable[Document]) -> list[Document]:
     if characters <= 0:
       break
     taken.append(document)
-    characters -= sum(map(len, document.texts))
+    characters -= sum(map(len, texts(document)))
   return taken
 
 
