@@ -8,6 +8,7 @@ from iquest_jax.data.prepare import prepare
 from iquest_jax.data.tiny import corpus as tiny_corpus
 from iquest_jax.data.tiny import history
 from iquest_jax.run_folder import RunFolder
+
 from tests.data.small_stage import stage
 
 

@@ -98,10 +98,11 @@ def test_a_completion_shows_the_two_most_similar_files():
   names = ['alpha', 'beta', 'gamma', 'delta', 'epsilon', 'zeta_', 'theta', 'iota_']
   # File n shares the first n names with the target; each name alone is on a line.
   target = '\n'.join(names) + '\n'
-  files = tuple((f'{n}.py', '\n'.join([*names[:n], f'other_{n}', '']) * 1) for n in (5, 1, 7, 3, 0))
+  files = tuple((f'{n}.py', '\n'.join([*names[:n], f'other_{n}', ''])) for n in (5, 1, 7, 3, 0))
   shown = set()
+  repository = Repository('1', 'r', (*files, ('t.py', target)))
   for seed in range(60):
-    view = context_builder.repository(Repository('1', 'r', (*files, ('t.py', target))), 2000, TOKENIZER, random.Random(seed))
+    view = context_builder.repository(repository, 2000, TOKENIZER, random.Random(seed))
     if isinstance(view.target, FimSplit) and view.path == 't.py':
       assert whole(view.target) == target
       shown.add(tuple(path for path, _ in view.context))

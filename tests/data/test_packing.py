@@ -1,7 +1,6 @@
 """Packing: every token once and in order, positions restart, no row crosses documents."""
 
 import collections
-import itertools
 
 import numpy as np
 from hypothesis import given
@@ -27,14 +26,6 @@ def _segments(rows):
     for segment in range(1, row['segment_ids'].max(initial=0) + 1):
       inside = row['segment_ids'] == segment
       yield row['tokens'][inside], row['loss_weights'][inside], row['positions'][inside]
-
-
-def test_packing_ends_after_so_many_drops_in_a_row_and_not_after_so_many():
-  lengths = [*[99, 0] * 2, 5, *[99] * 4, 5, *[99] * 4, 0, 5]  # the last 5 comes too late
-  counts = packing.Counts()
-  rows = list(packing.pack(_examples(lengths), 10, True, counts, patience=5))
-  assert counts.documents == 2 and counts.drops.total() == 13 and np.count_nonzero(rows[0]['tokens']) == 10
-  assert len(rows) == 1 and not list(packing.pack(itertools.repeat(_examples([99])[0]), 10, True, counts, patience=5))
 
 
 @given(LENGTHS, st.integers(1, 24), st.booleans())

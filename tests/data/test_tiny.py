@@ -19,6 +19,7 @@ from iquest_jax.data.sources import SOURCES, check
 from iquest_jax.data.tiny import chats, facts, history, reasoning, turns
 from iquest_jax.data.tiny import corpus as tiny_corpus
 from iquest_jax.text import chat
+
 from tests.run.helpers import files
 
 

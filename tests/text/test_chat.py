@@ -69,8 +69,8 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip
-CALLS = st.lists(st.fixed_dictionaries({'name': st.text(min_size=1), 'arguments': st.dictionaries(st.text(), JSON, max_size=3)}),
-                 max_size=3)  # fmt: skip
+ARGUMENTS = st.dictionaries(st.text(), JSON, max_size=3)
+CALLS = st.lists(st.fixed_dictionaries({'name': st.text(min_size=1), 'arguments': ARGUMENTS}), max_size=3)
 
 
 @given(PLAIN, PLAIN, CALLS)

@@ -98,7 +98,7 @@ def entry_if_current(rows_dir: str | pathlib.Path, source: str, inputs: str) -> 
       return None
     for split in SPLITS:
       Rows(rows_dir, source, split, command='')
-    whole = all(stamp(dataset(rows_dir, source) / name) == stamp for name, stamp in record['files'].items())
+    whole = all(stamp(dataset(rows_dir, source) / name) == was for name, was in record['files'].items())
   except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, UserError):
     return None
   return record if whole else None
