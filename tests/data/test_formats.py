@@ -131,6 +131,6 @@ def test_tools_of_a_conversation_reach_the_example():
 
 
 def test_mixtures_and_the_table_name_the_same_sources():
-  tables = [value for value in vars(mixtures).values() if isinstance(value, (dict, tuple))]
-  tables = [table for value in tables for table in (value if isinstance(value, tuple) else (value,))]
-  assert {name for table in tables for name in table if isinstance(table, dict)} == sources.SOURCES.keys()
+  tables = [value for name, value in vars(mixtures).items() if name.isupper()]
+  phases = [phase for table in tables for phase in (table if isinstance(table, tuple) else (table,))]
+  assert len(phases) == 11 and set().union(*phases) == sources.SOURCES.keys()

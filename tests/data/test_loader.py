@@ -49,8 +49,10 @@ def _rows_dir(tmp_path_factory) -> pathlib.Path:
 
 
 def make(rows_dir, **changes):
-  wanted = dict(schedule=SCHEDULE, context=CONTEXT, batch_rows=BATCH, seed=3, tokenizer_fingerprint='ours', command='THE COMMAND')
-  return Loader(rows_dir, **{**wanted, **changes})
+  usual = dict(
+      schedule=SCHEDULE, context=CONTEXT, batch_rows=BATCH, seed=3, tokenizer_fingerprint='ours', command='THE COMMAND'
+  )
+  return Loader(rows_dir, **{**usual, **changes})
 
 
 def read(loader, start, end, chosen=range(BATCH)):
@@ -116,6 +118,18 @@ def test_any_step_is_reached_without_the_ones_before(rows_dir):
   far = read(loader, 10**6, 10**6 + 1)
   assert same(far, read(make(rows_dir), 10**6, 10**6 + 1)) and not same(far, whole[:1])
   assert not same(read(make(rows_dir, seed=4), 0, 12), whole)
+
+
+def test_adding_a_source_keeps_the_order_of_the_others(rows_dir):
+  first_tokens = lambda loader, steps: [
+      int(tokens[0])
+      for batch in read(loader, 0, steps)
+      for tokens, source in zip(batch['tokens'], batch['source_ids'])
+      if loader.sources[source] == 'b'
+  ]
+  alone = first_tokens(make(rows_dir, schedule=((0, (('b', 1.0),)),)), 6)
+  beside = first_tokens(make(rows_dir, schedule=((0, (('a', 1.0), ('b', 1.0), ('c', 1.0))),)), 12)
+  assert len(alone) == 48 and len(beside) > 24 and alone[: len(beside)] == beside[:48]
 
 
 @pytest.mark.parametrize('hosts', [2, 4])

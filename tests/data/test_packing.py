@@ -13,7 +13,7 @@ LENGTHS = st.lists(st.integers(0, 40), max_size=120)
 
 
 def _examples(lengths):
-  """Example d holds the tokens 1000 d + 0, 1, 2, ...; so a token says where it comes from. Weights are never 0."""
+  """Example d holds the tokens 1000 d + 0, 1, 2, ...; so a token identifies its document. Weights are never 0."""
   return [
       Example(1000 * d + np.arange(n, dtype=np.int32), (1 + np.arange(n) % 3).astype(np.float32))
       for d, n in enumerate(lengths, start=1)
@@ -29,28 +29,28 @@ def _segments(rows):
 
 
 @given(LENGTHS, st.integers(1, 24), st.booleans())
-def test_every_token_of_every_document_is_there_once_and_in_order(lengths, context, whole):
+def test_every_token_of_every_document_occurs_once_and_in_order(lengths, context, whole):
   examples, counts = _examples(lengths), packing.Counts()
   rows = list(packing.pack(examples, context, whole, counts))
-  found = collections.defaultdict(list)
+  pieces_of = collections.defaultdict(list)
   for tokens, weights, positions in _segments(rows):
     document = tokens[0] // 1000
     assert (tokens // 1000 == document).all()  # no segment holds two documents
     assert (positions == np.arange(len(tokens))).all()  # positions restart
     assert (weights == 1 + tokens % 1000 % 3).all()
-    found[document].append(tokens)
+    pieces_of[document].append(tokens)
   kept = {d: n for d, n in enumerate(lengths, start=1) if n and not (whole and n > context)}
-  assert counts.documents == len(kept) and found.keys() == kept.keys()
-  for document, pieces in found.items():
+  assert counts.documents == len(kept) and pieces_of.keys() == kept.keys()
+  for document, pieces in pieces_of.items():
     tokens = np.concatenate(sorted(pieces, key=lambda piece: piece[0]))
     assert np.array_equal(tokens, 1000 * document + np.arange(kept[document]))
-    assert len(pieces) == -(-kept[document] // context)  # cut only where it is longer than a row
+    assert len(pieces) == -(-kept[document] // context)  # cut only if it is longer than a row
   dropped = {packing.EMPTY: lengths.count(0), packing.TOO_LONG: sum(n > context for n in lengths) if whole else 0}
   assert counts.drops == collections.Counter({reason: n for reason, n in dropped.items() if n})
 
 
 @given(LENGTHS, st.integers(1, 24))
-def test_a_row_is_whole_and_padding_is_zero(lengths, context):
+def test_a_row_has_every_field_and_padding_is_zero(lengths, context):
   for row in packing.pack(_examples(lengths), context, False, packing.Counts()):
     assert {name: (array.shape, array.dtype.type) for name, array in row.items()} == {
         name: ((context,), dtype) for name, dtype in packing.FIELDS.items()

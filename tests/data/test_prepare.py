@@ -218,10 +218,10 @@ def test_a_full_disk_is_reported_in_one_line_and_what_was_finished_stays(corpus,
   prepare(stage(data__mixture=((0, (('file_level', 1.0),)),)), run, corpus)
   more = ((0, (('file_level', 1.0),)), (4, (('reasoning_qa', 1.0),)))
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # files end there, as on a full disk
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # files end there, as on a full disk
   try:
     with pytest.raises(UserError, match='midtrain_32k: File too large; nothing finished is lost') as error:
-      prepare(stage(data__mixture=more, train__steps=500), run, corpus)
+      prepare(stage(data__mixture=more, train__steps=40), run, corpus)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert '\n' not in str(error.value)

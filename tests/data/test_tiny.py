@@ -4,7 +4,6 @@ import collections
 import importlib
 import itertools
 import random
-import shutil
 import subprocess
 import sys
 
@@ -12,7 +11,7 @@ import pytest
 
 from experiments import chain
 from iquest_jax.data import split
-from iquest_jax.data.documents import Commit, Conversation, texts
+from iquest_jax.data.documents import Commit, Conversation, File, texts
 from iquest_jax.data.read.jsonl import read_jsonl
 from iquest_jax.data.rows.mixture import rows_needed
 from iquest_jax.data.sources import SOURCES, check
@@ -47,14 +46,16 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(corpus, checkout,
   assert files(tmp_path / 'corpus') == files(corpus)
 
 
-def test_a_complete_corpus_is_kept_and_a_partial_one_replaced(corpus, checkout, tmp_path, monkeypatch):
-  folder = tmp_path / 'corpus'
-  shutil.copytree(corpus / 'facts', tmp_path / 'corpus.partial' / 'stale')  # left by a killed run
-  tiny_corpus.write(folder, checkout=checkout)
-  assert files(folder) == files(corpus) and [path.name for path in tmp_path.iterdir()] == ['corpus']
+def test_a_complete_corpus_is_kept_and_a_partial_one_replaced(tmp_path, monkeypatch):
+  document, folder = File('1', 'a.py', 'x = 1'), tmp_path / 'corpus'
+  (tmp_path / 'corpus.partial' / 'stale').mkdir(parents=True)  # left by a killed run
+  monkeypatch.setattr(tiny_corpus, '_documents', lambda *_: {'code': [document]})
+  tiny_corpus.write(folder)
+  written = files(folder)
+  assert list(written) == ['code/documents.jsonl'] and [path.name for path in tmp_path.iterdir()] == ['corpus']
   monkeypatch.setattr(tiny_corpus, '_documents', None)  # nothing is generated again
-  tiny_corpus.write(folder, checkout=checkout)
-  assert files(folder) == files(corpus)
+  tiny_corpus.write(folder)
+  assert files(folder) == written and list(read_jsonl(folder, 'code')) == [document]
 
 
 def _turns(conversation):
