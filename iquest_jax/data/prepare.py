@@ -189,7 +189,10 @@ def _import_tasks() -> types.ModuleType:
   with open(os.devnull, 'wb') as nowhere:
     os.dup2(nowhere.fileno(), 2)
   try:
-    return importlib.import_module('iquest_jax.data.tasks')
+    tasks = importlib.import_module('iquest_jax.data.tasks')
+    # Rows are prepared on the CPU; TensorFlow would otherwise reserve accelerator memory that training needs.
+    tasks.tf.config.set_visible_devices([], 'GPU')
+    return tasks
   finally:
     os.dup2(kept, 2)
     os.close(kept)

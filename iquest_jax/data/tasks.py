@@ -18,9 +18,6 @@ from iquest_jax.errors import UserError
 from iquest_jax.text.example import Example
 from iquest_jax.text.tokenizer import Tokenizer
 
-# Rows are prepared on the CPU; TensorFlow would otherwise reserve accelerator memory that training needs.
-tf.config.set_visible_devices([], 'GPU')
-
 
 class SourceTask:
   """A source of a stage as the Task `<stage>.<source>`: documents of a split, in order, formatted and tokenised.

@@ -143,20 +143,20 @@ def test_hosts_read_together_what_one_host_reads(rows_dir, hosts):
 
 @pytest.mark.parametrize('axes', [{'data': 8}, {'data': 2, 'context': 4}, {'data': 1, 'context': 2}])
 def test_global_arrays_follow_the_context_axis_on_any_mesh(rows_dir, axes):
-  places = shardings(jax.devices()[: np.prod(list(axes.values()))], **axes)
+  on_mesh = shardings(jax.devices()[: np.prod(list(axes.values()))], **axes)
   loader, order = make(rows_dir), zigzag(CONTEXT, axes.get('context', 1))
-  lies = lambda values: values[:, order] if values.ndim == 2 else values
-  for batch, wanted in zip(loader.batches(1, 4, places), read(loader, 1, 4), strict=True):
+  ordered = lambda values: values[:, order] if values.ndim == 2 else values
+  for batch, expected in zip(loader.batches(1, 4, on_mesh), read(loader, 1, 4), strict=True):
     for name in FIELDS:
       value = getattr(batch, name)
-      assert value.sharding == getattr(places, name) and np.array_equal(value, lies(wanted[name]))
+      assert value.sharding == getattr(on_mesh, name) and np.array_equal(value, ordered(expected[name]))
 
 
 def test_held_out_rows_are_in_the_order_of_the_context_axis_too(rows_dir):
   loader, order = make(rows_dir), zigzag(CONTEXT, 4)
   natural = loader.held_out(2, BATCH, shardings(jax.devices()[:2], data=2))
-  lying = loader.held_out(2, BATCH, shardings(jax.devices(), data=2, context=4))
-  for left, right in zip(natural, lying, strict=True):
+  zigzagged = loader.held_out(2, BATCH, shardings(jax.devices(), data=2, context=4))
+  for left, right in zip(natural, zigzagged, strict=True):
     assert np.array_equal(left.source_ids, right.source_ids) and not np.array_equal(order, np.arange(CONTEXT))
     for name in FIELDS[:-1]:
       assert np.array_equal(np.asarray(getattr(left, name))[:, order], getattr(right, name))
@@ -165,8 +165,8 @@ def test_held_out_rows_are_in_the_order_of_the_context_axis_too(rows_dir):
 def test_a_process_makes_global_arrays_from_its_own_rows(rows_dir):
   """As on the second of two hosts, whose four devices hold rows 4 to 7: the others are never asked for."""
   devices = jax.devices()[4:8]
-  places = shardings(devices, data=4)
-  assert loader_lib.local_rows(places, BATCH, CONTEXT) == tuple(range(BATCH))
+  on_mesh = shardings(devices, data=4)
+  assert loader_lib.local_rows(on_mesh, BATCH, CONTEXT) == tuple(range(BATCH))
   mine = (1, 4, 5, 6, 7)
   batch = read(make(rows_dir), 0, 1, mine)[0]
   whole = read(make(rows_dir), 0, 1)[0]
@@ -176,8 +176,8 @@ def test_a_process_makes_global_arrays_from_its_own_rows(rows_dir):
 
 @pytest.mark.parametrize('batch_rows', [2, 4])
 def test_held_out_batches_cover_each_source_in_order_and_padding_weighs_nothing(rows_dir, batch_rows):
-  loader, places = make(rows_dir), shardings(jax.devices()[:2], data=2)
-  batches = loader.held_out(2, batch_rows, places)
+  loader, on_mesh = make(rows_dir), shardings(jax.devices()[:2], data=2)
+  batches = loader.held_out(2, batch_rows, on_mesh)
   assert len(batches) == -(-6 // batch_rows)
   tokens = np.concatenate([batch.tokens for batch in batches])
   ids = np.concatenate([batch.source_ids for batch in batches])
@@ -188,7 +188,7 @@ def test_held_out_batches_cover_each_source_in_order_and_padding_weighs_nothing(
       assert np.array_equal(tokens[2 * index + row], held_out[row]['tokens'])
   padding = np.concatenate([batch.loss_weights for batch in batches])[6:]
   assert not padding.any() and not np.concatenate([batch.segment_ids for batch in batches])[6:].any()
-  assert len(loader.held_out(100, batch_rows, places)) == -(-9 // batch_rows)  # there are three of each
+  assert len(loader.held_out(100, batch_rows, on_mesh)) == -(-9 // batch_rows)  # there are three of each
 
 
 def test_epochs_are_reported_per_source(rows_dir):

@@ -1,4 +1,4 @@
-"""Fill in the middle: where a text is cut in three.
+"""Fill in the middle: at which positions a text is cut in three.
 
 Source: IQuest-Coder-V1 report, pre-training data, completion.
 """

@@ -1,4 +1,4 @@
-"""Commits: this project's own history where there is a checkout, then a generated repository with a real history."""
+"""Commits of this project's checkout, if there is one, then of a generated repository with a real history."""
 
 import itertools
 import pathlib
