@@ -71,17 +71,17 @@ def _run():
 
 
 def _prepare(configs, run_folder) -> None:
-  """Makes missing rows in a process of its own: preparing imports TensorFlow, training never does."""
+  """Prepares missing rows in a process of its own: preparing imports TensorFlow, training never does."""
   from iquest_jax.data.loader import Loader
 
   try:
     for config in configs:
       Loader.of_stage(config, run_folder)
   except UserError:
-    wanted = [sys.executable, '-m', 'launch.prepare', f'--size={FLAGS.size}', f'--workdir={run_folder.path}']
-    status = subprocess.run(wanted, check=False).returncode
+    arguments = [sys.executable, '-m', 'launch.prepare', f'--size={FLAGS.size}', f'--workdir={run_folder.path}']
+    status = subprocess.run(arguments, check=False).returncode
     if status:
-      sys.exit(status)  # it has said why
+      sys.exit(status)  # it has printed the reason
 
 
 def _check_size(run_folder, stages) -> None:

@@ -1,8 +1,8 @@
 """From packed rows to batches, as a pure function of (seed, step, row).
 
 Row i of step s is global row s * batch_rows + i. The mixture says which source it comes from and which draw of that
-source it is; Grain's indexed shuffle says which row on disk that draw is. No state is kept, so any step is reached at
-once, and hosts and devices do not enter: each process reads the rows its devices hold.
+source it is; Grain's indexed shuffle maps that draw to a row on disk. No state is kept, so a resume at any step is
+immediate and independent of hosts and devices: each process reads the rows its devices hold.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.text.tokenizer import Tokenizer
 
-# Batches read ahead: enough to ride out a slow read, little enough for long contexts. More than one thread would only
-# take turns on the interpreter's lock.
+# Batches read ahead: enough to hide a slow read, few enough for long contexts. More threads would only wait for the
+# interpreter's lock.
 _READ_AHEAD = 4
 _THREADS = 1
 
@@ -59,11 +59,11 @@ class Loader:
       batch_rows: B, rows of a whole batch over all hosts.
       seed: of the order in which a source's rows are drawn.
       tokenizer_fingerprint: of the tokenizer the rows must have been made with.
-      command: makes the rows; named in errors.
+      command: prepares the rows; named in errors.
 
     Raises:
-      UserError: the schedule is wrong, or the rows are missing, damaged, empty, or made for something else; also later,
-        where damage shows only as rows are read.
+      UserError: the schedule is malformed, or the rows are missing, damaged, empty, or made for another context or
+        tokenizer. Damage may also be found later, as rows are read.
     """
     mixture = Mixture(schedule, batch_rows)
     self.sources = mixture.sources
@@ -86,7 +86,7 @@ class Loader:
     """The loader of a stage in a run folder; reads config.stage, size, seed, data and train.batch_rows."""
     command = manifest_lib.command(config, run)
     if not run.tokenizer.exists():
-      raise UserError(f'rows: {run.tokenizer} is missing; prepare it and the rows by {command}')
+      raise UserError(f'rows: {run.tokenizer} is missing; prepare it and the rows with {command}')
     return cls(
         manifest_lib.folder(config, run),
         config.data.mixture,
@@ -98,12 +98,12 @@ class Loader:
     )
 
   def epochs(self, steps: int) -> dict[str, float]:
-    """How often each source is read over so many steps; above 1 its rows repeat."""
+    """How often the rows of each source are read in `steps` steps; above 1 they repeat."""
     drawn = self._mixture.drawn_before(steps * self._batch_rows)
     return {name: rows / self._counts[name] for name, rows in drawn.items()}
 
   def batches(self, start_step: int, end_step: int, shardings: Batch) -> Iterator[Batch]:
-    """Global batches of steps start_step .. end_step - 1, read ahead in threads.
+    """Global batches of steps start_step .. end_step - 1, read ahead in a thread.
 
     Args:
       start_step: first step.
@@ -115,7 +115,7 @@ class Loader:
       yield to_global(batch, mine, self._batch_rows, shardings)
 
   def numpy_batches(self, start_step: int, end_step: int, rows: Sequence[int]) -> Iterator[NumpyBatch]:
-    """Some rows of each batch, read ahead in threads.
+    """Some rows of each batch, read ahead in a thread.
 
     Args:
       start_step: first step.
@@ -134,7 +134,7 @@ class Loader:
 
     Args:
       rows_per_source: at most this many of each source.
-      batch_rows: rows of a batch over all hosts; the last batch is filled up with padding, which weighs nothing.
+      batch_rows: rows of a batch over all hosts; the last batch is filled up with padding of weight 0.
       shardings: as in `batches`.
     """
     mine = local_rows(shardings, batch_rows, self._context)
@@ -155,12 +155,12 @@ class Loader:
 
 def local_rows(shardings: Batch, batch_rows: int, context: int) -> tuple[int, ...]:
   """Sorted indices of the rows of a [B, T] batch that devices of this process hold."""
-  places = shardings.tokens.addressable_devices_indices_map((batch_rows, context)).values()
-  return tuple(sorted({row for rows, _ in places for row in range(batch_rows)[rows]}))
+  shards = shardings.tokens.addressable_devices_indices_map((batch_rows, context)).values()
+  return tuple(sorted({row for rows, _ in shards for row in range(batch_rows)[rows]}))
 
 
 def to_global(batch: NumpyBatch, rows: Sequence[int], batch_rows: int, shardings: Batch) -> Batch:
-  """Makes global arrays out of the rows that this process has read, positions in the order of the mesh's context axis.
+  """Global arrays from the rows that this process has read, with positions in the order of the mesh's context axis.
 
   Args:
     batch: [R, T] and [R] arrays, in natural order.
@@ -185,7 +185,7 @@ def to_global(batch: NumpyBatch, rows: Sequence[int], batch_rows: int, shardings
 
 
 def _stack(rows: list[Row]) -> NumpyBatch:
-  """Stacks rows and makes targets: what follows in the same document, with the weight of learning it."""
+  """Stacks rows and makes targets: the next token of the same document, with its loss weight."""
   batch = {name: np.stack([row[name] for row in rows]) for name in (*FIELDS, 'source_ids')}
   segments = batch['segment_ids']
   follows = np.zeros_like(segments, bool)
@@ -196,5 +196,5 @@ def _stack(rows: list[Row]) -> NumpyBatch:
 
 
 def _seed_of(seed: int, source: str) -> int:
-  """32 bits for a source: adding a source to a stage leaves the order of the others alone."""
+  """A 32-bit seed that depends on the name of a source: adding a source to a stage keeps the order of the others."""
   return int.from_bytes(hashlib.sha256(f'{seed}:{source}'.encode()).digest()[:4], 'big')

@@ -11,7 +11,7 @@ from iquest_jax.errors import UserError
 from iquest_jax.model.transformer import Transformer
 from iquest_jax.text import chat as chat_format
 from iquest_jax.text import example
-from iquest_jax.text.tokenizer import END_OF_TEXT, IM_END, IM_START, Tokenizer
+from iquest_jax.text.tokenizer import END_OF_TEXT, IM_END, Tokenizer
 
 
 def generate(
@@ -75,9 +75,7 @@ def complete(
     length, temperature, seed: as in `generate`.
   """
   if chat:
-    segments = chat_format.segments([{'role': 'user', 'content': prompt}])
-    segments += [(example.Structure(IM_START), 0.0), ('assistant\n', 0.0)]
-    ids = example.build(tokenizer, segments).tokens
+    ids = example.build(tokenizer, chat_format.prompt([{'role': 'user', 'content': prompt}])).tokens
   else:
     ids = np.asarray(tokenizer.encode(prompt, allow_special=True), np.int32)
   stop = (tokenizer.id(IM_END), tokenizer.id(END_OF_TEXT))

@@ -83,12 +83,12 @@ SETTINGS = {
     'a row that does not divide by the chunk': (1, {'train.loss_chunk': 12}, 'does not divide by train.loss_chunk 12'),
     'heads that do not divide': (4, {'mesh.fsdp': 1, 'mesh.tensor': 4}, 'do not divide by mesh axes tensor = 4'),
     'rows of another context length': (
-        1, {'data.context': 64}, 'have context 32, the stage has 64; prepare them again by python -m launch.prepare '
+        1, {'data.context': 64}, 'have context 32, the stage has 64; prepare them again with python -m launch.prepare '
         '--exp=anneal:size=tiny --workdir='),
-    'a mixture that is none': (1, {'data.mixture': (1, 2)}, 'data.mixture: (1, 2) is not ((from_step, ((source, weight)'),
+    'a mixture that is none': (1, {'data.mixture': (1, 2)}, 'data.mixture must be ((from_step, ((source, weight)'),
     'a mixture that starts late': (1, {'data.mixture': ((3, (('code', 1.0),)),)}, 'the first phase must start at step 0'),
     'a mixture of a source without rows': (
-        1, {'data.mixture': ((0, (('commits', 1.0),)),)}, 'has no rows of "commits"; prepare them again by'),
+        1, {'data.mixture': ((0, (('commits', 1.0),)),)}, 'has no rows of "commits"; prepare them again with'),
     'an unknown schedule': (1, {'optim.schedule': 'cosin'}, 'did you mean "cosine"?'),
     'a model the parent was not made for': (
         1, {'model.rope_theta': 10000.0}, 'was made with model.rope_theta = 500000.0, this stage has 10000.0; set '),
@@ -119,7 +119,7 @@ def test_a_parent_without_a_checkpoint_is_named_with_the_command_that_makes_it(s
   # The command is a good one, down to the rows it asks for, and so is the one that makes those.
   shutil.rmtree(workdir / 'rows/pretrain')
   line = refused(shared, workdir, shlex.split(told[2]))
-  told = re.fullmatch(r'rows: .*/rows/pretrain/manifest.json is missing; prepare the rows by python (.*)', line)
+  told = re.fullmatch(r'rows: .*/rows/pretrain/manifest.json is missing; prepare the rows with python (.*)', line)
   kind, module, *flags = shlex.split(told[1])
   parse = f'import sys, {module}; from launch import command; command._parse(sys.argv); print(command.config().stage)'
   assert (kind, shared.run(['-c', parse, *flags]).stdout) == ('-m', 'pretrain\n')
@@ -170,7 +170,7 @@ def test_a_checkpoint_with_a_changed_byte_is_named(shared, workdir, stage):
 def test_rows_made_with_another_tokenizer_are_refused(shared, workdir):
   run_helpers.write_tokenizer(workdir, 'another text to learn merges from\n' * 3)
   line = refused(shared, workdir, train('anneal', workdir))
-  assert re.search(r'rows/anneal were made with another tokenizer \(\w{12}, the run has \w{12}\); prepare them again by '
+  assert re.search(r'rows/anneal were made with another tokenizer \(\w{12}, the run has \w{12}\); prepare them again with '
                    rf'python -m launch.prepare --exp=anneal:size=tiny --workdir={workdir}$', line)  # fmt: skip
 
 
@@ -186,16 +186,16 @@ def test_damaged_rows_are_refused(shared, workdir, damage):
     file.write_text('{}')
   line = refusal(shared.run(train('anneal', workdir), status=2))
   assert line.startswith(f'rows: {file} ') and line.endswith(
-      f'by python -m launch.prepare --exp=anneal:size=tiny --workdir={workdir}')  # fmt: skip
+      f'with python -m launch.prepare --exp=anneal:size=tiny --workdir={workdir}')  # fmt: skip
 
 
 def test_a_workdir_without_tokenizer_or_rows_is_refused(shared, workdir):
   manifest = workdir / 'rows/anneal/manifest.json'
   manifest.unlink()
-  assert 'rows/anneal/manifest.json is missing; prepare the rows by' in refused(shared, workdir, train('anneal', workdir))
+  assert 'rows/anneal/manifest.json is missing; prepare the rows with' in refused(shared, workdir, train('anneal', workdir))
   shutil.rmtree(workdir / 'tokenizer')
   line = refused(shared, workdir, train('anneal', workdir))
-  assert line.endswith('tokenizer/tokenizer.json is missing; prepare it and the rows by python -m launch.prepare '
+  assert line.endswith('tokenizer/tokenizer.json is missing; prepare it and the rows with python -m launch.prepare '
                        f'--exp=anneal:size=tiny --workdir={workdir}')  # fmt: skip
 
 

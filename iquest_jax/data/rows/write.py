@@ -1,6 +1,6 @@
 """Writes packed rows: one TFDS dataset (ArrayRecord) per source.
 
-`<rows_dir>/<source>/` appears whole, by one rename; `<rows_dir>/manifest.json` appears when every source is there. A
+`<rows_dir>/<source>/` appears atomically, by one rename; `<rows_dir>/manifest.json` is written once every source exists. A
 preparation that was killed leaves `.incomplete/` and nothing that looks finished.
 """
 
@@ -34,21 +34,21 @@ def write_source(
     inputs: str,
     splits: dict[str, Callable[[Counts], Iterable[Row]]],
 ) -> dict[str, Any]:
-  """Writes the rows of a source, whole or not at all, in place of those that are there.
+  """Writes the rows of a source atomically, replacing those that exist.
 
   Args:
     rows_dir: folder of the stage's rows.
     source: name of the source.
     context: T, tokens in a row.
-    inputs: hash of everything the rows depend on; `entry_if_current` asks for it again.
-    splits: for each split, gives its rows, writing counts along the way.
+    inputs: hash of everything the rows depend on; `entry_if_current` compares it.
+    splits: {split: function that yields its rows and updates the counts}.
 
   Returns:
     The source's entry of the manifest.
 
   Raises:
     UserError: a split has no rows.
-    OSError: the disk is full or refuses.
+    OSError: the disk is full or not writable.
   """
   import tensorflow_datasets as tfds
 
@@ -86,11 +86,11 @@ def write_source(
 
 
 def entry_if_current(rows_dir: str | pathlib.Path, source: str, inputs: str) -> dict[str, Any] | None:
-  """The entry of a source that was written from the same inputs; None where it has to be made.
+  """The entry of a source if it was written from the same inputs and is undamaged, otherwise None.
 
-  Checks the hash of every file, since the command that errors name must not keep what is damaged: half a second a
-  gigabyte (measured), and making them takes far longer. A start of training checks names and sizes alone
-  (`check_manifest`): hours of hashing on every host would find nothing that ArrayRecord does not find as it reads (`Rows`).
+  Checks the hash of every file, since the command that errors name must not keep damaged rows. This takes half a second
+  per gigabyte (measured), far less than writing them. Training checks only names and sizes when it starts
+  (`check_manifest`): hours of hashing on every host would find nothing that ArrayRecord does not find as it reads.
   """
   try:
     record = json.loads((pathlib.Path(rows_dir) / source / _RECORD).read_text())
@@ -98,7 +98,7 @@ def entry_if_current(rows_dir: str | pathlib.Path, source: str, inputs: str) -> 
       return None
     for split in SPLITS:
       Rows(rows_dir, source, split, command='')
-    whole = all(stamp(dataset(rows_dir, source) / name) == stamp for name, stamp in record['files'].items())
+    whole = all(stamp(dataset(rows_dir, source) / name) == was for name, was in record['files'].items())
   except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, UserError):
     return None
   return record if whole else None
@@ -106,7 +106,7 @@ def entry_if_current(rows_dir: str | pathlib.Path, source: str, inputs: str) -> 
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-  """TFDS prints and logs what it downloads, which here is nothing."""
+  """Silences TFDS, which prints and logs what it downloads although there is nothing to download."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.WARNING)
   try:
@@ -118,7 +118,7 @@ def _quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _same_bytes() -> Iterator[None]:
-  """TFDS writes the fields of a row in an order that changes from process to process; here it is always the same."""
+  """Makes TFDS write the fields of a row in a fixed order; its own changes from process to process."""
   from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
   def serialize(self, example):
@@ -133,7 +133,7 @@ def _same_bytes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _disk_errors(path: str | pathlib.Path) -> Iterator[None]:
-  """The ArrayRecord writer tells of the disk in the text of a RuntimeError only."""
+  """Turns the RuntimeErrors of the ArrayRecord writer into OSErrors: only their text says that the disk is full."""
   try:
     yield
   except RuntimeError as error:
@@ -144,7 +144,7 @@ def _disk_errors(path: str | pathlib.Path) -> Iterator[None]:
 
 
 class _Tally:
-  """Rows and tokens of a split, counted as they are written."""
+  """Counts rows and tokens of a split as they are written."""
 
   def __init__(self, source: str, split: str, context: int):
     self._source, self._split, self._context = source, split, context
@@ -157,15 +157,15 @@ class _Tally:
       self._tokens += int(np.count_nonzero(row['segment_ids']))
       yield row
     if not self._rows:
-      raise self._no_rows()  # said here since TFDS fails on a split without rows
+      raise self._no_rows()  # TFDS would fail on a split without rows, with an error of its own
 
   def _no_rows(self) -> UserError:
-    says, drops = f'rows: "{self._source}" has no {self._split} rows', self._counts.drops
+    problem, drops = f'rows: "{self._source}" has no {self._split} rows', self._counts.drops
     if drops.keys() == {TOO_LONG}:
       count = f'{drops[TOO_LONG]:,} documents, all longer than a row of {self._context} tokens'
-      return UserError(f'{says}: {count}; raise data.context')
+      return UserError(f'{problem}: {count}; raise data.context')
     dropped = ', '.join(f'{count:,} {reason}' for reason, count in drops.items()) or 'none dropped'
-    return UserError(f'{says} ({dropped}); give it more documents or widen data.buckets')
+    return UserError(f'{problem} ({dropped}); give it more documents or widen data.buckets')
 
   def record(self) -> dict[str, Any]:
     drops = dict(sorted(self._counts.drops.items()))
