@@ -24,7 +24,7 @@ def newest_model(folder: StageFolder, mesh: Mesh) -> tuple[Transformer, Any]:
   """(model in float32, parameters on the mesh) of a stage's newest checkpoint, for sampling and evaluation."""
   checkpoints = Checkpoints(folder)
   model = Transformer(trained_as(checkpoints.lineage()), jnp.float32)
-  return model, checkpoints.restore_params(abstract_params(model, mesh))
+  return model, checkpoints.restore_params(abstract_params(model.config, mesh))
 
 
 def trained_as(lineage: dict[str, Any]) -> ModelConfig:
@@ -44,9 +44,9 @@ def check_same_model(folder: StageFolder, lineage: dict[str, Any], model: ModelC
       )
 
 
-def abstract_params(model: Transformer, mesh: Mesh | None = None) -> Any:
-  """Tree of jax.ShapeDtypeStruct: the parameters of a model, not allocated; with shardings where a mesh is given."""
-  boxed = jax.eval_shape(lambda key: transformer.init_params(model, key), jax.random.key(0))
+def abstract_params(model: ModelConfig, mesh: Mesh | None = None) -> Any:
+  """Tree of jax.ShapeDtypeStruct: the parameters of a model, not allocated; with shardings if a mesh is given."""
+  boxed = jax.eval_shape(lambda key: transformer.init_params(Transformer(model), key), jax.random.key(0))
   return with_shardings(boxed, mesh) if mesh else nn.unbox(boxed)
 
 

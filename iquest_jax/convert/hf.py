@@ -26,7 +26,6 @@ from iquest_jax.checkpoint.restore import abstract_params
 from iquest_jax.convert import hf_config
 from iquest_jax.errors import UserError, nearest
 from iquest_jax.model.sizes import ModelConfig
-from iquest_jax.model.transformer import build
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
@@ -164,7 +163,7 @@ def to_hf(
 
 def _leaf_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
   """{'head': (D, V), ...}: the shape of every parameter."""
-  leaves = flax.traverse_util.flatten_dict(abstract_params(build(model, 'float32')), sep='/')
+  leaves = flax.traverse_util.flatten_dict(abstract_params(model), sep='/')
   return {ours: leaf.shape for ours, leaf in leaves.items()}
 
 

@@ -59,8 +59,8 @@ def _restart(carried: TrainState) -> TrainState:
 
 
 def _folded(start: Start, config: ConfigDict, model: Transformer, abstract: TrainState, mesh: Mesh) -> Any:
-  dense = Transformer(restore.trained_as(start.lineage), model.dtype)
-  dense_params = start.checkpoints.restore_params(restore.abstract_params(dense, mesh), start.step)
+  dense = restore.abstract_params(restore.trained_as(start.lineage), mesh)
+  dense_params = start.checkpoints.restore_params(dense, start.step)
   to_loop = functools.partial(fold.dense_to_loop, model=model.config, rule=config.init.fold)
   to_loop = jax.jit(lambda params, key: to_loop(params, key=key), out_shardings=of_leaves(abstract.params))
   return to_loop(dense_params, jax.random.key(config.seed))

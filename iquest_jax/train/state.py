@@ -51,7 +51,7 @@ def abstract_state(model: Transformer, tx: optax.GradientTransformation, mesh: M
 
 def random_params(model: Transformer, mesh: Mesh, seed: int) -> Any:
   """Randomly initialised parameters, created in place on the mesh; the same values on any mesh."""
-  shardings = sharding.of_leaves(restore.abstract_params(model, mesh))
+  shardings = sharding.of_leaves(restore.abstract_params(model.config, mesh))
   return jax.jit(lambda key: nn.unbox(init_params(model, key)), out_shardings=shardings)(jax.random.key(seed))
 
 

@@ -75,7 +75,7 @@ def _unused_port():
 
 def test_a_run_goes_on_with_four_devices_and_with_two_on_the_same_rows(shared, straight_rows, workdir, tmp_path):
   run_dir, command = workdir / 'anneal', train('anneal', workdir)
-  seal = 'iquest_jax.checkpoint.fingerprint:seal'  # once when a checkpoint is restored, and once for each that is saved
+  seal = 'iquest_jax.checkpoint.seal:to_text'  # once when a checkpoint is restored, and once for each that is saved
   parts = [tmp_path / f'rows_{devices}' for devices in (1, 4, 2)]
   shared.run(killed_at(seal, 3, recorded(parts[0], command)), devices=1, status=-signal.SIGKILL)
   assert steps_of(run_dir) == [3]
