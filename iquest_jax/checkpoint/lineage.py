@@ -71,13 +71,7 @@ def progress(
 
 
 def imported(stage: str, size: str, source: str, model: dict[str, Any]) -> dict[str, Any]:
-  """Lineage of a model imported at step 0.
-
-  Args:
-    stage, size: as in a configuration.
-    source: the name of the model's folder.
-    model: the fields of its ModelConfig.
-  """
+  """Lineage of a model imported at step 0: the name of its folder, and the fields of its ModelConfig."""
   start = {'stage': stage, 'size': size, 'model': model, 'parent': None, 'imported': source, 'transform': '', 'carry': []}
   return progress(start | {'wall_seconds': 0.0} | _code(), steps=0, tokens_seen=0, wall_seconds=0.0, finished=True)
 
@@ -180,15 +174,14 @@ def _check_parent(run_folder: RunFolder, checkpoints: Checkpoints) -> list[str]:
   origin = f'{checkpoints.folder / str(step)}: starts from step {parent["step"]} of {parent["stage"]}'
   if parent['step'] not in before.steps():
     return [f'{origin}, which no longer exists']
-  problems = []
+  problems, origin = [], f'{origin} with fingerprint {parent["fingerprint"]}'
   ended = (_readable(before, parent['step']) or {}).get('end_fingerprint')
   if ended not in (None, parent['fingerprint']):
-    problems.append(f'{origin} with fingerprint {parent["fingerprint"]}, which now has {ended}')
+    problems.append(f'{origin}, which now has {ended}')
   if lineage['transform'] not in TRANSFORMS:
     problems.append(f'{origin} by transform "{lineage["transform"]}", which does not exist')
   if not lineage['transform'] and lineage['start_fingerprint'] != parent['fingerprint']:
-    began = lineage['start_fingerprint']
-    problems.append(f'{origin} with fingerprint {parent["fingerprint"]}, but began with {began} and names no transform')
+    problems.append(f'{origin}, but began with {lineage["start_fingerprint"]} and names no transform')
   return problems
 
 

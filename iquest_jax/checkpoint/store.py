@@ -14,6 +14,7 @@ import contextlib
 import errno
 import gc
 import json
+import math
 import os
 import re
 import time
@@ -24,6 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from flax.traverse_util import unflatten_dict
 from jax.experimental import multihost_utils
 
 from iquest_jax.checkpoint import fingerprint, seal
@@ -60,17 +62,18 @@ class Checkpoints:
     self._trees = ocp.StandardCheckpointHandler()
     # Folders are created before `save` returns: if one is refused later, the writers wait for it for minutes.
     options = ocp.AsyncOptions(timeout_secs=_SAVE_TIMEOUT_S, create_directories_asynchronously=False)
+    jsons = [file.split('/') for file in (_LINEAGE, _FINGERPRINTS)]
+    handlers = {item: ocp.JsonCheckpointHandler(name) for item, name in jsons}
+    handlers |= {'params': self._trees, 'optimizer': self._trees}
     composite = ocp.CompositeOptions(async_options=options)
     self._saver = ocp.AsyncCheckpointer(
-        ocp.CompositeCheckpointHandler(composite_options=composite, handler_registry=_handlers(self._trees)),
+        ocp.CompositeCheckpointHandler(composite_options=composite, **handlers),
         async_options=options,
         # Orbax would write the commit time into a file that is already hashed.
         checkpoint_metadata_store=ocp.metadata.metadata_store(enable_write=False),
         temporary_path_class=seal.sealing(path_class, _SEAL, then=self._remove_old),
     )
     self._saving = None  # the step being written
-
-  # ---------------------------------------------------------------- Which there are
 
   def steps(self) -> list[int]:
     """Steps with a committed checkpoint, ascending."""
@@ -195,20 +198,15 @@ class Checkpoints:
     folder, stored = self._of(step) / 'params', self._json(step, _FINGERPRINTS)
     reader = ocp.PyTreeCheckpointHandler()
     for path, _ in jax.tree_util.tree_leaves_with_path(reader.metadata(folder).tree):
-      keys = [key.key for key in path]
-      args = ocp.args.PyTreeRestore(
-          item=_branch(keys, ocp.PLACEHOLDER),
-          restore_args=_branch(keys, ocp.RestoreArgs(restore_type=np.ndarray)),
-          partial_restore=True,
-      )
+      branch = lambda leaf, path=path: unflatten_dict({tuple(key.key for key in path): leaf})
+      as_numpy = branch(ocp.RestoreArgs(restore_type=np.ndarray))
+      args = ocp.args.PyTreeRestore(item=branch(ocp.PLACEHOLDER), restore_args=as_numpy, partial_restore=True)
       name, leaf = fingerprint.leaf_path(path), jax.tree.leaves(reader.restore(folder, args=args))[0]
       self._compare(step, fingerprint.fingerprints({name: leaf}), {name: stored.pop(name, None)})
       yield name, leaf
       del leaf
       gc.collect()  # Orbax leaves reference cycles, which would keep this leaf in memory beside the next
     self._compare(step, {}, stored)  # fingerprints without a leaf
-
-  # ---------------------------------------------------------------- Parts
 
   def _of(self, step: int) -> epath.Path:
     return self.folder / str(step)
@@ -230,19 +228,17 @@ class Checkpoints:
     folder = self._of(step) / item
     self._check_shapes(step, item, self._trees.metadata(folder).tree, abstract)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here), abstract
-    )
+    target = jax.tree.map(lambda leaf: leaf if leaf.sharding else leaf.update(sharding=here), abstract)
     return self._trees.restore(folder, args=ocp.args.StandardRestore(target))
 
   def _check_shapes(self, step: int, item: str, saved: Any, wanted: Any):
+    sizes = [sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for tree in (saved, wanted)]
     saved, wanted = _shapes(saved), _shapes(wanted)
     for path in sorted(saved.keys() | wanted.keys()):
       if saved.get(path) != wanted.get(path):
-        sizes = [sum(int(np.prod(shape)) for shape, _ in tree.values()) for tree in (saved, wanted)]
         raise UserError(
-            f'{self._of(step)}: {item}/{path} is {_shape_text(saved.get(path))} in the checkpoint and '
-            f'{_shape_text(wanted.get(path))} in this run; the checkpoint has size "{self.lineage(step).get("size")}" '
+            f'{self._of(step)}: {item}/{path} is {saved.get(path, "absent")} in the checkpoint and '
+            f'{wanted.get(path, "absent")} in this run; the checkpoint has size "{self.lineage(step).get("size")}" '
             f'({sizes[0]:,} elements in {item}, this run has {sizes[1]:,}); name its size in --exp, or choose another '
             '--workdir'
         )
@@ -250,9 +246,8 @@ class Checkpoints:
   def _compare(self, step: int, actual: dict[str, str], stored: dict[str, str | None]):
     for path in sorted(stored.keys() | actual.keys()):
       if stored.get(path) != actual.get(path):
-        raise self._damaged(
-            step, f'params/{path} has fingerprint {actual.get(path)}, but was saved with {stored.get(path)}'
-        )
+        what = f'params/{path} has fingerprint {actual.get(path)}, but was saved with {stored.get(path)}'
+        raise self._damaged(step, what)
 
   def _damaged(self, step: int, what: str) -> UserError:
     earlier = max((other for other in self.steps() if other < step), default=None)
@@ -303,29 +298,10 @@ def _remove_soon(folder: epath.Path):
       return
 
 
-def _handlers(trees: ocp.StandardCheckpointHandler) -> ocp.CheckpointHandlerRegistry:
-  registry = ocp.DefaultCheckpointHandlerRegistry()
-  for item in ('params', 'optimizer'):
-    registry.add(item, ocp.args.StandardSave, trees)
-  for file in (_LINEAGE, _FINGERPRINTS):
-    item, name = file.split('/')
-    registry.add(item, ocp.args.JsonSave, ocp.JsonCheckpointHandler(name))
-  return registry
-
-
-def _branch(keys: list[str], leaf: Any) -> Any:
-  for key in reversed(keys):
-    leaf = {key: leaf}
-  return leaf
-
-
-def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+def _shapes(tree: Any) -> dict[str, str]:
+  """{'layers/attention/query': 'float32[4, 128, 4, 32]', ...}."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {fingerprint.leaf_path(path): (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for path, leaf in leaves}
-
-
-def _shape_text(shape: tuple[tuple[int, ...], str] | None) -> str:
-  return 'absent' if shape is None else f'{shape[1]}{list(shape[0])}'
+  return {fingerprint.leaf_path(path): f'{np.dtype(leaf.dtype)}{list(leaf.shape)}' for path, leaf in leaves}
 
 
 def _disk_error(error: BaseException | None) -> str | None:

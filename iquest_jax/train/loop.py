@@ -13,7 +13,7 @@ from iquest_jax import sharding
 from iquest_jax.checkpoint import fingerprint, lineage, restore
 from iquest_jax.checkpoint import start as starts
 from iquest_jax.checkpoint.store import Checkpoints
-from iquest_jax.config import flatten, to_json
+from iquest_jax.config import diff, flatten, to_json
 from iquest_jax.data.loader import Loader
 from iquest_jax.errors import UserError
 from iquest_jax.model import transformer
@@ -135,10 +135,8 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
 
 def is_finished(checkpoints: Checkpoints, steps: int) -> bool:
   """Whether the last step is saved and evaluated."""
-  folder = checkpoints.stage
-  if checkpoints.latest_step() != steps or not folder.lineage.exists():
-    return False
-  return any(record['kind'] == 'eval' and record['step'] == steps for record in metrics.read(folder))
+  saved = checkpoints.latest_step() == steps and checkpoints.stage.lineage.exists()
+  return saved and any((record['kind'], record['step']) == ('eval', steps) for record in metrics.read(checkpoints.stage))
 
 
 def check(config: ConfigDict, mesh: Mesh) -> None:
@@ -164,18 +162,16 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
         f'config: data.context / mesh.context = {config.data.context} / {mesh.shape["context"]} = {own} must be a '
         f'multiple of train.loss_chunk, got {chunk}'
     )
-  if config.data.context > config.model.max_context:
-    limit = config.model.max_context
+  if config.data.context > (limit := config.model.max_context):
     raise UserError(f'config: data.context must be at most model.max_context = {limit}, got {config.data.context}')
 
 
 def _log_changes(config: ConfigDict, folder: StageFolder) -> None:
   """A stage may resume with changed settings, but not silently."""
   try:
-    before = flatten(ConfigDict(json.loads(folder.config.read_text())))
+    before = ConfigDict(json.loads(folder.config.read_text()))
   except (FileNotFoundError, json.JSONDecodeError):
     return
-  now = json.loads(json.dumps(flatten(config)))
-  changed = [f'{key} {before.get(key)} -> {value}' for key, value in now.items() if value != before.get(key)]
-  if changed:
+  now = ConfigDict(json.loads(to_json(config)))
+  if changed := [f'{key} {old} -> {new}' for key, old, new in diff(before, now)]:
     logging.warning('%s resumes with changed settings: %s', config.stage, '; '.join(changed))

@@ -38,9 +38,8 @@ def schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
   if optim.schedule == 'constant':
     return optax.join_schedules([rising, optax.constant_schedule(peak)], [warmup])
   if optim.schedule == 'wsd':
-    return optax.join_schedules(
-        [rising, optax.constant_schedule(peak), optax.linear_schedule(peak, low, decay)], [warmup, steps - decay]
-    )
+    falling = optax.linear_schedule(peak, low, decay)
+    return optax.join_schedules([rising, optax.constant_schedule(peak), falling], [warmup, steps - decay])
   return optax.join_schedules([rising, optax.cosine_decay_schedule(peak, decay, alpha=optim.floor)], [warmup])
 
 
@@ -58,12 +57,7 @@ def optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformation:
   return optax.chain(
       optax.clip_by_global_norm(optim.clip_norm),
       optax.adamw(
-          schedule(optim, steps),
-          b1=optim.b1,
-          b2=optim.b2,
-          eps=optim.eps,
-          weight_decay=optim.weight_decay,
-          mask=mask,
-          mu_dtype=jnp.dtype(optim.moment_dtype),
-      ),
+          schedule(optim, steps), b1=optim.b1, b2=optim.b2, eps=optim.eps, mu_dtype=jnp.dtype(optim.moment_dtype),
+          weight_decay=optim.weight_decay, mask=mask,
+      ),  # fmt: skip
   )

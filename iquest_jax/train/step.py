@@ -72,20 +72,18 @@ def train_step(
     model: Transformer,
     tx: optax.GradientTransformation,
     learning_rate: optax.Schedule,
-    num_sources: int,
-    accumulation: int,
-    chunk: int,
-    z_loss: float,
+    **objective,
 ) -> tuple[TrainState, dict]:
   """One update. If loss or gradient is not finite, the update is skipped and counted; the batch counts as consumed.
+
+  Args:
+    objective: as in `gradients`.
 
   Returns:
     (state, metrics): `loss` and `grad_norm` scalars, `loss_S` and `weight_S` sums per source, `lr`, `skipped`,
     `skipped_in_a_row`, the counts that cost.flops takes, and the model's diagnostics.
   """
-  grads, sums, diagnostics = gradients(
-      model, state.params, batch, num_sources=num_sources, accumulation=accumulation, chunk=chunk, z_loss=z_loss
-  )
+  grads, sums, diagnostics = gradients(model, state.params, batch, **objective)
   loss, grad_norm = sums.mean(), optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -115,11 +113,8 @@ def train_step(
 def _counts(batch: Batch, window: int) -> dict:
   """Tokens that are not padding, and visible pairs: a token sees its document up to its own position."""
   seen_BT = jnp.where(batch.segment_ids != 0, batch.positions + 1, 0).astype(jnp.float32)
-  return {
-      'tokens': jnp.sum(seen_BT > 0),
-      'pairs': jnp.sum(seen_BT),
-      'local_pairs': jnp.sum(jnp.minimum(seen_BT, window)),
-  }
+  local_BT = jnp.minimum(seen_BT, window)
+  return {'tokens': jnp.sum(seen_BT > 0), 'pairs': jnp.sum(seen_BT), 'local_pairs': jnp.sum(local_BT)}
 
 
 def eval_step(params, batch: Batch, *, model: Transformer, num_sources: int, chunk: int) -> LossSums:
@@ -160,17 +155,10 @@ def of_stage(config: ConfigDict, mesh: Mesh, num_sources: int) -> Stage:
   tx, learning_rate = optim.optimizer(config.optim, train.steps), optim.schedule(config.optim, train.steps)
   abstract = abstract_state(model, tx, mesh)
   everywhere = NamedSharding(mesh, PartitionSpec())
-  train_fn = functools.partial(
-      train_step,
-      model=model,
-      tx=tx,
-      learning_rate=learning_rate,
-      num_sources=num_sources,
-      accumulation=train.accumulation,
-      chunk=train.loss_chunk,
-      z_loss=train.z_loss,
-  )
-  eval_fn = functools.partial(eval_step, model=model, num_sources=num_sources, chunk=train.loss_chunk)
+  shared = {'model': model, 'num_sources': num_sources, 'chunk': train.loss_chunk}
+  objective = {'accumulation': train.accumulation, 'z_loss': train.z_loss}
+  train_fn = functools.partial(train_step, tx=tx, learning_rate=learning_rate, **shared, **objective)
+  eval_fn = functools.partial(eval_step, **shared)
   return Stage(
       model,
       tx,

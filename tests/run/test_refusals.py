@@ -80,8 +80,8 @@ SETTINGS = {
     'a row that does not divide': (
         4, {'mesh.fsdp': 1, 'mesh.context': 4, 'data.context': 30},
         'data.context 30 does not divide'),
-    'a row longer than the model allows': (1, {'model.max_context': 16}, 'data.context must be at most model.max_context = 16'),
-    'a row that does not divide by the chunk': (1, {'train.loss_chunk': 12}, 'of train.loss_chunk, got 12'),
+    'a row longer than the model allows': (1, {'model.max_context': 16}, 'must be at most model.max_context = 16'),
+    'a row that does not divide by the chunk': (1, {'train.loss_chunk': 12}, 'train.loss_chunk, got 12'),
     'heads that do not divide': (4, {'mesh.fsdp': 1, 'mesh.tensor': 4}, 'do not divide by mesh axes tensor = 4'),
     'rows of another context length': (
         1, {'data.context': 64}, 'have context 32, the stage has 64; prepare them again by python -m launch.prepare '
