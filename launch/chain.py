@@ -86,13 +86,12 @@ def _prepare(configs, run_folder) -> None:
 
 def _check_size(run_folder, stages) -> None:
   """Raises UserError where a stage in the folder is of another size than --size."""
-  from iquest_jax.checkpoint import lineage
+  from iquest_jax.checkpoint import lineage, restore
   from iquest_jax.model import transformer
-  from iquest_jax.train import initial_state
 
   models = {config.stage: transformer.model_config(config.model) for config in _configs()}
-  for stage, found in lineage.tree(run_folder.path, stages).items():
-    initial_state.check_same_model(run_folder.stage(stage).path, found, models[stage])
+  for stage, found in lineage.tree(run_folder, stages).items():
+    restore.check_same_model(run_folder.stage(stage), found, models[stage])
 
 
 def _show():
@@ -104,23 +103,23 @@ def _show():
   from iquest_jax.train import metrics
 
   losses = {stage: metrics.held_out(run_folder.stage(stage)) for stage in stages}
-  print(lineage.render(lineage.tree(run_folder.path, stages), losses))
+  print(lineage.render(lineage.tree(run_folder, stages), losses))
   for config in _configs():
-    done = lineage.tree(run_folder.path, [config.stage]).get(config.stage, {}).get('steps', 0)
+    done = lineage.tree(run_folder, [config.stage]).get(config.stage, {}).get('steps', 0)
     if done < config.train.steps:
       print(f'to do: {config.stage}, step {done:,} of {config.train.steps:,}')
 
 
 def _sample(run_folder) -> None:
   from iquest_jax import sharding
+  from iquest_jax.checkpoint import restore
   from iquest_jax.infer import sampling
   from iquest_jax.text.tokenizer import Tokenizer
-  from iquest_jax.train import initial_state
 
   mesh = sharding.make_mesh({'data': 1, 'fsdp': -1, 'context': 1, 'tensor': 1})
   tokenizer = Tokenizer.load(run_folder.tokenizer)
   for stage, chat, prompt in _PROMPTS:
-    model, params = initial_state.newest_model(run_folder.stage(stage).path, mesh)
+    model, params = restore.newest_model(run_folder.stage(stage), mesh)
     text = sampling.complete(model, params, tokenizer, prompt, chat=chat, length=48)
     print(f'\n{stage} goes on after {prompt!r}:\n{text}')
 
@@ -166,7 +165,7 @@ def _verify():
   stages = [stage for stage in chain.stages(FLAGS.size) if there(stage)]
   if not stages:
     raise UserError(f'{run_folder.path}: holds no stage of size {FLAGS.size}; run python -m launch.chain run first')
-  problems = lineage.verify(run_folder.path, stages)
+  problems = lineage.verify(run_folder, stages)
   if not problems:
     _check_size(run_folder, stages)  # reads what has been found whole
   for problem in problems:

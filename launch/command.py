@@ -14,6 +14,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from experiments import chain
+from iquest_jax.checkpoint.quiet import quiet_orbax
 from iquest_jax.config import check_start, flatten
 from iquest_jax.errors import RunStopped, UserError, nearest
 from iquest_jax.run_folder import RunFolder
@@ -85,6 +86,7 @@ def run(main: Callable[[list[str]], int | None], operands: bool = False) -> None
 
   # Reading rows logs a line a source; a person wants the line of the run.
   logging.get_absl_logger().addFilter(lambda record: f'{os.sep}tensorflow_datasets{os.sep}' not in record.pathname)
+  quiet_orbax()
   logging.get_absl_handler().setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
   app.run(lambda argv: guarded(checked, argv), flags_parser=lambda argv: guarded(_parse, argv))
 

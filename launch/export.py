@@ -71,13 +71,13 @@ def _from_hf(source: str) -> None:
   from iquest_jax.checkpoint.store import Checkpoints
   from iquest_jax.convert import hf
 
-  checkpoints = Checkpoints(_folder().path)
+  checkpoints = Checkpoints(_folder())
   if checkpoints.steps():
     raise UserError(f'export from_hf: {checkpoints.folder} holds checkpoints; choose another --workdir or --stage')
   model, params = hf.from_hf(source)
   checkpoints.clear_leftovers()
-  record = lineage.imported(FLAGS.stage, _size(model), pathlib.Path(source).resolve().name)
-  checkpoints.save(0, params, None, record | {'model': dataclasses.asdict(model)})
+  name = pathlib.Path(source).resolve().name
+  checkpoints.save(0, params, None, lineage.imported(FLAGS.stage, _size(model), name, dataclasses.asdict(model)))
   del params  # the checkpoint's writer has its own
   checkpoints.close()
   lineage.write(_folder(), checkpoints.lineage(0))
@@ -87,11 +87,11 @@ def _from_hf(source: str) -> None:
 def _to_hf() -> None:
   """Reads the stage's newest checkpoint, one leaf at a time."""
   _stay_on_the_host()
+  from iquest_jax.checkpoint.restore import trained_as
   from iquest_jax.checkpoint.store import Checkpoints
   from iquest_jax.convert import hf
-  from iquest_jax.train.initial_state import trained_as
 
-  checkpoints = Checkpoints(_folder().path)
+  checkpoints = Checkpoints(_folder())
   model, step = trained_as(checkpoints.lineage()), checkpoints.latest_step()
 
   def leaves():

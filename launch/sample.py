@@ -27,12 +27,12 @@ def main(argv):
   if not FLAGS.temperature < float('inf'):
     raise UserError(f'--temperature is {FLAGS.temperature}; it is a number of at least 0')
   from iquest_jax import sharding
+  from iquest_jax.checkpoint import restore
   from iquest_jax.infer import sampling
   from iquest_jax.text.tokenizer import Tokenizer
-  from iquest_jax.train import initial_state
 
   mesh = sharding.make_mesh({'data': 1, 'fsdp': -1, 'context': 1, 'tensor': 1})
-  model, params = initial_state.newest_model(run_folder.stage(FLAGS.stage).path, mesh)
+  model, params = restore.newest_model(run_folder.stage(FLAGS.stage), mesh)
   text = sampling.complete(
       model,
       params,

@@ -32,7 +32,14 @@ def _on_mesh(batch: Batch) -> Batch:
 def gradients(model: Transformer, params, batch: Batch, *, num_sources: int, accumulation: int, chunk: int, z_loss: float):
   """Gradients of the token mean over the whole batch, summed over micro-batches.
 
-  The global weight is known before the first micro-batch, so each contributes sum / weight and nothing is divided later.
+  The weight of the whole batch is known before the first micro-batch, so each contributes sum / weight and nothing is
+  divided later.
+
+  Args:
+    batch: fields [B, T], source_ids [B].
+    accumulation: number of micro-batches; B is a multiple of it.
+    chunk: positions per row whose logits are in memory at a time.
+    z_loss: factor of the mean square of the log-partition in the objective.
 
   Returns:
     (gradients, LossSums of the batch, diagnostics averaged over micro-batches).
@@ -65,20 +72,18 @@ def train_step(
     model: Transformer,
     tx: optax.GradientTransformation,
     learning_rate: optax.Schedule,
-    num_sources: int,
-    accumulation: int,
-    chunk: int,
-    z_loss: float,
+    **objective,
 ) -> tuple[TrainState, dict]:
-  """One update; where loss or gradient is not finite the update is skipped and counted, and the batch is consumed.
+  """One update. If loss or gradient is not finite, the update is skipped and counted; the batch counts as consumed.
+
+  Args:
+    objective: as in `gradients`.
 
   Returns:
-    (state, metrics): `loss` and `grad_norm` scalars, `loss_S` and `weight_S` sums by source, `lr`, `skipped`,
-    `skipped_in_a_row`, the counts that useful operations follow from (cost.flops), and the model's diagnostics.
+    (state, metrics): `loss` and `grad_norm` scalars, `loss_S` and `weight_S` sums per source, `lr`, `skipped`,
+    `skipped_in_a_row`, the counts that cost.flops takes, and the model's diagnostics.
   """
-  grads, sums, diagnostics = gradients(
-      model, state.params, batch, num_sources=num_sources, accumulation=accumulation, chunk=chunk, z_loss=z_loss
-  )
+  grads, sums, diagnostics = gradients(model, state.params, batch, **objective)
   loss, grad_norm = sums.mean(), optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -106,13 +111,10 @@ def train_step(
 
 
 def _counts(batch: Batch, window: int) -> dict:
-  """Real tokens and visible pairs of a batch: a token sees its document up to its own position."""
+  """Tokens that are not padding, and visible pairs: a token sees its document up to its own position."""
   seen_BT = jnp.where(batch.segment_ids != 0, batch.positions + 1, 0).astype(jnp.float32)
-  return {
-      'tokens': jnp.sum(seen_BT > 0),
-      'pairs': jnp.sum(seen_BT),
-      'local_pairs': jnp.sum(jnp.minimum(seen_BT, window)),
-  }
+  local_BT = jnp.minimum(seen_BT, window)
+  return {'tokens': jnp.sum(seen_BT > 0), 'pairs': jnp.sum(seen_BT), 'local_pairs': jnp.sum(local_BT)}
 
 
 def eval_step(params, batch: Batch, *, model: Transformer, num_sources: int, chunk: int) -> LossSums:
@@ -121,7 +123,7 @@ def eval_step(params, batch: Batch, *, model: Transformer, num_sources: int, chu
 
 
 class Stage(NamedTuple):
-  """What a stage's configuration compiles to.
+  """A stage's configuration as functions.
 
   Attributes:
     model: the module.
@@ -139,31 +141,24 @@ class Stage(NamedTuple):
 
 
 def of_stage(config: ConfigDict, mesh: Mesh, num_sources: int) -> Stage:
-  """Builds the two steps of a stage; the only builder, for training, benchmarks and ahead-of-time compilation alike.
+  """Builds the two steps of a stage, for training, benchmarks and ahead-of-time compilation alike.
 
   Args:
     config: the stage (experiments/).
-    mesh: where state and batch lie; the caller makes it, or its abstract mesh, the ambient one.
+    mesh: of state and batch; the caller must make it, or its abstract mesh, the ambient one.
     num_sources: sources of the stage's mixture.
 
   Raises:
-    UserError: model, optimizer, remat policy or transport do not exist, or a parameter does not divide over the mesh.
+    UserError: the optimizer, remat policy or transport does not exist, or a parameter does not divide by the mesh.
   """
   model, train = transformer.of_stage(config), config.train
   tx, learning_rate = optim.optimizer(config.optim, train.steps), optim.schedule(config.optim, train.steps)
   abstract = abstract_state(model, tx, mesh)
   everywhere = NamedSharding(mesh, PartitionSpec())
-  train_fn = functools.partial(
-      train_step,
-      model=model,
-      tx=tx,
-      learning_rate=learning_rate,
-      num_sources=num_sources,
-      accumulation=train.accumulation,
-      chunk=train.loss_chunk,
-      z_loss=train.z_loss,
-  )
-  eval_fn = functools.partial(eval_step, model=model, num_sources=num_sources, chunk=train.loss_chunk)
+  shared = {'model': model, 'num_sources': num_sources, 'chunk': train.loss_chunk}
+  objective = {'accumulation': train.accumulation, 'z_loss': train.z_loss}
+  train_fn = functools.partial(train_step, tx=tx, learning_rate=learning_rate, **shared, **objective)
+  eval_fn = functools.partial(eval_step, **shared)
   return Stage(
       model,
       tx,

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from iquest_jax.checkpoint.fingerprint import leaf_path
-from iquest_jax.convert.hf import abstract_params
+from iquest_jax.checkpoint.restore import abstract_params
 from iquest_jax.model.sizes import ModelConfig
 from iquest_jax.model.transformer import build
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iquest_jax.convert.hf import abstract_params
+from iquest_jax.checkpoint.restore import abstract_params
 from iquest_jax.errors import UserError
 from iquest_jax.model import cost, sizes
 from iquest_jax.model.transformer import build

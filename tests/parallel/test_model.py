@@ -9,10 +9,11 @@ import pytest
 
 from iquest_jax import sharding
 from iquest_jax.batch import Batch, zigzag
+from iquest_jax.checkpoint.restore import abstract_params
 from iquest_jax.errors import UserError
 from iquest_jax.model import transformer
 from iquest_jax.parallel import context
-from iquest_jax.train import loop, state, step
+from iquest_jax.train import loop, step
 from launch import command
 
 from tests.model.small_models import DENSE, LOOP, LOOP3, QUICK, random_params
@@ -62,7 +63,7 @@ def loss_and_gradients(model, mesh, transport):
   model = transformer.build(MODELS[model], 'float32', 'attention', transport)
   run = functools.partial(step.gradients, model, num_sources=B, accumulation=1, chunk=T, z_loss=1e-3)
   with jax.set_mesh(mesh):
-    where = jax.tree.map(lambda leaf: leaf.sharding, state.abstract_params(model, mesh))
+    where = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(model.config, mesh))
     params = jax.device_put(random_params(model.config), where)
     batch = jax.device_put(batch, sharding.batch_shardings(mesh))
     return jax.device_get(jax.jit(run, compiler_options=QUICK)(params, batch))
@@ -84,7 +85,7 @@ def test_loss_and_all_gradients_of_split_rows_are_those_of_whole_rows(model, mes
         ({'mesh.context': 32}, 'loop_window 16 looks back 15 tokens.* takes 8 from its neighbour'),
         ({'model.loop_window': 130}, 'loop_window 130 looks back 129 tokens.* the most is 128'),
         ({'train.context_transport': 'rings'}, 'context_transport "rings" does not exist; did you mean "ring"'),
-        ({'train.loss_chunk': 200}, 'data.context 512 / mesh.context 2 = 256 does not divide by train.loss_chunk 200'),
+        ({'train.loss_chunk': 200}, '512 / 2 = 256 must be a multiple of train.loss_chunk, got 200'),
     ],
 )
 def test_a_stage_that_cannot_be_split_is_refused_before_anything_is_compiled(changes, says):

@@ -279,7 +279,7 @@ def arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 def state(run_dir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
   """Every array of a checkpoint, its files checked first."""
-  Checkpoints(run_dir).verify(step)
+  Checkpoints(StageFolder(run_dir)).verify(step)
   folder = run_dir / 'checkpoints' / str(step)
   return {item + path: leaf for item in ('params', 'optimizer') for path, leaf in arrays(folder / item).items()}
 
@@ -309,13 +309,13 @@ def assert_same_run(run_dir: pathlib.Path, other: pathlib.Path, steps: int = STE
            'rows_manifest_hash')  # fmt: skip
   for folder in (run_dir, other):
     stored = json.loads((folder / 'lineage.json').read_text())
-    assert stored == Checkpoints(folder).lineage(steps) and stored['finished']
+    assert stored == Checkpoints(StageFolder(folder)).lineage(steps) and stored['finished']
   left, right = (json.loads((folder / 'lineage.json').read_text()) for folder in (run_dir, other))
   assert {name: left[name] for name in names} == {name: right[name] for name in names}
 
 
 def steps_of(run_dir: pathlib.Path) -> list[int]:
-  return Checkpoints(run_dir).steps()
+  return Checkpoints(StageFolder(run_dir)).steps()
 
 
 def losses(run_dir: pathlib.Path) -> dict[tuple[str, int], float]:

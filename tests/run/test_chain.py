@@ -9,6 +9,7 @@ import pytest
 
 from experiments import chain as stages
 from iquest_jax.checkpoint.store import Checkpoints
+from iquest_jax.run_folder import StageFolder
 
 from tests.run import helpers as run_helpers
 from tests.run.helpers import killed_at, steps_of
@@ -60,9 +61,9 @@ def assert_same_chain(workdir, other):
 def test_a_chain_trains_every_stage_from_its_parent_and_shows_it(shared, straight):
   workdir, done = straight
   for stage, line in zip(STAGES, done.stdout.splitlines()[1:], strict=True):
-    assert stage in line and Checkpoints(workdir / stage).lineage()['end_fingerprint'] in line
+    assert stage in line and Checkpoints(StageFolder(workdir / stage)).lineage()['end_fingerprint'] in line
   for parent, stage in zip(STAGES, STAGES[1:]):
-    ended, began = Checkpoints(workdir / parent).lineage(), Checkpoints(workdir / stage).lineage()
+    ended, began = Checkpoints(StageFolder(workdir / parent)).lineage(), Checkpoints(StageFolder(workdir / stage)).lineage()
     assert began['parent'] == {'stage': parent, 'step': STEPS, 'fingerprint': ended['end_fingerprint']}
   assert shared.run(chain('verify', workdir)).stdout.startswith('verified: 3 stages')
 

@@ -30,7 +30,7 @@ def assert_what_is_there_is_true(shared, run_dir):
 MOMENTS = {
     'before the first step': ('iquest_jax.train.metrics:Reporter', 1, 0.0, []),
     'during a step': ('iquest_jax.train.metrics:Reporter.note', 5, 0.0, None),
-    'during a save, all written and nothing committed': ('iquest_jax.checkpoint.fingerprint:seal', 3, 0.0, [3]),
+    'during a save, all written and nothing committed': ('iquest_jax.checkpoint.seal:to_text', 3, 0.0, [3]),
     'between commit and removal of the oldest': ('iquest_jax.checkpoint.store:Checkpoints._remove_old', 3, 0.0, [3, 6, 9]),
     'between a save and its evaluation': ('iquest_jax.data.loader:Loader.held_out', 2, 1.5, [3, 6]),
     'between the last save and its evaluation': ('iquest_jax.data.loader:Loader.held_out', 3, 1.5, [9, 12]),

@@ -22,7 +22,7 @@ def test_show_and_verify_refuse_a_folder_of_another_size(shared, tmp_path):
   workdir = shared.copy(tmp_path)
   for name in ('show', 'verify'):
     done = shared.run(['-m', 'launch.chain', name, '--size=tiny', f'--workdir={workdir}'], status=2)
-    assert f'{workdir}/pretrain: was made with model.' in run_helpers.refusal(done)
+    assert f'{workdir}/pretrain: has model.' in run_helpers.refusal(done)
 
 
 def test_a_folder_without_a_checkpoint_is_not_verified(shared, tmp_path):
@@ -37,7 +37,7 @@ def test_tokens_are_those_seen_also_after_numbers_changed_and_the_change_is_logg
   workdir = shared.copy(tmp_path)
   shared.run(train('anneal', workdir, **{'train.steps': 3}))
   done = shared.run(train('anneal', workdir, **{'train.steps': 6, 'train.batch_rows': 16}))
-  assert 'anneal goes on with other numbers: ' in done.stderr and 'train.batch_rows 8 -> 16' in done.stderr
+  assert 'anneal resumes with changed settings: ' in done.stderr and 'train.batch_rows 8 -> 16' in done.stderr
   seen = json.loads((workdir / 'anneal/lineage.json').read_text())['tokens_seen']
   assert seen == 3 * 8 * CONTEXT + 3 * 16 * CONTEXT
 

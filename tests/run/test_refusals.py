@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from iquest_jax.checkpoint.store import Checkpoints
+from iquest_jax.run_folder import StageFolder
 
 from tests.run import helpers as run_helpers
 from tests.run.helpers import CONTEXT, killed_at, refusal, train
@@ -74,13 +75,13 @@ SETTINGS = {
         1, {'mesh.fsdp': 4}, 'fsdp 4 x context 1 x tensor 1 = 4 devices, but there are 1'),
     'more devices than the mesh takes': (4, {'mesh.fsdp': 2}, '= 2 devices, but there are 4'),
     'a batch that does not divide': (
-        4, {'train.batch_rows': 6}, 'train.batch_rows 6 do not divide by data x fsdp x accumulation = 4; change one'),
-    'a batch that does not accumulate': (1, {'train.accumulation': 3}, 'data x fsdp x accumulation = 3; change one'),
+        4, {'train.batch_rows': 6}, 'train.batch_rows must be a multiple of data x fsdp x accumulation = 4, got 6; change'),
+    'a batch that does not accumulate': (1, {'train.accumulation': 3}, 'data x fsdp x accumulation = 3, got 8; change one'),
     'a row that does not divide': (
         4, {'mesh.fsdp': 1, 'mesh.context': 4, 'data.context': 30},
         'data.context 30 does not divide'),
-    'a row longer than the model allows': (1, {'model.max_context': 16}, 'data.context 32 is beyond model.max_context 16'),
-    'a row that does not divide by the chunk': (1, {'train.loss_chunk': 12}, 'does not divide by train.loss_chunk 12'),
+    'a row longer than the model allows': (1, {'model.max_context': 16}, 'must be at most model.max_context = 16'),
+    'a row that does not divide by the chunk': (1, {'train.loss_chunk': 12}, 'train.loss_chunk, got 12'),
     'heads that do not divide': (4, {'mesh.fsdp': 1, 'mesh.tensor': 4}, 'do not divide by mesh axes tensor = 4'),
     'rows of another context length': (
         1, {'data.context': 64}, 'have context 32, the stage has 64; prepare them again with python -m launch.prepare '
@@ -91,17 +92,17 @@ SETTINGS = {
         1, {'data.mixture': ((0, (('commits', 1.0),)),)}, 'has no rows of "commits"; prepare them again with'),
     'an unknown schedule': (1, {'optim.schedule': 'cosin'}, 'did you mean "cosine"?'),
     'a model the parent was not made for': (
-        1, {'model.rope_theta': 10000.0}, 'was made with model.rope_theta = 500000.0, this stage has 10000.0; set '),
-    'a parent of another size': (1, {'model.d_ff': 96}, 'was made with model.d_ff = 64, this stage has 96; set '),
+        1, {'model.rope_theta': 10000.0}, 'has model.rope_theta = 500000.0, but this stage has 10000.0; set '),
+    'a parent of another size': (1, {'model.d_ff': 96}, 'has model.d_ff = 64, but this stage has 96; set '),
     'a start that does not exist': (1, {'init.transform': 'foo'}, 'init.transform is "foo"; it is "" or "dense_to_loop"'),
-    'a rate below nothing': (1, {'optim.floor': -3.0}, 'optim.floor -3.0 a fraction'),
+    'a rate below nothing': (1, {'optim.floor': -3.0}, 'config: optim.floor must be in [0, 1], got -3.0'),
     'moments of an unknown type': (1, {'optim.moment_dtype': 'float23'}, 'did you mean "float32"?'),
-    'no step': (1, {'train.steps': 0}, 'config: train.steps is 0; at least 1'),
-    'no rows': (1, {'train.batch_rows': 0}, 'config: train.batch_rows is 0; at least 1'),
-    'a save every no steps': (1, {'checkpoint.every': 0}, 'config: checkpoint.every is 0; at least 1'),
-    'an evaluation of no rows': (1, {'eval.rows': 0}, 'config: eval.rows is 0; at least 1'),
+    'no step': (1, {'train.steps': 0}, 'config: train.steps must be at least 1, got 0'),
+    'no rows': (1, {'train.batch_rows': 0}, 'config: train.batch_rows must be at least 1, got 0'),
+    'a save every no steps': (1, {'checkpoint.every': 0}, 'config: checkpoint.every must be at least 1, got 0'),
+    'an evaluation of no rows': (1, {'eval.rows': 0}, 'config: eval.rows must be at least 1, got 0'),
     'a vocabulary of nothing': (1, {'model.vocab': 0}, 'model: vocab is 0; at least 1'),
-    'no checkpoint to be kept': (1, {'checkpoint.keep': 0}, 'checkpoint.keep is 0; at least 1'),
+    'no checkpoint to be kept': (1, {'checkpoint.keep': 0}, 'checkpoint.keep must be at least 1, got 0'),
 }  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def test_settings_that_do_not_fit_are_refused(shared, workdir, mistake):
 def test_a_parent_without_a_checkpoint_is_named_with_the_command_that_makes_it(shared, workdir):
   shutil.rmtree(workdir / 'pretrain')
   line = refused(shared, workdir, train('anneal', workdir))
-  told = re.fullmatch(r'(\S+): anneal starts from pretrain, which has no checkpoint; make it with python (.*)', line)
+  told = re.fullmatch(r'(\S+): anneal starts from pretrain, which has no checkpoint; train it with python (.*)', line)
   assert told[1] == str(workdir / 'pretrain/checkpoints')
   # The command is a good one, down to the rows it asks for, and so is the one that makes those.
   shutil.rmtree(workdir / 'rows/pretrain')
@@ -129,19 +130,19 @@ def test_an_unfinished_parent_is_refused(shared, workdir):
   shutil.rmtree(workdir / 'pretrain')
   shared.run(killed_at('iquest_jax.train.metrics:Reporter.note', 5, train('pretrain', workdir), 1.5), status=-9)
   line = refused(shared, workdir, train('anneal', workdir))
-  assert 'which is not finished (its newest checkpoint is step 3); make it with python -m launch.tpu' in line
+  assert 'which is not finished (its newest checkpoint is step 3); train it with python -m launch.tpu' in line
 
 
 def test_a_stage_of_another_size_in_the_same_folder_is_refused(shared, workdir):
   for change in ({'model.d_model': 64}, {'model.loops': 2}):
     for more in ({}, {'train.steps': 4}):  # finished, and to go on
       line = refused(shared, workdir, train('pretrain', workdir, **change, **more))
-      assert line.startswith(f'{workdir}/pretrain: was made with model.{next(iter(change)).removeprefix("model.")} = ')
+      assert line.startswith(f'{workdir}/pretrain: has model.{next(iter(change)).removeprefix("model.")} = ')
       assert line.endswith('or name the right size in --exp')
 
 
 def test_a_finished_stage_is_checked_like_any_other(shared, workdir):
-  assert 'log.every is 0; at least 1' in refused(shared, workdir, train('pretrain', workdir, **{'log.every': 0}))
+  assert 'log.every must be at least 1, got 0' in refused(shared, workdir, train('pretrain', workdir, **{'log.every': 0}))
 
 
 def test_a_stage_that_was_refused_leaves_no_folder(shared, workdir):
@@ -151,7 +152,7 @@ def test_a_stage_that_was_refused_leaves_no_folder(shared, workdir):
 
 def test_fewer_steps_than_a_stage_has_taken_are_refused(shared, workdir):
   line = refused(shared, workdir, train('pretrain', workdir, **{'train.steps': 2}))
-  assert 'pretrain: stands at step 3, beyond train.steps 2; raise it or use a new --workdir' in line
+  assert 'pretrain: is at step 3, beyond train.steps 2; raise it or use a new --workdir' in line
 
 
 @pytest.mark.parametrize('stage', ['anneal', 'pretrain'])
@@ -164,7 +165,7 @@ def test_a_checkpoint_with_a_changed_byte_is_named(shared, workdir, stage):
   changed.write_bytes(content)
   line = refused(shared, workdir, train(stage, workdir))
   assert line == f'{folder}: {changed.relative_to(folder)} has changed since it was saved; remove this folder to start ' \
-                 'the stage anew'  # fmt: skip
+                 'the stage again'  # fmt: skip
 
 
 def test_rows_made_with_another_tokenizer_are_refused(shared, workdir):
@@ -218,6 +219,6 @@ def test_a_command_refused_in_the_middle_of_a_run_leaves_its_checkpoints(shared,
   shared.run(killed_at('iquest_jax.train.metrics:Reporter.note', 8, command, 1.5), status=-9)
   refused(shared, workdir, train('anneal', workdir, **{'model.layers': 3}))
   refused(shared, workdir, train('anneal', workdir, **{'train.batch_rows': 6}), devices=4)
-  assert Checkpoints(workdir / 'anneal').steps() == [3, 6]
+  assert Checkpoints(StageFolder(workdir / 'anneal')).steps() == [3, 6]
   shared.run(command)
   run_helpers.assert_same_run(workdir / 'anneal', shared.straight / 'anneal')
