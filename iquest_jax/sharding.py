@@ -21,7 +21,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from iquest_jax.batch import Batch
 from iquest_jax.errors import UserError, nearest
 
-AXES = ('data', 'fsdp', 'context', 'tensor')
+CONTEXT = 'context'
+AXES = ('data', 'fsdp', CONTEXT, 'tensor')
 
 RULES = {
     # activations
