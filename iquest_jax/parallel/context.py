@@ -1,7 +1,7 @@
 """Attention of rows that are split over the devices of the ambient mesh: by batch, by heads, by position.
 
-A row split over n devices of the context axis is in zigzag order (`batch.zigzag`): of 2n chunks, device r holds chunks r and
-2n - 1 - r, so that every device sees the same number of pairs. Keys and values of the first pass travel by one of two
+A row split over n devices of the context axis is in zigzag order (`batch.zigzag`): of 2n chunks, device r holds chunks r
+and 2n - 1 - r, so that every device sees the same number of pairs. Keys and values of the first pass travel by one of two
 transports; the local stream looks back only a window and takes a few rows from its neighbours instead.
 
 Legend: B batch, T query positions, H query heads, G key/value heads, K head size.

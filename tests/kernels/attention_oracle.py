@@ -9,6 +9,19 @@ import jax
 import numpy as np
 
 from iquest_jax.kernels.gated_attention import Ids, Keys
+from iquest_jax.kernels.gated_attention.tpu_common import Options
+
+# Rows of 300 are three blocks of queries, the last one incomplete.
+INTERPRETED = Options(block_q=128, block_k=256, chunk=128, interpret=True)
+NAMES = ('out', 'dq', 'd far k', 'd far v', 'd near k', 'd near v', 'd logits', 'd before k', 'd before v')
+
+
+def assert_close(names, actual, expected, tolerance):
+  """Compares norms; an array whose numbers cancel (a window of one key has dk = 0) is compared at the scale of 0.1."""
+  for name, a, e in zip(names, actual, expected, strict=True):
+    a = np.asarray(a, np.float64)
+    assert np.isfinite(a).all(), name
+    assert np.linalg.norm(a - e) <= tolerance * max(np.linalg.norm(e), 0.1 * e.size**0.5), name
 
 
 class Stream(NamedTuple):
@@ -56,7 +69,8 @@ def gated(row, d_out):
   d_out = np.asarray(d_out, np.float64)
   near_keys, before = row.near, 0
   if row.before is not None:
-    near_keys = jax.tree.map(lambda *x: np.concatenate([np.asarray(x) for x in x], axis=1), row.before, row.near)
+    join = lambda *parts: np.concatenate([np.asarray(x) for x in parts], axis=1)
+    near_keys = jax.tree.map(join, row.before, row.near)
     before = row.before.k.shape[1]
   far, near = stream(row.q, row.ids, row.far), stream(row.q, row.ids, near_keys, row.window)
   g = (1 / (1 + np.exp(-np.asarray(row.logits, np.float64))))[..., None]
@@ -85,6 +99,12 @@ class Row(NamedTuple):
     """What is differentiated: (q, far k, v, near k, v, logits) and, if there are rows before, their k, v."""
     before = () if self.before is None else self.before[:2]
     return (self.q, *self.far[:2], *self.near[:2], self.logits, *before)
+
+  def map(self, function, *others):
+    """`function` of every array; ids of the same rows stay one object."""
+    row = jax.tree.map(lambda *x: function(*x) if isinstance(x[0], np.ndarray) else x[0], self, *others)
+    far = row.far if self.far.ids is not self.ids else row.far._replace(ids=row.ids)
+    return row._replace(far=far, near=row.near._replace(ids=row.ids))
 
   def call(self, gated_attention, arrays, **options):
     """gated_attention of this row with other `arrays`."""

@@ -9,20 +9,18 @@ import numpy as np
 import pytest
 
 from iquest_jax.kernels.gated_attention import Keys, gpu, reference, tpu
-from iquest_jax.kernels.gated_attention.tpu_common import Options
 
 from tests.kernels import attention_oracle as oracle
 from tests.kernels import tokamax_twin
+from tests.kernels.attention_oracle import INTERPRETED, NAMES, assert_close
 
-# Rows of 300 are three blocks of queries, the last one incomplete.
-OPTIONS = Options(block_q=128, block_k=256, chunk=128, interpret=True)
 IMPLEMENTATIONS = {
     name: {function: functools.partial(getattr(module, function), **options) for function in (
         'attention', 'attention_with_lse', 'attention_backward', 'gated_attention'
     )}
     for name, module, options in (
         ('reference', reference, {}),
-        ('tpu', tpu, {'options': OPTIONS}),
+        ('tpu', tpu, {'options': INTERPRETED}),
         ('gpu', gpu, {'library': tokamax_twin.LIBRARY}),
     )
 }  # fmt: skip
@@ -52,20 +50,6 @@ def rounded(x, dtype):
   return jnp.asarray(x, dtype) if np.issubdtype(np.asarray(x).dtype, np.floating) else jnp.asarray(x)
 
 
-def with_shared_ids(row):
-  """Ids of the same rows as one object again, after a function of trees has copied them."""
-  far = row.far if row.before is not None else row.far._replace(ids=row.ids)
-  return row._replace(far=far, near=row.near._replace(ids=row.ids))
-
-
-def assert_close(names, actual, expected, tolerance):
-  """Compares norms; an array whose numbers cancel (a window of one key has dk = 0) is compared at the scale of 0.1."""
-  for name, a, e in zip(names, actual, expected, strict=True):
-    a = np.asarray(a, np.float64)
-    assert np.isfinite(a).all(), name
-    assert np.linalg.norm(a - e) <= tolerance * max(np.linalg.norm(e), 0.1 * e.size**0.5), name
-
-
 def gated(kernels, row, d_out):
   """(out, gradients) in the order of oracle.gated."""
 
@@ -77,16 +61,12 @@ def gated(kernels, row, d_out):
   return run(row.arrays, d_out)
 
 
-NAMES = ('out', 'dq', 'd far k', 'd far v', 'd near k', 'd near v', 'd logits', 'd before k', 'd before v')
-
-
 @pytest.mark.parametrize('documents,window,heads,device,dtype', POINTS)
 def test_gated_attention_equals_float64(kernels, documents, window, heads, device, dtype):
   T = 300 if device is None else 640
   row = oracle.row(documents, T, heads, window=window, device=device)
   logits = row.logits
-  row = with_shared_ids(jax.tree.map(lambda x: rounded(x, dtype) if isinstance(x, np.ndarray) else x, row))
-  row = row._replace(logits=logits)
+  row = row.map(lambda x: rounded(x, dtype))._replace(logits=logits)
   d_out = rounded(np.random.default_rng(1).standard_normal(row.q.shape).astype(np.float32), dtype)
   out, grads = gated(kernels, row, d_out)
   expected_out, expected = oracle.gated(row, d_out)
@@ -184,7 +164,7 @@ def test_rows_of_padding_give_zeros(kernels):
 
 def test_rows_of_a_batch_differ_in_their_documents(kernels):
   rows = [oracle.row('one', seed=1), oracle.row('short', seed=2)]
-  both = with_shared_ids(jax.tree.map(lambda *x: np.concatenate(x) if isinstance(x[0], np.ndarray) else x[0], *rows))
+  both = rows[0].map(lambda *x: np.concatenate(x), rows[1])
   d_out = np.random.default_rng(1).standard_normal(both.q.shape).astype(np.float32)
   out, grads = gated(kernels, both, d_out)
   expected_out, expected = oracle.gated(both, d_out)

@@ -15,8 +15,8 @@ from iquest_jax.kernels.gated_attention import Ids, Keys, gpu, reference
 
 from tests.kernels import attention_oracle as oracle
 from tests.kernels import tokamax_twin
-from tests.kernels.test_attention import NAMES, assert_close, with_shared_ids
-from tests.parallel import test_context as split_rows
+from tests.kernels.attention_oracle import NAMES, assert_close
+from tests.parallel import split_rows
 
 LENGTHS = ([640], [1, 7, 30, 64, 2, 3, 90] * 3, [100, 156, 300], [128] * 5, [])
 
@@ -104,8 +104,7 @@ def gated_call(row, library):
 
 
 def test_residuals_are_inputs_output_and_one_statistic():
-  row = oracle.row('edge', T=256, heads=(5, 1))
-  row = with_shared_ids(jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, row))
+  row = oracle.row('edge', T=256, heads=(5, 1)).map(jnp.asarray)
   _, pull = jax.vjp(gated_call(row, tokamax_twin.LIBRARY), *row.arrays)
   inputs = [id(x) for x in jax.tree.leaves(row)]
   kept = [x.shape for x in jax.tree.leaves(pull) if isinstance(x, jax.Array) and id(x) not in inputs]
@@ -203,6 +202,6 @@ def test_the_log_says_that_this_machine_has_no_gpu(caplog):
   with kernels.kernels_for('gpu'), caplog.at_level(logging.WARNING):
     kernels.attention(row.q, row.ids, row.far)
   assert [record.getMessage() for record in caplog.records] == [
-      'attention on this GPU runs as plain JAX, slower than a kernel: the kernels need compute capability 9.0 (H100, H200), '
-      'got no NVIDIA GPU'
+      'attention on this GPU runs as plain JAX, slower than a kernel: the kernels need compute capability 9.0 (H100, H200)'
+      ', got no NVIDIA GPU'
   ]
