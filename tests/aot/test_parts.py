@@ -231,7 +231,7 @@ def answer(*args, **env):
         (['--exp=pretrain', '--topology=v5p:4x4x4'], 'must multiply to 64 devices'),
         (['--exp=pretrain', '--exp.mesh.data=1', '--exp.mesh.fsdp=16', '--exp.mesh.tensor=16'],
          'must be a multiple of mesh axes tensor = 16'),
-        (['--exp=midtrain_32k:size=7b', '--exp.data.context=32766'], 'config: data.context 32766'),
+        (['--exp=midtrain_32k:size=7b', '--exp.data.context=32766'], 'config: data.context must be a multiple of 2 x mesh.context'),
         ([], '--exp is missing'),
     ],
 )  # fmt: skip
