@@ -18,7 +18,7 @@ T = 48
 
 
 def packed_row(seed=0):
-  """(documents, tokens, segment_ids, positions) of one row [1, T] with padding at its end."""
+  """(documents, tokens, segment_ids, positions) of one row [1, T] that ends with padding."""
   rng = np.random.default_rng(seed)
   documents = [rng.integers(0, DENSE.vocab, length, dtype=np.int32) for length in LENGTHS]
   padding = T - sum(LENGTHS)
@@ -49,7 +49,7 @@ def test_outputs_follow_a_permutation_of_the_row(model):
 
 
 @MODELS
-def test_padding_and_its_tokens_change_nothing(model):
+def test_tokens_of_padding_change_nothing(model):
   _, tokens, segment_ids, positions = packed_row()
   params, real = random_params(model), segment_ids[0] != 0
   other = np.where(segment_ids == 0, (tokens + 7) % model.vocab, tokens)
@@ -100,6 +100,6 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_logits(model):
   assert hidden.dtype == jnp.bfloat16 and {leaf.dtype for leaf in diagnostics.values()} <= {jnp.dtype('float32')}
   logits, exact = (forward(model, params, *row, dtype=dtype) for dtype in ('bfloat16', 'float32'))
   assert logits.dtype == jnp.float32
-  # 8 bits of mantissa through every layer; rounding of the final states alone would give about 0.002.
+  # Every layer rounds to 8 bits of mantissa; rounding only the final states would give about 0.002.
   error = np.sqrt(np.mean(np.square(logits - exact)) / np.mean(np.square(exact)))
   assert 1e-3 < error < 5e-2
