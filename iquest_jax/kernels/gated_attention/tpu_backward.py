@@ -21,33 +21,23 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from iquest_jax.kernels.gated_attention import block_pairs
+from iquest_jax.kernels.gated_attention import block_pairs, tpu_common
 from iquest_jax.kernels.gated_attention.reference import MASKED
-from iquest_jax.kernels.gated_attention.tpu_common import (
-    HALO,
-    LANES,
-    LOG2_E,
-    Near,
-    Options,
-    column,
-    compiler_params,
-    dot,
-    hide,
-    visible,
-    widen,
-)
+from iquest_jax.kernels.gated_attention.tpu_common import HALO, LANES, LOG2_E, column, dot, hide, visible, widen
 from iquest_jax.kernels.gated_attention.tpu_forward import around
 
 # A gate below this has no weight in float32, and what is divided by it is later multiplied by zero.
 _TINY = 1e-30
 
 
-def most_rows(H: int, G: int, K: int, options: Options) -> int:
+def most_rows(H: int, G: int, K: int, options: tpu_common.Options) -> int:
   """Query rows that one launch can take."""
   return options.resident_bytes // (H // G * K * 4) // options.block_q * options.block_q
 
 
-def backward(q, k, v, d_out, lse, delta, q_ids, k_ids, pairs, count, near: Near | None, window, dtypes, options: Options):
+def backward(
+    q, k, v, d_out, lse, delta, q_ids, k_ids, pairs, count, near: tpu_common.Near | None, window, dtypes, options
+):
   """One launch; rows in whole blocks, heads before rows.
 
   Args:
@@ -58,6 +48,7 @@ def backward(q, k, v, d_out, lse, delta, q_ids, k_ids, pairs, count, near: Near 
     pairs, count: from block_pairs.backward.
     near: the local stream with its lse; None if there is only one stream.
     dtypes: of dq, and of dk and dv.
+    options: tpu_common.Options, fitted to the rows.
 
   Returns:
     [dq, dk, dv] and, with two streams, [d logits, dk2, dv2, d halo k, d halo v] in the dtypes of `near`.
@@ -96,7 +87,7 @@ def backward(q, k, v, d_out, lse, delta, q_ids, k_ids, pairs, count, near: Near 
           out_specs=out_specs,
           scratch_shapes=scratch_shapes,
       ),
-      compiler_params=compiler_params('parallel', 'parallel', 'arbitrary', 'arbitrary'),
+      compiler_params=tpu_common.compiler_params('parallel', 'parallel', 'arbitrary', 'arbitrary'),
       cost_estimate=pl.CostEstimate(
           flops=10 * B * H * visible_pairs * K,
           transcendentals=B * H * visible_pairs,
@@ -107,7 +98,7 @@ def backward(q, k, v, d_out, lse, delta, q_ids, k_ids, pairs, count, near: Near 
   )(*pairs, q, k, v, d_out, lse, delta, q_ids, k_ids, *jax.tree.leaves(near))
 
 
-def _specs(R, K, gated, options: Options):
+def _specs(R, K, gated, options):
   """(in_specs, out_specs): the blocks of every array at a point of the grid."""
   block_q, block_k = options.block_q, options.block_k
 

@@ -12,24 +12,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from iquest_jax.kernels.gated_attention import block_pairs
+from iquest_jax.kernels.gated_attention import block_pairs, tpu_common
 from iquest_jax.kernels.gated_attention.reference import MASKED
-from iquest_jax.kernels.gated_attention.tpu_common import (
-    HALO,
-    LANES,
-    LOG2_E,
-    Near,
-    Options,
-    column,
-    compiler_params,
-    dot,
-    hide,
-    visible,
-    widen,
-)
+from iquest_jax.kernels.gated_attention.tpu_common import HALO, LANES, LOG2_E, column, dot, hide, visible, widen
 
 
-def forward(q, k, v, q_ids, k_ids, pairs, count, near: Near | None, window, options: Options):
+def forward(q, k, v, q_ids, k_ids, pairs, count, near: tpu_common.Near | None, window, options):
   """One launch; rows in whole blocks, heads before rows.
 
   Args:
@@ -39,6 +27,7 @@ def forward(q, k, v, q_ids, k_ids, pairs, count, near: Near | None, window, opti
     pairs, count: from block_pairs.forward.
     near: the local stream; None if there is only one stream.
     window: of the local stream if there is one, else of the only stream.
+    options: tpu_common.Options, fitted to the rows.
 
   Returns:
     (out [B, H, T, K], lse float32 [B, H, 1, T] of each stream)
@@ -63,7 +52,7 @@ def forward(q, k, v, q_ids, k_ids, pairs, count, near: Near | None, window, opti
               pltpu.VMEM((2, options.block_q, LANES), jnp.int32),
           ],
       ),
-      compiler_params=compiler_params('parallel', 'parallel', 'arbitrary'),
+      compiler_params=tpu_common.compiler_params('parallel', 'parallel', 'arbitrary'),
       cost_estimate=pl.CostEstimate(
           flops=4 * B * H * visible_pairs * K,
           transcendentals=B * H * visible_pairs,
@@ -77,7 +66,7 @@ def forward(q, k, v, q_ids, k_ids, pairs, count, near: Near | None, window, opti
   )(pairs.q_block, pairs.k_block, pairs.kind, q, k, v, q_ids, k_ids, *jax.tree.leaves(near))
 
 
-def _specs(R, K, gated, options: Options):
+def _specs(R, K, gated, options):
   """(in_specs, out_specs): the blocks of every array at a point of the grid."""
   block_q, block_k = options.block_q, options.block_k
   # Plain //, which rounds down for signed numbers, does not lower for a TPU that is only a compile target.
