@@ -26,7 +26,7 @@ def compile_gated_attention(topology: str, keys: int = T):
   import jax.numpy as jnp
   from jax.experimental import topologies
 
-  from iquest_jax.kernels.gated_attention import Ids, gated_attention, kernels_for
+  from iquest_jax.kernels.gated_attention import Ids, Keys, gated_attention, kernels_for
 
   chip = topologies.get_topology_desc(platform='tpu', topology_name=topology).devices[0]
   sharding = jax.sharding.SingleDeviceSharding(chip)
@@ -36,7 +36,11 @@ def compile_gated_attention(topology: str, keys: int = T):
 
   def run(d_out, *args):
     *arrays, q_ids, k1_ids = args
-    out, pull = jax.vjp(lambda *arrays: gated_attention(*arrays, q_ids, k1_ids, 64), *arrays)
+
+    def call(q, k1, v1, k2, v2, logits):
+      return gated_attention(q, q_ids, Keys(k1, v1, k1_ids), Keys(k2, v2, q_ids), logits, 64)
+
+    out, pull = jax.vjp(call, *arrays)
     return out, pull(d_out)
 
   with kernels_for('tpu'):

@@ -1,7 +1,9 @@
-"""Dense to loop: weights of representative dense layers become the layers that the loop shares between its passes.
+"""Dense to loop: weights of representative dense layers become the layers that the passes of the loop share.
 
-The report names the fold and leaves its rule open ("weights of representative blocks are aggregated"); with equal depth
-it is a copy plus fresh gates. Legend: L layers of the loop, N layers of the dense parent, H heads, K head size.
+The report names the fold but not its rule ("weights of representative blocks are aggregated"); with equal depth it is a
+copy plus new gates.
+
+Legend: L layers of the loop, N layers of the dense parent, H heads, K head size.
 """
 
 import jax
@@ -17,7 +19,7 @@ def _copy(leaf_N, layers):
 
 
 def _stride(leaf_N, layers):
-  """The last layer of each group of N / L: the one whose output the next group reads."""
+  """The last layer of each group of N / L, whose output the next group reads."""
   group = leaf_N.shape[0] // layers
   return leaf_N[group - 1 :: group]
 
@@ -34,20 +36,20 @@ def dense_to_loop(dense_params, model: ModelConfig, rule: str, key: jax.Array):
   """Parameters of the looped `model` from those of a dense parent.
 
   Args:
-    dense_params: tree of the dense Transformer; every leaf under `layers` has a leading N.
-    model: the looped model; N is its L for 'copy', a multiple of L for 'stride' and 'mean'.
+    dense_params: parameters of the dense Transformer; every leaf under `layers` has a leading N.
+    model: the looped model. N must equal L for 'copy' and be a multiple of L for 'stride' and 'mean'.
     rule: 'copy', 'stride' or 'mean'.
-    key: draws the gate weights (normal, init_std); gate biases start at +2, so the loop begins near its global stream.
+    key: for the gate weights (normal, init_std); gate biases are +2, so the loop starts close to its global stream.
 
   Raises:
-    UserError: an unknown rule, or depths that do not fit it.
+    UserError: the rule is unknown, or the depths do not fit it.
   """
   if rule not in FOLDS:
     raise UserError(f'fold: rule "{rule}" does not exist{nearest(rule, FOLDS)}')
   depth = dense_params['layers']['attention']['query'].shape[0]
   if depth % model.layers or (rule == 'copy' and depth != model.layers):
     raise UserError(
-        f'fold: {depth} dense layers do not fold into {model.layers} by "{rule}"; '
+        f'fold: dense layers must be {"" if rule == "copy" else "a multiple of "}{model.layers} for "{rule}", got {depth}; '
         'copy needs equal depth, stride and mean a multiple'
     )
   layers = jax.tree.map(lambda leaf: FOLDS[rule](leaf, model.layers), dense_params['layers'])

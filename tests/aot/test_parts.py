@@ -228,10 +228,10 @@ def answer(*args, **env):
     ('args', 'says'),
     [
         (['--exp=pretrain', '--topology=v5p:3x3x3'], 'topology: "v5p:3x3x3" does not exist; there are v5p-8'),
-        (['--exp=pretrain', '--topology=v5p:4x4x4'], '= 256 devices, but there are 64'),
+        (['--exp=pretrain', '--topology=v5p:4x4x4'], 'must multiply to 64 devices'),
         (['--exp=pretrain', '--exp.mesh.data=1', '--exp.mesh.fsdp=16', '--exp.mesh.tensor=16'],
-         'kv_heads, which do not divide by mesh axes tensor = 16'),
-        (['--exp=midtrain_32k:size=7b', '--exp.data.context=32766'], 'config: data.context 32766'),
+         'must be a multiple of mesh axes tensor = 16'),
+        (['--exp=midtrain_32k:size=7b', '--exp.data.context=32766'], 'config: data.context must be a multiple of 2 x mesh.context'),
         ([], '--exp is missing'),
     ],
 )  # fmt: skip

@@ -40,7 +40,7 @@ CONFIG_FAULTS = {
     'no width': ({'drop': ['hidden_size']}, 'hidden_size must be a positive integer, got null'),
     'text for a number': ({'num_hidden_layers': '3'}, 'num_hidden_layers must be a positive integer, got "3"'),
     'negative epsilon': ({'rms_norm_eps': -1e-5}, 'rms_norm_eps must be a positive number, got -1e-05'),
-    'heads that do not divide': ({'num_key_value_heads': 3}, '4 heads do not divide by 3 kv_heads'),
+    'heads that do not divide': ({'num_key_value_heads': 3}, 'heads must be a multiple of kv_heads = 3, got 4'),
     'narrower feed-forward': ({'intermediate_size': 39}, 'down_proj.weight must be (24, 39) by config.json, got (24, 40)'),
     'fewer layers': ({'num_hidden_layers': 2}, 'model.layers.2.input_layernorm.weight is unexpected (and 8 more)'),
     'more layers': ({'num_hidden_layers': 4}, 'model.layers.3.input_layernorm.weight is missing (and 8 more)'),

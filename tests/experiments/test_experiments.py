@@ -128,8 +128,8 @@ def test_the_hash_of_a_configuration_tells_every_number():
     [
         ('anneal', {'carry': ('paramz',)}, "init.carry is ('paramz',); it holds"),
         ('anneal', {'transform': 'foo'}, 'init.transform is "foo"; it is'),
-        ('anneal', {'transform': 'dense_to_loop'}, 'moments are of the dense model'),
-        ('midtrain_32k', {'transform': 'dense_to_loop'}, 'which is for loop_adapt; it is "" here'),
+        ('anneal', {'transform': 'dense_to_loop'}, 'moments of the dense model do not fit'),
+        ('midtrain_32k', {'transform': 'dense_to_loop'}, 'init.transform must be "" except in loop_adapt'),
         ('loop_adapt', {'fold': 'strid'}, 'init.fold "strid" does not exist; did you mean "stride"?'),
     ],
 )

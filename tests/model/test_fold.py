@@ -1,4 +1,4 @@
-"""Dense to loop: what each rule keeps, and what the gates start from."""
+"""Dense to loop: what each rule keeps, and how the gates start."""
 
 import dataclasses
 
@@ -56,7 +56,7 @@ def test_stride_takes_the_last_layer_of_each_group_and_mean_their_average():
   np.testing.assert_allclose(mean[1], query[3:].mean(axis=0), rtol=1e-6)
 
 
-def test_the_dense_parameters_are_left_as_they_were():
+def test_the_dense_parameters_stay_unchanged():
   dense = dense_params(2)
   fold.dense_to_loop(dense, LOOP, 'copy', KEY)
   assert 'gate_bias' not in dense['layers']['attention']
@@ -64,7 +64,7 @@ def test_the_dense_parameters_are_left_as_they_were():
 
 @pytest.mark.parametrize(('rule', 'layers'), [('copy', 4), ('stride', 3), ('mean', 5)])
 def test_depths_that_do_not_fit_are_refused(rule, layers):
-  with pytest.raises(UserError, match=f'{layers} dense layers do not fold into 2 by "{rule}"'):
+  with pytest.raises(UserError, match=f'dense layers must be (a multiple of )?2 for "{rule}", got {layers}'):
     fold.dense_to_loop(dense_params(layers), LOOP, rule, KEY)
 
 

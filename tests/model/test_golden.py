@@ -1,4 +1,4 @@
-"""The model equals an independent implementation's logits, and the fixture tells every wrong variant apart."""
+"""The model equals the logits of an independent implementation, and the fixture distinguishes every wrong variant."""
 
 import json
 import pathlib
@@ -47,11 +47,11 @@ def test_the_numpy_reference_equals_the_golden_logits(name):
 
 
 @pytest.mark.parametrize('wrong', reference_model.WRONG)
-def test_every_wrong_loop_is_told_apart(wrong):
+def test_the_fixture_distinguishes_every_wrong_loop(wrong):
   assert np.abs(reference('loop_tiny', wrong) - golden('loop_tiny')[1]).max() > 1e-3
 
 
-def test_the_gates_of_the_fixture_are_random_enough_to_tell():
+def test_the_gates_of_the_fixture_are_random_enough():
   tensors = load_file(GOLDEN / 'loop_tiny' / 'model.safetensors')
   gates = [tensor for name, tensor in tensors.items() if 'gate_projections' in name and name.endswith('weight')]
   assert len(gates) == 3 and min(gate.std() for gate in gates) > 0.1

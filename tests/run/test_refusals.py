@@ -72,17 +72,17 @@ def test_a_wrong_command_line_is_refused(shared, tmp_path, mistake):
 # What does not fit the stage, the mesh or the rows: (devices, overrides, what the line says).
 SETTINGS = {
     'fewer devices than the mesh needs': (
-        1, {'mesh.fsdp': 4}, 'fsdp 4 x context 1 x tensor 1 = 4 devices, but there are 1'),
-    'more devices than the mesh takes': (4, {'mesh.fsdp': 2}, '= 2 devices, but there are 4'),
+        1, {'mesh.fsdp': 4}, 'fsdp 4 x context 1 x tensor 1 = 4;'),
+    'more devices than the mesh takes': (4, {'mesh.fsdp': 2}, 'must multiply to 4 devices'),
     'a batch that does not divide': (
         4, {'train.batch_rows': 6}, 'train.batch_rows must be a multiple of data x fsdp x accumulation = 4, got 6; change'),
     'a batch that does not accumulate': (1, {'train.accumulation': 3}, 'data x fsdp x accumulation = 3, got 8; change one'),
     'a row that does not divide': (
         4, {'mesh.fsdp': 1, 'mesh.context': 4, 'data.context': 30},
-        'data.context 30 does not divide'),
+        'data.context must be a multiple of 2 x mesh.context = 8'),
     'a row longer than the model allows': (1, {'model.max_context': 16}, 'must be at most model.max_context = 16'),
     'a row that does not divide by the chunk': (1, {'train.loss_chunk': 12}, 'train.loss_chunk, got 12'),
-    'heads that do not divide': (4, {'mesh.fsdp': 1, 'mesh.tensor': 4}, 'do not divide by mesh axes tensor = 4'),
+    'heads that do not divide': (4, {'mesh.fsdp': 1, 'mesh.tensor': 4}, 'must be a multiple of mesh axes tensor = 4'),
     'rows of another context length': (
         1, {'data.context': 64}, 'have context 32, the stage has 64; prepare them again with python -m launch.prepare '
         '--exp=anneal:size=tiny --workdir='),
@@ -94,14 +94,14 @@ SETTINGS = {
     'a model the parent was not made for': (
         1, {'model.rope_theta': 10000.0}, 'has model.rope_theta = 500000.0, but this stage has 10000.0; set '),
     'a parent of another size': (1, {'model.d_ff': 96}, 'has model.d_ff = 64, but this stage has 96; set '),
-    'a start that does not exist': (1, {'init.transform': 'foo'}, 'init.transform is "foo"; it is "" or "dense_to_loop"'),
+    'a start that does not exist': (1, {'init.transform': 'foo'}, 'init.transform must be "" or "dense_to_loop"'),
     'a rate below nothing': (1, {'optim.floor': -3.0}, 'config: optim.floor must be in [0, 1], got -3.0'),
     'moments of an unknown type': (1, {'optim.moment_dtype': 'float23'}, 'did you mean "float32"?'),
     'no step': (1, {'train.steps': 0}, 'config: train.steps must be at least 1, got 0'),
     'no rows': (1, {'train.batch_rows': 0}, 'config: train.batch_rows must be at least 1, got 0'),
     'a save every no steps': (1, {'checkpoint.every': 0}, 'config: checkpoint.every must be at least 1, got 0'),
     'an evaluation of no rows': (1, {'eval.rows': 0}, 'config: eval.rows must be at least 1, got 0'),
-    'a vocabulary of nothing': (1, {'model.vocab': 0}, 'model: vocab is 0; at least 1'),
+    'a vocabulary of nothing': (1, {'model.vocab': 0}, 'model: vocab must be at least 1, got 0'),
     'no checkpoint to be kept': (1, {'checkpoint.keep': 0}, 'checkpoint.keep must be at least 1, got 0'),
 }  # fmt: skip
 

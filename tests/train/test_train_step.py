@@ -123,20 +123,20 @@ def test_moments_are_sharded_like_their_parameters():
 
 
 def test_a_mesh_axis_used_twice_is_refused():
-  with pytest.raises(UserError, match='mesh axis "tensor" on both "heads" and "ffn"'):
+  with pytest.raises(UserError, match='mesh axis "tensor" for both "heads" and "ffn"'):
     sharding.spec('heads', 'ffn')
-  with pytest.raises(UserError, match='"head" is not in the table; did you mean "heads"'):
+  with pytest.raises(UserError, match='"head" does not exist; did you mean "heads"'):
     sharding.spec('head')
 
 
 def test_dimensions_that_do_not_divide_are_refused():
   mesh = sharding.make_mesh(dict(zip(sharding.AXES, (1, 1, 1, 8))))
-  with pytest.raises(UserError, match='2 kv_heads, which do not divide by mesh axes tensor = 8'):
+  with pytest.raises(UserError, match='kv_heads of .* must be a multiple of mesh axes tensor = 8, got 2'):
     abstract_params(dataclasses.replace(LOOP, heads=8), mesh)
 
 
 def test_a_mesh_of_the_wrong_size_is_refused():
-  with pytest.raises(UserError, match='= 4 devices, but there are 8'):
+  with pytest.raises(UserError, match='must multiply to 8 devices .* = 4;'):
     sharding.make_mesh(ONE | {'fsdp': 4})
 
 
