@@ -26,6 +26,8 @@ flags.DEFINE_string('results', 'experiments/aot', 'Folder for --all: measures.js
 
 FLAGS = flags.FLAGS
 SIZES = ('7b', '14b', '40b', '40b_loop')
+# The default slice and the longest context come first: if they fail, nothing else matters.
+SLICES = ('v5p-512', 'v5p-256', 'v6e-256')
 
 
 def main(argv):
@@ -51,8 +53,7 @@ def _all() -> int:
 
   folder = pathlib.Path(FLAGS.results)
   results, estimates = sweep.Results(folder / 'measures.jsonl'), {}
-  # The default slice and the longest context come first: if they fail, nothing else matters.
-  for cloud in ('v5p-512', 'v5p-256', 'v6e-256'):
+  for cloud in SLICES:
     slice_ = topology.find(cloud)
     for size, stages in programs():
       config = command.experiment(f'{stages[0]}:size={size},topology={cloud}')
