@@ -115,7 +115,8 @@ def test_every_buffer_is_listed_once():
   %step = s32[] get-tuple-element(%state), index=1
   %row = f32[1,128]{1,0} broadcast(%step), dimensions={}
   %written = f32[8,128]{1,0} fusion(%stack, %row, %step), kind=kLoop, calls=%fused_computation.1
-  ROOT %next = (f32[8,128]{1,0}, s32[]) tuple(%written, %step)
+  %again = f32[8,128]{1,0} dynamic-update-slice(%written, %row, %step, %step)
+  ROOT %next = (f32[8,128]{1,0}, s32[]) tuple(%again, %step)
 }
 %condition.3 (state.1: (f32[8,128], s32[])) -> pred[] {
   %state.1 = (f32[8,128]{1,0}, s32[]) parameter(0)
