@@ -5,7 +5,7 @@
 
 --topology takes a shape (v5p:8x8x4) or a Cloud name (v5p-512) and also picks the mesh; --exp.mesh.fsdp=16 and other
 overrides try another one. Exits with status 1 if something does not fit. Needs the extra "tpu" (libtpu), no accelerator.
-An interrupted --all resumes.
+--all writes experiments/aot/table.md and resumes after an interruption.
 """
 
 import pathlib
@@ -22,9 +22,10 @@ from launch import command
 
 flags.DEFINE_string('topology', common.Arguments().topology, 'TPU slice, such as v5p:8x8x4 or v5p-512.')
 flags.DEFINE_bool('all', False, 'Compile every stage of every full size for every slice of experiments/meshes.py.')
-flags.DEFINE_string('results', 'experiments/aot', 'Folder for --all: measures.jsonl, and table.md generated from it.')
 
 FLAGS = flags.FLAGS
+# Has measures.jsonl, and table.md, which is generated from it.
+RESULTS = pathlib.Path('experiments/aot')
 SIZES = ('7b', '14b', '40b', '40b_loop')
 # The default slice and the longest context come first: if they fail, nothing else matters.
 SLICES = ('v5p-512', 'v5p-256', 'v6e-256')
@@ -51,8 +52,7 @@ def _one() -> int:
 def _all() -> int:
   from iquest_jax.aot import estimate, report, sweep
 
-  folder = pathlib.Path(FLAGS.results)
-  results, estimates = sweep.Results(folder / 'measures.jsonl'), {}
+  results, estimates = sweep.Results(RESULTS / 'measures.jsonl'), {}
   for cloud in SLICES:
     slice_ = topology.find(cloud)
     for size, stages in programs():
@@ -64,7 +64,7 @@ def _all() -> int:
         results.add(config, slice_, measure)
       estimates.setdefault((size, ', '.join(stages)), {})[cloud] = estimate.estimate(measure, config, slice_)
   text = report.table(estimates, '; '.join(results.versions()))
-  (folder / 'table.md').write_text(text)
+  (RESULTS / 'table.md').write_text(text)
   print(text)
   return 0 if all(each.fits for row in estimates.values() for each in row.values()) else 1
 
@@ -84,7 +84,7 @@ def programs() -> list[tuple[str, list[str]]]:
 def with_slice(text: str) -> str:
   """--exp with the slice of --topology, which picks the mesh; raises UserError if --exp names a slice itself."""
   if 'topology=' in text:
-    raise UserError(f'--exp={text}: name the slice by the flag, as in --topology={common.Arguments().topology}')
+    raise UserError(f'--exp: "{text}" must not name a slice here; use the flag, as in --topology={FLAGS.topology}')
   slice_ = topology.find(FLAGS.topology)
   # A slice that experiments/meshes.py does not know keeps the default mesh, for --exp.mesh.* to change.
   clouds = [f'topology={name}' for name in meshes.CHIPS if topology.find(name) == slice_]

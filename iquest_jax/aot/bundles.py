@@ -20,8 +20,8 @@ T, H, G, K = 8192, 40, 8, 128
 PAIR_EXPONENTIALS = 512 * 1024 // 1024
 
 
-def compile_gated_attention(topology: str, keys: int = T):
-  """Gated attention with its gradients, T queries on `keys` keys, compiled for one chip of the slice."""
+def compile_gated_attention(topology: str):
+  """Gated attention with its gradients, T queries on T keys, compiled for one chip of the slice."""
   import jax
   import jax.numpy as jnp
   from jax.experimental import topologies
@@ -32,7 +32,7 @@ def compile_gated_attention(topology: str, keys: int = T):
   sharding = jax.sharding.SingleDeviceSharding(chip)
   array = lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct((1, *shape), dtype, sharding=sharding)
   ids_of = lambda length: Ids(array(length, dtype=jnp.int32), array(length, dtype=jnp.int32))
-  q, k1, k2, logits = array(T, H, K), array(keys, G, K), array(T, G, K), array(T, H, dtype=jnp.float32)
+  q, k1, k2, logits = array(T, H, K), array(T, G, K), array(T, G, K), array(T, H, dtype=jnp.float32)
 
   def run(d_out, *args):
     *arrays, q_ids, k1_ids = args
@@ -40,7 +40,7 @@ def compile_gated_attention(topology: str, keys: int = T):
     return out, pull(d_out)
 
   with kernels_for('tpu'):
-    return jax.jit(run).lower(q, q, k1, k1, k2, k2, logits, ids_of(T), ids_of(keys)).compile()
+    return jax.jit(run).lower(q, q, k1, k1, k2, k2, logits, ids_of(T), ids_of(T)).compile()
 
 
 def count(folder: str) -> dict[str, list[int]]:

@@ -58,7 +58,7 @@ class Collective:
 
   Attributes:
     kind: one of COLLECTIVES.
-    channels: its channel_id, if it has one.
+    channels: its channel_id, if it has one; several transfers may share channel 1.
     shape: type of the result.
     size: bytes of the whole array: the result of a gather, the argument of a scatter.
     group: chips per replica group.
@@ -236,7 +236,7 @@ def _kernel(line: Instruction, times: int) -> Kernel | None:
     return None
   declared = re.search(r'"cost_estimate":(\{[^}]*\})', line.rest)
   cost = json.loads(declared[1]) if declared else {}
-  name = line.source().rsplit('/', 1)[-1] or line.name
+  name = re.sub(r'[.\d]+$', '', line.name.lstrip('%'))
   return Kernel(name, int(cost.get('flops', 0)), int(cost.get('bytes_accessed', 0)), times)
 
 

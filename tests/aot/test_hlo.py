@@ -84,7 +84,7 @@ ENTRY %main (a: s32[], b: f32[8]) -> f32[8] {
 }
 '''  # fmt: skip  # noqa: E501
   (kernel,) = hlo.Module(text).kernels()
-  assert (kernel.flops, kernel.bytes, kernel.times) == (70, 9, 1)
+  assert (kernel.name, kernel.flops, kernel.bytes, kernel.times) == ('k', 70, 9, 1)
 
 
 @pytest.mark.parametrize(

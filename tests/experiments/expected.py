@@ -15,11 +15,11 @@ from iquest_jax.run_folder import RunFolder
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / 'experiments'
 TABLE, DEMO = EXPERIMENTS / 'aot/table.md', EXPERIMENTS / 'demo.json'
-_LINES = re.compile(r'(?<=\nExpect:\n)(?:  .*\n)*')
+_LINES = re.compile(r'(?:^Expected .*\n)+', re.M)
 
 
 def stated(stage: str) -> str:
-  """The lines below `Expect:` in the docstring of a stage."""
+  """The lines `Expected ...` in the docstring of a stage."""
   return _LINES.search((EXPERIMENTS / f'{stage}.py').read_text())[0]
 
 
@@ -29,7 +29,8 @@ def recorded(stage: str) -> str:
   seconds = ', '.join(f'{size} {each}' for size, stages, each in cells if stage in stages.split(', '))
   losses = {size: stages[stage] for size, stages in json.loads(DEMO.read_text()).items() if stage in stages}
   falls = ', '.join(f'{size} {first:.3f} -> {last:.3f}' for size, (first, last) in losses.items())
-  return f'  seconds per step on v5p-512   {seconds} (estimated)\n  held-out loss of `make demo`  {falls}\n'
+  speed = f'Expected seconds per step on v5p-512: {seconds} (compiled, not run).\n'
+  return f'{speed}Expected held-out loss of `make demo`: {falls}.\n'
 
 
 def record(workdir: str) -> None:

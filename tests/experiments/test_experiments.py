@@ -1,4 +1,4 @@
-"""Every stage at every size is complete and traces. tests/run/test_chain.py trains each at tiny."""
+"""Every stage at every size is complete, and every train step traces. tests/run/test_chain.py trains each stage at tiny."""
 
 import dataclasses
 import itertools
@@ -11,16 +11,23 @@ import pytest
 from experiments import chain, common, meshes, mixtures
 from iquest_jax import config as config_lib
 from iquest_jax import sharding
+from iquest_jax.aot import sweep, topology
 from iquest_jax.batch import Batch
 from iquest_jax.data.rows import mixture
 from iquest_jax.errors import UserError
 from iquest_jax.model import cost, fold, sizes, transformer
-from iquest_jax.train import loop, step
+from iquest_jax.train import loop, optim, step
 from launch import command
+
 from tests.experiments import expected
 
 FULL = ('7b', '14b', '40b', '40b_loop')
 STAGES = [(stage, size) for size in sizes.SIZES for stage in chain.stages(size)]
+# One (stage, size) for each train step that differs in more than its sources, schedule and rates.
+PROGRAMS = {
+    sweep.key(command.experiment(f'{stage}:size={size}'), topology.find('v5p-512')): (stage, size)
+    for stage, size in reversed(STAGES)
+}
 
 
 def traced(config):
@@ -40,7 +47,18 @@ def traced(config):
 
 
 @pytest.mark.parametrize(('stage', 'size'), STAGES)
-def test_every_stage_at_every_size_resolves_and_traces(stage, size):
+def test_every_stage_at_every_size_resolves_and_its_optimizer_traces(stage, size):
+  config = command.experiment(f'{stage}:size={size}')
+  assert (config.stage, config.size) == (stage, size)
+  mixture.validate(config.data.mixture)
+  config_lib.check_start(config.init)
+  tx, params = optim.optimizer(config.optim, config.train.steps), {'kernel': jax.ShapeDtypeStruct((8, 8), np.float32)}
+  updates, _ = jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params), params)
+  assert updates == params
+
+
+@pytest.mark.parametrize(('stage', 'size'), sorted(PROGRAMS.values()))
+def test_every_distinct_train_step_traces(stage, size):
   config = command.experiment(f'{stage}:size={size}')
   before, after, metrics = traced(config)
   assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), before) == jax.tree.map(
