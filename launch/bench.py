@@ -3,7 +3,7 @@
   python -m launch.bench                                 every case
   python -m launch.bench --what=attention,train_step     some of them
 
-attention    gated attention, forward and backward: milliseconds, TFLOP/s, and time relative to two library calls and a mix
+attention    gated attention, forward and backward: milliseconds, TFLOP/s, and time relative to two mixed calls of a library
 train_step   tokens/s, and MFU on devices whose peak is known
 loader       tokens/s per core, and milliseconds to the first batch at step 1,000,000
 packing      MB/s of token ids

@@ -1,4 +1,4 @@
-"""Gated attention, forward and backward, against two calls of a library's attention and a mix.
+"""Gated attention, forward and backward, against two calls of a library's attention, mixed by the gate.
 
 Rows have one document, since the library functions know no segments.
 """
@@ -12,8 +12,6 @@ import jax.numpy as jnp
 from iquest_jax.bench.machine import median_seconds
 from iquest_jax.kernels import gated_attention as kernels
 
-_HEAD_DIM, _WINDOW = 128, 64
-
 
 def results() -> Iterator[dict]:
   """Three row lengths at the width of the 40b model; on a CPU one short row of eight heads."""
@@ -25,16 +23,12 @@ def results() -> Iterator[dict]:
 
 
 def measure(T: int, heads: tuple[int, int], dtype: str, repeats: int, libraries: dict[str, Callable]) -> dict:
-  """Times one row of T positions; FLOPs are those of visible pairs, the backward pass counted as 2.5 forward passes.
+  """Times one row of T positions with `heads` = (H, G), query and key/value heads.
 
-  Args:
-    T: query and key positions.
-    heads: (H, G), query and key/value heads.
-    dtype: of queries, keys and values.
-    repeats: timed calls.
-    libraries: attention functions that take is_causal and local_window_size, by name.
+  FLOPs are those of visible pairs, the backward pass counted as 2.5 forward passes. `libraries` are attention functions
+  that take is_causal and local_window_size, by name.
   """
-  (H, G), K, window = heads, _HEAD_DIM, _WINDOW
+  (H, G), K, window = heads, 128, 64
   ids = kernels.Ids(jnp.ones((1, T), jnp.int32), jnp.arange(T, dtype=jnp.int32)[None])
   shapes = [(1, T, n, K) for n in (H, G, G, G, G, H)]
   *args, d_out = (jax.random.normal(jax.random.key(i), shape, dtype) for i, shape in enumerate(shapes))
