@@ -59,12 +59,17 @@ def run_folder() -> RunFolder:
   return RunFolder(FLAGS.workdir)
 
 
-def run(main: Callable[[list[str]], int | None], operands: bool = False) -> None:
+def run(
+    main: Callable[[list[str]], int | None],
+    operands: bool = False,
+    rewrite_exp: Callable[[str], str] = lambda text: text,
+) -> None:
   """Runs a command: parses flags, turns a UserError into one line on stderr, and exits with 0, 1 or 2.
 
   Args:
     main: takes what is left of the command line, the program's name first.
     operands: whether it takes anything beside flags.
+    rewrite_exp: takes the text of --exp and returns the one to use; all other flags have their values by then.
   """
 
   def checked(argv):
@@ -72,9 +77,9 @@ def run(main: Callable[[list[str]], int | None], operands: bool = False) -> None
       raise UserError(f'"{argv[1]}" is no flag, and there is nothing else to be said here; see --help')
     return main(argv)
 
-  def guarded(step, argument):
+  def guarded(step, *arguments):
     try:
-      return step(argument)
+      return step(*arguments)
     except (UserError, RunStopped) as error:
       line, status = str(error), 2 if isinstance(error, UserError) else 1
     except OSError as error:
@@ -88,24 +93,29 @@ def run(main: Callable[[list[str]], int | None], operands: bool = False) -> None
   logging.get_absl_logger().addFilter(lambda record: f'{os.sep}tensorflow_datasets{os.sep}' not in record.pathname)
   quiet_orbax()
   logging.get_absl_handler().setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
-  app.run(lambda argv: guarded(checked, argv), flags_parser=lambda argv: guarded(_parse, argv))
+  app.run(lambda argv: guarded(checked, argv), flags_parser=lambda argv: guarded(_parse, argv, rewrite_exp))
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], rewrite_exp: Callable[[str], str]) -> list[str]:
   if {'-h', '--help', '-help'} & set(argv):
     about, options = sys.modules['__main__'].__doc__.strip(), FLAGS.main_module_help().strip().partition('\n')[2]
     print(f'{about}\n\nFlags:\n{options}')
     sys.exit(0)
-  argv = _define_experiment(argv)
+  # The overrides become flags once the experiment is known.
+  _set_flags(argv, known_only=True)
+  return _set_flags(_define_experiment(argv, rewrite_exp))
+
+
+def _set_flags(argv: list[str], known_only: bool = False) -> list[str]:
   try:
-    return FLAGS(argv)
+    return FLAGS(argv, known_only=known_only)
   except flags.UnrecognizedFlagError as error:
     raise UserError(f'flag --{error.flagname} does not exist{nearest(error.flagname, FLAGS)}') from None
   except (flags.Error, ValueError, TypeError) as error:
     raise UserError(' '.join(str(error).split())) from None
 
 
-def _define_experiment(argv: list[str]) -> list[str]:
+def _define_experiment(argv: list[str], rewrite_exp: Callable[[str], str]) -> list[str]:
   """Defines the flag `exp` from --exp=NAME and checks the overrides' keys; returns argv without --exp=NAME."""
   argv = [f'-{arg}' if arg.startswith('-exp') else arg for arg in argv]  # one dash is as good as two elsewhere
   chosen = [arg.partition('=')[2] for arg in argv if arg.startswith('--exp=')]
@@ -115,7 +125,7 @@ def _define_experiment(argv: list[str]) -> list[str]:
     if overrides or '--exp' in argv:
       raise UserError('--exp=NAME is missing; write it with an equals sign, as in --exp=midtrain_128k:size=7b')
     return argv
-  settings = experiment(chosen[-1])
+  settings = experiment(rewrite_exp(chosen[-1]))
   leaves = flatten(settings)
   for arg in overrides:
     key, separator, _ = arg.removeprefix('--exp.').partition('=')
