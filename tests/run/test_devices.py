@@ -15,16 +15,6 @@ from tests.run.helpers import STEPS, killed_at, recorded, steps_of, train
 LOSS_TOLERANCE, PARAMETER_TOLERANCE = 8e-7, 3e-6
 
 
-@pytest.fixture(name='shared', scope='session')
-def _shared(tmp_path_factory):
-  return run_helpers.shared_folder(tmp_path_factory)
-
-
-@pytest.fixture(name='workdir')
-def _workdir(shared, tmp_path):
-  return shared.copy(tmp_path)
-
-
 def rows_read(*files):
   """{(step, row): hash} of the rows that runs read, in any number of files; a row read twice must be the same row."""
   read = {}
@@ -66,13 +56,6 @@ def pair(shared, port, command):
   return [shared.start(command(process), **several, JAX_PROCESS_ID=str(process)) for process in (0, 1)]
 
 
-@pytest.fixture(name='unused_port')
-def _unused_port():
-  with socket.socket() as listener:
-    listener.bind(('localhost', 0))
-    return listener.getsockname()[1]
-
-
 def test_a_run_goes_on_with_four_devices_and_with_two_on_the_same_rows(shared, straight_rows, workdir, tmp_path):
   run_dir, command = workdir / 'anneal', train('anneal', workdir)
   seal = 'iquest_jax.checkpoint.fingerprint:seal'  # once when a checkpoint is restored, and once for each that is saved
@@ -91,7 +74,7 @@ def test_a_run_goes_on_with_four_devices_and_with_two_on_the_same_rows(shared, s
 def test_two_processes_train_as_one_and_write_one_report(shared, straight_rows, workdir, tmp_path, unused_port):
   files = [tmp_path / 'rows_0', tmp_path / 'rows_1']
   for process in pair(shared, unused_port, lambda process: recorded(files[process], train('anneal', workdir))):
-    run_helpers.finish(process)
+    processes.finish(process)
   assert rows_read(*files) == straight_rows
   assert not rows_read(files[0]).keys() & rows_read(files[1]).keys()  # each reads its half
   assert_same_losses(workdir / 'anneal', shared.straight / 'anneal')
@@ -105,7 +88,7 @@ def test_what_two_killed_processes_saved_one_goes_on_with(shared, workdir, unuse
   # The first process seals; the other would wait for it, and is killed as well.
   deadly = lambda process: killed_at('iquest_jax.train.metrics:Reporter.note', 8, command, 1.5)
   for process in pair(shared, unused_port, deadly):
-    run_helpers.finish(process, -signal.SIGKILL)
+    processes.finish(process, -signal.SIGKILL)
   assert steps_of(run_dir) == [3, 6]
   shared.run(command)
   assert_same_losses(run_dir, shared.straight / 'anneal')

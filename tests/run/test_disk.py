@@ -9,11 +9,6 @@ from tests.run import helpers as run_helpers
 from tests.run.helpers import killed_at, refusal, steps_of, train
 
 
-@pytest.fixture(name='shared', scope='session')
-def _shared(tmp_path_factory):
-  return run_helpers.shared_folder(tmp_path_factory)
-
-
 @pytest.fixture(name='disk')
 def _disk(tmp_path):
   """A file system of eight megabytes; only root may mount one."""

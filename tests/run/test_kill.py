@@ -9,16 +9,6 @@ from tests.run import helpers as run_helpers
 from tests.run.helpers import killed_at, steps_of, train
 
 
-@pytest.fixture(name='shared', scope='session')
-def _shared(tmp_path_factory):
-  return run_helpers.shared_folder(tmp_path_factory)
-
-
-@pytest.fixture(name='workdir')
-def _workdir(shared, tmp_path):
-  return shared.copy(tmp_path)
-
-
 def assert_what_is_there_is_true(shared, run_dir):
   """Whatever is committed after a kill is what the uninterrupted run had at that step."""
   for step in steps_of(run_dir):
@@ -87,7 +77,7 @@ def test_a_finished_stage_started_again_changes_nothing(shared, workdir):
 
 def test_runs_without_the_compilation_cache_are_bit_equal_to_runs_with_it(shared, workdir):
   """Or the tests above would say nothing about runs as people start them."""
-  run_helpers.finish(shared.start(train('anneal', workdir), JAX_ENABLE_COMPILATION_CACHE='false'))
+  processes.finish(shared.start(train('anneal', workdir), JAX_ENABLE_COMPILATION_CACHE='false'))
   run_helpers.assert_same_run(workdir / 'anneal', shared.straight / 'anneal')
 
 

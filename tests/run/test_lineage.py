@@ -13,24 +13,19 @@ from tests.run import helpers as run_helpers
 from tests.run.helpers import CONTEXT, train
 
 
-@pytest.fixture(name='shared', scope='session')
-def _shared(tmp_path_factory):
-  return run_helpers.shared_folder(tmp_path_factory)
-
-
 def test_show_and_verify_refuse_a_folder_of_another_size(shared, tmp_path):
   workdir = shared.copy(tmp_path)
   for name in ('show', 'verify'):
     done = shared.run(['-m', 'launch.chain', name, '--size=tiny', f'--workdir={workdir}'], status=2)
-    assert f'{workdir}/pretrain: was made with model.' in run_helpers.refusal(done)
+    assert f'{workdir}/pretrain: was made with model.' in processes.refusal(done)
 
 
 def test_a_folder_without_a_checkpoint_is_not_verified(shared, tmp_path):
   (tmp_path / 'midtrain_128k').mkdir()
   done = shared.run(['-m', 'launch.chain', 'verify', '--size=tiny', f'--workdir={tmp_path}'], status=2)
-  assert 'holds no stage of size tiny' in run_helpers.refusal(done)
+  assert 'holds no stage of size tiny' in processes.refusal(done)
   done = shared.run(['-m', 'launch.chain', 'show', '--size=tiny', f'--workdir={tmp_path / "nowhere"}'], status=2)
-  assert 'is no folder' in run_helpers.refusal(done)
+  assert 'is no folder' in processes.refusal(done)
 
 
 def test_tokens_are_those_seen_also_after_numbers_changed_and_the_change_is_logged(shared, tmp_path):

@@ -12,16 +12,6 @@ from tests.run import helpers as run_helpers
 from tests.run.helpers import CONTEXT, killed_at, refusal, train
 
 
-@pytest.fixture(name='shared', scope='session')
-def _shared(tmp_path_factory):
-  return run_helpers.shared_folder(tmp_path_factory)
-
-
-@pytest.fixture(name='workdir')
-def _workdir(shared, tmp_path):
-  return shared.copy(tmp_path)
-
-
 def refused(shared, workdir, command, devices=1):
   """The line a command is refused with; no file is changed, added or removed."""
   before = run_helpers.files(workdir)

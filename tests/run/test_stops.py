@@ -13,11 +13,6 @@ from tests.run import helpers as run_helpers
 from tests.run.helpers import CONTEXT, STEPS, steps_of, train
 
 
-@pytest.fixture(name='shared', scope='session')
-def _shared(tmp_path_factory):
-  return run_helpers.shared_folder(tmp_path_factory)
-
-
 @pytest.fixture(name='workdir')
 def _workdir(shared, tmp_path):
   """A run folder with a source whose losses are infinite."""
@@ -35,7 +30,7 @@ def with_poison(first, last):
 def stopped(shared, command):
   """The one line of a run that stopped with status 1; before it stand log lines only."""
   done = shared.run(command, status=1)
-  return run_helpers.refusal(done)
+  return processes.refusal(done)
 
 
 def test_one_bad_batch_is_passed_over_and_counted(shared, workdir):
