@@ -164,7 +164,9 @@ def _verify():
   exists = lambda stage: (folder := run_folder.stage(stage)).checkpoints.exists() or folder.lineage.exists()
   stages = [stage for stage in chain.stages(FLAGS.size) if exists(stage)]
   if not stages:
-    raise UserError(f'{run_folder.path}: no stage of size {FLAGS.size} has been trained here; run python -m launch.chain run first')
+    raise UserError(
+        f'{run_folder.path}: no stage of size {FLAGS.size} has been trained here; run python -m launch.chain run first'
+    )
   devices.log_devices()
   problems = lineage.verify(run_folder.path, stages)
   if not problems:

@@ -9,5 +9,4 @@ if __name__ == '__main__':
   _, module, *flags = sys.argv[1:]
   importlib.import_module(module)
   sys.argv = [module, *flags]
-  command._parse(sys.argv)
-  print(command.config().stage)
+  command.run(lambda argv: print(command.config().stage))

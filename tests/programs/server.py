@@ -6,6 +6,7 @@ each. jax starts its backend after the fork, so that XLA_FLAGS and the like are 
 read on import are those of the server.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -50,6 +51,8 @@ def _watched(request: dict, streams: list[int], status: int) -> dict:
 if __name__ == '__main__':
   for name in IMPORTS:
     importlib.import_module(name)
+  gc.collect()
+  gc.freeze()  # else each process would look through all of these modules as it ends
   with socket.socket(fileno=int(sys.argv[1])) as listening:
     chosen = serve(listening)
   os.environ.update(chosen['environment'])
