@@ -30,6 +30,11 @@ def refused(commands):
   return run
 
 
+def test_help_names_the_sub_commands(export):
+  text = export('--help').stdout
+  assert all(name in text for name in ('from_hf', 'to_hf', 'logits', '--tokens'))
+
+
 def test_import_and_export_are_bit_exact_and_replace_nothing(export, refused, tmp_path):
   stage = (f'--workdir={tmp_path / "work"}', '--stage=midtrain_32k')
   export('from_hf', LOOP, *stage)

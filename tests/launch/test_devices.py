@@ -97,4 +97,5 @@ def test_a_platform_that_does_not_start_is_refused_in_one_line(commands, tmp_pat
 
 def test_the_bench_prints_its_measurements_and_no_greetings(commands):
   done = commands.run(['-m', 'launch.bench', '--what=loader'], JAX_PLATFORMS='')
-  assert done.stdout.count('"case": "loader"') == 2 and all(re.fullmatch(RUNNING, line) for line in done.stderr.splitlines())
+  assert done.stdout.count('"case": "loader"') == 2
+  assert all(re.fullmatch(RUNNING, line) for line in done.stderr.splitlines())
