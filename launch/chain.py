@@ -1,16 +1,18 @@
 """The whole chain of a size: run it, show it, compare its stages, verify its checkpoints.
 
-  python -m launch.chain run --workdir=runs/first       prepare rows, train every stage, show and sample the result
-  python -m launch.chain show --workdir=runs/first      print the lineage tree and the stages still to run
-  python -m launch.chain diff --size=40b_loop           print what each stage changes relative to its parent
-  python -m launch.chain verify --workdir=runs/first    recompute every hash and fingerprint
+  python -m launch.chain run --workdir=runs/first     prepare, train every stage, show and sample
+  python -m launch.chain show --workdir=runs/first    print the lineage tree and the stages to do
+  python -m launch.chain diff --size=40b_loop         print what each stage changes in its parent's
+                                                      configuration
+  python -m launch.chain verify --workdir=runs/first  recompute every hash and fingerprint
 
-`run` resumes an unfinished chain and trains nothing in a finished one. It exits with status 1 if the held-out loss of
-a stage did not fall.
+`run` resumes an unfinished chain and trains nothing in a finished one. It exits with status 1 if
+the held-out loss of a stage did not fall.
 """
 
 import subprocess
 import sys
+import textwrap
 
 from absl import flags
 
@@ -141,19 +143,20 @@ def _diff():
       continue
     print(f'{parent} -> {stage}')
     for key, before, after in diff(configs[parent], config):
-      if key not in ('stage', 'init.stage'):
-        print(f'  {key}: {_short(before)} -> {_short(after)}')
+      if key == 'data.mixture':
+        print(f'  {key}:', *_phases('-', before), *_phases('+', after), sep='\n')
+      elif key not in ('stage', 'init.stage'):
+        print(f'  {key}: {before!r} -> {after!r}')
 
 
-def _short(value) -> str:
-  """A mixture as its sources and their shares; any other value as its repr."""
-  if not isinstance(value, tuple) or not value or not isinstance(value[0], tuple):
-    return repr(value)
-  phases = []
-  for step, weights in value:
+def _phases(sign: str, mixture) -> list[str]:
+  """Every phase of a mixture as text: the step it starts at, and the share of each source."""
+  lines = []
+  for step, weights in mixture:
     total = sum(weight for _, weight in weights)
-    phases.append(f'from step {step}: ' + ', '.join(f'{name} {weight / total:.0%}' for name, weight in weights))
-  return '; '.join(phases)
+    shares = ', '.join(f'{name} {weight / total:.0%}' for name, weight in weights)
+    lines.append(textwrap.fill(f'    {sign} from step {step:,}: {shares}', width=100, subsequent_indent=' ' * 6))
+  return lines
 
 
 def _verify():
@@ -169,12 +172,10 @@ def _verify():
     )
   devices.log_devices()
   problems = lineage.verify(run_folder.path, stages)
-  if not problems:
-    _lineages(run_folder, _configs())  # needs intact checkpoints
-  for problem in problems:
-    print(problem)
   if problems:
+    print('\n'.join(problems))
     raise RunStopped(f'{run_folder.path}: problems found: {len(problems)}')
+  _lineages(run_folder, _configs())  # compares sizes, for which checkpoints must be intact
   print(f'verified {len(stages)} stages: every file, every parameter, every link to a parent stage')
 
 

@@ -1,13 +1,19 @@
 """Exchange checkpoints with other libraries, in the Hugging Face layout: config.json and safetensors.
 
-  python -m launch.export from_hf MODEL --workdir=DIR --stage=NAME           import MODEL as the start of a stage
-  python -m launch.export to_hf --workdir=DIR --stage=NAME --out=MODEL       export the newest checkpoint of a stage
-  python -m launch.export logits MODEL --tokens=tokens.npy --out=logits.npy  run MODEL, to compare implementations
+  python -m launch.export from_hf MODEL --workdir=DIR --stage=NAME
+  python -m launch.export to_hf --workdir=DIR --stage=NAME --out=MODEL
+  python -m launch.export logits MODEL --tokens=tokens.npy --out=logits.npy
 
-MODEL is a folder. from_hf never replaces a checkpoint: name a stage that has none. It needs host memory for two copies
-of the float32 parameters (320 GB for 40b). to_hf needs memory for two copies of the largest leaf, which is one weight
-of all layers (90 GB for 40b), and for a shard of 5 GB. logits reads int32 tokens [B, T], one document per row, and
-writes float32 logits [B, T, V].
+MODEL is a folder.
+
+from_hf imports MODEL as the start of a stage. It never replaces a checkpoint: name a stage that has
+none. It needs host memory for two copies of the float32 parameters (320 GB for 40b).
+
+to_hf exports the newest checkpoint of a stage. It needs host memory for two copies of the largest
+leaf, which is one weight of all layers (90 GB for 40b), and for a shard of 5 GB.
+
+logits runs MODEL, to compare implementations. It reads int32 tokens [B, T], one document per row,
+and writes float32 logits [B, T, V].
 """
 
 import dataclasses

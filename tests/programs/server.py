@@ -1,9 +1,9 @@
 """`python -m tests.programs.server FD`: forks a process for every command it is sent, with the training imports done.
 
-A short run spends a third of its time on imports, and a refused one nearly all. Requests come over the socket FD, each with
-three file descriptors: stdout, stderr, and a pipe that is told the pid at once and the exit status in the end, a line
-each. jax starts its backend after the fork, so that XLA_FLAGS and the like are those of the request. Variables that are
-read on import are those of the server.
+A short run spends a third of its time on imports, and a refused one nearly all of it. Requests come over the socket FD,
+each with three file descriptors: stdout, stderr, and a pipe that receives the pid and later the exit status, one per line.
+jax starts its backend after the fork and so obeys the XLA_FLAGS of the request; variables that are read on import keep
+the values the server was started with.
 """
 
 import gc
@@ -34,7 +34,7 @@ def serve(requests: socket.socket) -> dict:
 
 
 def _watched(request: dict, streams: list[int], status: int) -> dict:
-  """Forks the process of a command and returns there; this process waits for it and reports."""
+  """Forks the process of a command and returns only in it; the parent waits for it and reports."""
   signal.signal(signal.SIGCHLD, signal.SIG_DFL)
   pid = os.fork()
   if pid:
