@@ -5,7 +5,7 @@ import json
 import pytest
 
 from iquest_jax.errors import RunStopped
-from iquest_jax.run_folder import StageFolder
+from iquest_jax.run_folder import RunFolder, StageFolder
 from iquest_jax.train import metrics
 from launch import chain, command
 
@@ -44,7 +44,7 @@ def test_a_chain_whose_held_out_loss_did_not_fall_ends_in_an_error(tmp_path, las
     writer.write('eval', step, {'loss': loss})
   writer.close()
   if last < 3.0:
-    chain._check_losses([config], str(tmp_path))
+    chain._check_losses([config], RunFolder(tmp_path))
     return
   with pytest.raises(RunStopped, match='anneal: held-out loss did not fall'):
-    chain._check_losses([config], str(tmp_path))
+    chain._check_losses([config], RunFolder(tmp_path))
