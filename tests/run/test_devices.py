@@ -1,12 +1,12 @@
-"""The number of devices and processes changes neither the rows nor, within float32 rounding, what is learned."""
+"""The number of devices and processes changes neither the rows nor, beyond float32 rounding, the training."""
 
 import json
 import signal
-import socket
 
 import numpy as np
 import pytest
 
+from tests import processes
 from tests.run import helpers as run_helpers
 from tests.run.helpers import STEPS, killed_at, recorded, steps_of, train
 
@@ -25,18 +25,8 @@ MOST, PARAMETER_TOLERANCE = 0.999, 3e-6
 LARGEST_DIFFERENCE = 0.11 * 2e-3
 
 
-@pytest.fixture(name='shared', scope='session')
-def _shared(tmp_path_factory):
-  return run_helpers.shared_folder(tmp_path_factory)
-
-
-@pytest.fixture(name='workdir')
-def _workdir(shared, tmp_path):
-  return shared.copy(tmp_path)
-
-
 def rows_read(*files):
-  """{(step, row): hash} of the rows that runs read, in any number of files; a row read twice must be the same row."""
+  """{(step, row): hash} of the rows that runs read; asserts that a row read twice has the same content."""
   read = {}
   for file in files:
     for line in file.read_text().splitlines():
@@ -79,16 +69,9 @@ def pair(shared, port, command):
   return [shared.start(command(process), **several, JAX_PROCESS_ID=str(process)) for process in (0, 1)]
 
 
-@pytest.fixture(name='unused_port')
-def _unused_port():
-  with socket.socket() as listener:
-    listener.bind(('localhost', 0))
-    return listener.getsockname()[1]
-
-
-def test_a_run_goes_on_with_four_devices_and_with_two_on_the_same_rows(shared, straight_rows, workdir, tmp_path):
+def test_a_run_resumes_on_four_devices_and_on_two_with_the_same_rows(shared, straight_rows, workdir, tmp_path):
   run_dir, command = workdir / 'anneal', train('anneal', workdir)
-  seal = 'iquest_jax.checkpoint.seal:to_text'  # once when a checkpoint is restored, and once for each that is saved
+  seal = 'iquest_jax.checkpoint.seal:to_text'  # called once by a restore and once by every save
   parts = [tmp_path / f'rows_{devices}' for devices in (1, 4, 2)]
   shared.run(killed_at(seal, 3, recorded(parts[0], command)), devices=1, status=-signal.SIGKILL)
   assert steps_of(run_dir) == [3]
@@ -101,10 +84,10 @@ def test_a_run_goes_on_with_four_devices_and_with_two_on_the_same_rows(shared, s
   assert_same_parameters(run_dir, shared.straight / 'anneal')
 
 
-def test_two_processes_train_as_one_and_write_one_report(shared, straight_rows, workdir, tmp_path, unused_port):
+def test_two_processes_train_like_one_and_write_one_set_of_metrics(shared, straight_rows, workdir, tmp_path, unused_port):
   files = [tmp_path / 'rows_0', tmp_path / 'rows_1']
   for process in pair(shared, unused_port, lambda process: recorded(files[process], train('anneal', workdir))):
-    run_helpers.finish(process)
+    processes.finish(process)
   assert rows_read(*files) == straight_rows
   assert not rows_read(files[0]).keys() & rows_read(files[1]).keys()  # each reads its half
   assert_same_losses(workdir / 'anneal', shared.straight / 'anneal')
@@ -113,12 +96,12 @@ def test_two_processes_train_as_one_and_write_one_report(shared, straight_rows, 
   assert lineage['devices'] == {'kind': 'cpu', 'count': 2, 'processes': 2}
 
 
-def test_what_two_killed_processes_saved_one_goes_on_with(shared, workdir, unused_port):
+def test_one_process_resumes_what_two_killed_processes_saved(shared, workdir, unused_port):
   run_dir, command = workdir / 'anneal', train('anneal', workdir)
-  # The first process seals; the other would wait for it, and is killed as well.
+  # Only the first process seals; the other would wait for it, so both are killed.
   deadly = lambda process: killed_at('iquest_jax.train.metrics:Reporter.note', 8, command, 1.5)
   for process in pair(shared, unused_port, deadly):
-    run_helpers.finish(process, -signal.SIGKILL)
+    processes.finish(process, -signal.SIGKILL)
   assert steps_of(run_dir) == [3, 6]
   shared.run(command)
   assert_same_losses(run_dir, shared.straight / 'anneal')

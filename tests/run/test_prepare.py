@@ -16,11 +16,6 @@ SOURCES = ('code', 'facts', 'web_text')
 CHANGES = {'data.mixture': None, 'train.steps': SAVE_EVERY}
 
 
-@pytest.fixture(name='shared', scope='session')
-def _shared(tmp_path_factory):
-  return run_helpers.shared_folder(tmp_path_factory)
-
-
 def prepare(workdir):
   return ['-m', 'launch.prepare', '--exp=pretrain:tiny', f'--workdir={workdir}', *run_helpers.overrides(**CHANGES)]
 

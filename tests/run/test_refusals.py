@@ -1,4 +1,4 @@
-"""A person's mistake: one line that says what and the way out, status 2, and everything that was there untouched."""
+"""Settings and run folders that do not fit are refused in one line with status 2, and no file is touched."""
 
 import re
 import shlex
@@ -9,67 +9,20 @@ import pytest
 from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.run_folder import StageFolder
 
+from tests.processes import refusal
 from tests.run import helpers as run_helpers
-from tests.run.helpers import CONTEXT, killed_at, refusal, train
-
-
-@pytest.fixture(name='shared', scope='session')
-def _shared(tmp_path_factory):
-  return run_helpers.shared_folder(tmp_path_factory)
-
-
-@pytest.fixture(name='workdir')
-def _workdir(shared, tmp_path):
-  return shared.copy(tmp_path)
+from tests.run.helpers import CONTEXT, killed_at, train
 
 
 def refused(shared, workdir, command, devices=1):
-  """The line a command is refused with; no file is changed, added or removed."""
+  """The line a command is refused with; asserts that no file is changed, added or removed."""
   before = run_helpers.files(workdir)
   line = refusal(shared.run(command, devices, status=2))
   assert run_helpers.files(workdir) == before
   return line
 
 
-# What the command line alone shows to be wrong: (arguments instead of a good command's, what the line says).
-WORKDIR = '--workdir=WORKDIR'
-COMMAND_LINES = {
-    'an unknown experiment': (
-        ['--exp=aneal:tiny', WORKDIR], '--exp: experiment "aneal" does not exist; did you mean "anneal"?'),
-    'an unknown argument': (
-        ['--exp=anneal:sise=7b', WORKDIR], 'argument "sise=7b" of --exp does not exist; did you mean "size="?'),
-    'an unknown size': (['--exp=anneal:size=41b', WORKDIR], 'size "41b" does not exist; did you mean "40b"?'),
-    'an unknown key': (
-        ['--exp=anneal:tiny', WORKDIR, '--exp.train.step=3'],
-        '--exp.train.step does not exist in anneal; did you mean "train.steps"?'),
-    'an unknown flag': (
-        ['--exp=anneal:tiny', '--wrokdir=runs'], 'flag --wrokdir does not exist; did you mean "workdir"?'),
-    'a key without a value': (
-        ['--exp=anneal:tiny', WORKDIR, '--exp.train.steps'], '--exp.train.steps has no value; write --exp.train.steps='),
-    'a word where a number belongs': (['--exp=anneal:tiny', WORKDIR, '--exp.train.steps=many'], 'exp.train.steps'),
-    'a fraction where a whole number belongs': (['--exp=anneal:tiny', WORKDIR, '--exp.train.steps=1.5'], 'exp.train.steps'),
-    'a literal that does not parse': (['--exp=anneal:tiny', WORKDIR, '--exp.data.mixture=((0,(('], 'data.mixture'),
-    'an unknown key behind one dash': (
-        ['--exp=anneal:tiny', WORKDIR, '-exp.train.step=3'], '--exp.train.step does not exist'),
-    'a size beside --exp': (['--exp=anneal:tiny', WORKDIR, '--exp.size=7b'], '--exp.size follows from --exp; name another'),
-    'a word that is no flag': (['--exp=anneal:tiny', WORKDIR, 'train.steps=3'], '"train.steps=3" is no flag'),
-    'a missing --exp': ([WORKDIR], '--exp is missing; name an experiment, as in --exp=midtrain_128k:size=7b'),
-    'overrides without --exp': ([WORKDIR, '--exp.train.steps=3'], '--exp=NAME is missing; write it with an equals sign'),
-    'a missing --workdir': (['--exp=anneal:tiny'], '--workdir is missing; name the folder of the chain'),
-    'a full size without an accelerator': (
-        ['--exp=anneal', WORKDIR], 'size "40b" needs TPUs or NVIDIA GPUs and jax sees only this CPU; install the extra'),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('mistake', COMMAND_LINES)
-def test_a_wrong_command_line_is_refused(shared, tmp_path, mistake):
-  arguments, says = COMMAND_LINES[mistake]
-  arguments = [argument.replace('WORKDIR', str(tmp_path / 'run')) for argument in arguments]
-  assert says in refused(shared, tmp_path, ['-m', 'launch.tpu', *arguments])
-  assert not list(tmp_path.iterdir())
-
-
-# What does not fit the stage, the mesh or the rows: (devices, overrides, what the line says).
+# What does not fit the stage, the mesh or the rows: (devices, overrides, part of the error).
 SETTINGS = {
     'fewer devices than the mesh needs': (
         1, {'mesh.fsdp': 4}, 'fsdp 4 x context 1 x tensor 1 = 4;'),
@@ -108,22 +61,20 @@ SETTINGS = {
 
 @pytest.mark.parametrize('mistake', SETTINGS)
 def test_settings_that_do_not_fit_are_refused(shared, workdir, mistake):
-  devices, changes, says = SETTINGS[mistake]
-  assert says in refused(shared, workdir, train('anneal', workdir, **changes), devices)
+  devices, changes, error = SETTINGS[mistake]
+  assert error in refused(shared, workdir, train('anneal', workdir, **changes), devices)
 
 
-def test_a_parent_without_a_checkpoint_is_named_with_the_command_that_makes_it(shared, workdir):
+def test_a_parent_without_a_checkpoint_is_named_with_its_command(shared, workdir):
   shutil.rmtree(workdir / 'pretrain')
   line = refused(shared, workdir, train('anneal', workdir))
-  told = re.fullmatch(r'(\S+): anneal starts from pretrain, which has no checkpoint; train it with python (.*)', line)
-  assert told[1] == str(workdir / 'pretrain/checkpoints')
-  # The command is a good one, down to the rows it asks for, and so is the one that makes those.
+  advice = re.fullmatch(r'(\S+): anneal starts from pretrain, which has no checkpoint; train it with python (.*)', line)
+  assert advice[1] == str(workdir / 'pretrain/checkpoints')
+  # That command works up to the missing rows, and so does the command that prepares them.
   shutil.rmtree(workdir / 'rows/pretrain')
-  line = refused(shared, workdir, shlex.split(told[2]))
-  told = re.fullmatch(r'rows: .*/rows/pretrain/manifest.json is missing; prepare the rows with python (.*)', line)
-  kind, module, *flags = shlex.split(told[1])
-  parse = f'import sys, {module}; from launch import command; command._parse(sys.argv); print(command.config().stage)'
-  assert (kind, shared.run(['-c', parse, *flags]).stdout) == ('-m', 'pretrain\n')
+  line = refused(shared, workdir, shlex.split(advice[2]))
+  advice = re.fullmatch(r'rows: .*/rows/pretrain/manifest.json is missing; prepare the rows with python (.*)', line)
+  assert shared.run(['-m', 'tests.programs.parsed', *shlex.split(advice[1])]).stdout == 'pretrain\n'
 
 
 def test_an_unfinished_parent_is_refused(shared, workdir):
@@ -135,7 +86,7 @@ def test_an_unfinished_parent_is_refused(shared, workdir):
 
 def test_a_stage_of_another_size_in_the_same_folder_is_refused(shared, workdir):
   for change in ({'model.d_model': 64}, {'model.loops': 2}):
-    for more in ({}, {'train.steps': 4}):  # finished, and to go on
+    for more in ({}, {'train.steps': 4}):  # finished, and to be resumed
       line = refused(shared, workdir, train('pretrain', workdir, **change, **more))
       assert line.startswith(f'{workdir}/pretrain: has model.{next(iter(change)).removeprefix("model.")} = ')
       assert line.endswith('or name the right size in --exp')
@@ -157,7 +108,7 @@ def test_fewer_steps_than_a_stage_has_taken_are_refused(shared, workdir):
 
 @pytest.mark.parametrize('stage', ['anneal', 'pretrain'])
 def test_a_checkpoint_with_a_changed_byte_is_named(shared, workdir, stage):
-  """As the parent of a stage, and as the stage's own."""
+  """Whether it is the parent's or the stage's own."""
   folder = workdir / 'pretrain/checkpoints/3'
   changed = max((folder / 'params').rglob('d/*'), key=lambda path: path.stat().st_size)
   content = bytearray(changed.read_bytes())
@@ -168,7 +119,7 @@ def test_a_checkpoint_with_a_changed_byte_is_named(shared, workdir, stage):
                  'the stage again'  # fmt: skip
 
 
-def test_rows_made_with_another_tokenizer_are_refused(shared, workdir):
+def test_rows_of_another_tokenizer_are_refused(shared, workdir):
   run_helpers.write_tokenizer(workdir, 'another text to learn merges from\n' * 3)
   line = refused(shared, workdir, train('anneal', workdir))
   assert re.search(r'rows/anneal were made with another tokenizer \(\w{12}, the run has \w{12}\); prepare them again with '
@@ -200,7 +151,7 @@ def test_a_workdir_without_tokenizer_or_rows_is_refused(shared, workdir):
                        f'--exp=anneal:size=tiny --workdir={workdir}')  # fmt: skip
 
 
-def test_an_empty_source_is_refused_and_what_was_prepared_stays(shared, workdir):
+def test_an_empty_source_is_refused_and_prepared_rows_stay(shared, workdir):
   documents = workdir / 'documents'
   for source in ('code', 'web_text'):
     (documents / source).mkdir(parents=True)
@@ -213,8 +164,8 @@ def test_an_empty_source_is_refused_and_what_was_prepared_stays(shared, workdir)
   assert not (workdir / 'rows/midtrain_32k/manifest.json').exists()
 
 
-def test_a_command_refused_in_the_middle_of_a_run_leaves_its_checkpoints(shared, workdir):
-  """The rest of a killed run with other settings is refused, and goes on with the right ones."""
+def test_a_refusal_in_the_middle_of_a_run_leaves_its_checkpoints(shared, workdir):
+  """A killed run is refused with settings that do not fit and resumes with the right ones."""
   command = train('anneal', workdir)
   shared.run(killed_at('iquest_jax.train.metrics:Reporter.note', 8, command, 1.5), status=-9)
   refused(shared, workdir, train('anneal', workdir, **{'model.layers': 3}))
