@@ -3,8 +3,9 @@
   python -m launch.prepare --size=tiny_loop --workdir=runs/tiny_loop
   python -m launch.prepare --exp=midtrain_32k:size=7b --workdir=runs/7b --documents=corpus --tokenizer=tokenizer.json
 
-Without --exp, every stage of the size. Documents are JSONL, DIR/<source>/*.jsonl[.gz], one per line; without --documents
-a tiny size writes a small corpus to WORKDIR/corpus and reads that. Rows whose inputs have not changed are kept.
+Without --exp, every stage of the size. Documents are JSONL, DIR/<source>/*.jsonl[.gz], one record of data/documents.py per
+line, such as {"kind": "file", "id": "1", "path": "a.py", "text": "x = 1"}. Without --documents a tiny size writes a small
+corpus to WORKDIR/corpus and reads that. Rows whose inputs have not changed are kept.
 """
 
 import sys
