@@ -109,7 +109,7 @@ _LEAVES = fingerprint.fingerprints(_params(2))
     ],
     ids=['other values', 'a leaf that is missing', 'a leaf that was not recorded'],
 )
-def test_parameters_that_are_not_those_recorded_are_detected_and_the_leaf_named(checkpoints, leaves, says):
+def test_parameters_other_than_those_recorded_are_detected_and_named(checkpoints, leaves, says):
   """Every file matches its hash; only the fingerprints differ."""
   _forge(checkpoints, leaves, fingerprint.combine(leaves))
   for check in (lambda: checkpoints.restore_params(_abstract(_params())), lambda: checkpoints.verify_leaves(2)):

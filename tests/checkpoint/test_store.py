@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import time
 import weakref
 
@@ -160,27 +159,10 @@ def test_in_place_commits_of_object_stores_keep_the_same_promises(tmp_path, monk
   assert [entry.name for entry in checkpoints.folder.iterdir()] == ['2']
 
 
-_SAVE_FOREVER = """
-    import pathlib
-    import sys
-    import numpy as np
-    from iquest_jax.checkpoint.store import Checkpoints
-    from iquest_jax.run_folder import StageFolder
-    checkpoints = Checkpoints(StageFolder(pathlib.Path(sys.argv[1])))
-    checkpoints.clear_leftovers()
-    step = checkpoints.latest_step() or 0
-    while True:
-      step += 1
-      params = {f'w{i}': np.full((64, 64), step * 10 + i, np.float32) for i in range(6)}
-      checkpoints.save(step, params, {'step': np.int32(step)}, {'size': 'tiny'})
-      print(step, flush=True)
-"""
-
-
 def test_a_kill_at_any_moment_of_a_save_leaves_only_complete_checkpoints(tmp_path):
   moments = np.random.default_rng(0).uniform(0.0, 0.25, 3)
   for moment in moments:
-    command = [sys.executable, '-c', textwrap.dedent(_SAVE_FOREVER), str(tmp_path)]
+    command = [sys.executable, '-m', 'tests.programs.save_forever', str(tmp_path)]
     saver = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True)
     first = int(saver.stdout.readline())
     for _ in range(2):  # two saves later an earlier one has been committed
@@ -201,7 +183,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_only_complete_checkpoints(tmp_pat
     assert all(entry.name.isdecimal() for entry in checkpoints.folder.iterdir())
 
 
-def test_leftovers_of_a_killed_save_are_no_checkpoint_and_removed_at_the_start(tmp_path):
+def test_leftovers_of_a_killed_save_are_ignored_and_removed_at_the_start(tmp_path):
   checkpoints = _saved(tmp_path)
   shutil.copytree(checkpoints.folder / '1', checkpoints.folder / '2.orbax-checkpoint-tmp')
   (checkpoints.folder / 'notes').mkdir()  # not ours
@@ -235,30 +217,8 @@ def test_a_file_size_limit_is_one_line_and_the_earlier_checkpoint_stays(tmp_path
   assert checkpoints.steps() == [1, 2]
 
 
-_SAVE_ON_A_FULL_DISK = """
-    import pathlib
-    import resource
-    import sys
-    import numpy as np
-    from iquest_jax.checkpoint.quiet import quiet_orbax
-    from iquest_jax.checkpoint.store import Checkpoints
-    from iquest_jax.errors import UserError
-    from iquest_jax.run_folder import StageFolder
-    quiet_orbax()
-    leaf = np.random.default_rng(0).standard_normal((256, 256))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-    try:
-      checkpoints = Checkpoints(StageFolder(pathlib.Path(sys.argv[1])))
-      checkpoints.save(1, {f'w{i}': (leaf + i).astype(np.float32) for i in range(12)}, None, {})
-      checkpoints.wait()
-    except UserError as error:
-      print(error, file=sys.stderr)
-      sys.exit(2)
-"""
-
-
 def test_a_failed_save_writes_one_line_to_stderr_and_nothing_else(tmp_path):
-  command = [sys.executable, '-c', textwrap.dedent(_SAVE_ON_A_FULL_DISK), str(tmp_path)]
+  command = [sys.executable, '-m', 'tests.programs.save_too_much', str(tmp_path)]
   saver = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
   assert saver.returncode == 2
   assert len(saver.stderr.splitlines()) == 1 and 'there is no earlier one' in saver.stderr
@@ -323,41 +283,6 @@ def test_an_existing_step_is_not_overwritten(tmp_path):
   _assert_same(checkpoints.restore(*_abstract(_state(1))), _state(1))
 
 
-_TWO_PROCESSES = """
-    import pathlib
-    import sys
-    import jax
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-    import numpy as np
-    from iquest_jax.errors import UserError
-    from iquest_jax.checkpoint import fingerprint
-    from iquest_jax.checkpoint.store import Checkpoints
-    from iquest_jax.run_folder import StageFolder
-    process, port, run_dir = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
-    jax.distributed.initialize(f'localhost:{port}', 2, process)
-    sharding = NamedSharding(Mesh(np.array(jax.devices()), ('fsdp',)), P('fsdp'))
-    values = np.arange(16 * 24, dtype=np.float32).reshape(16, 24)
-    w = jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
-    checkpoints = Checkpoints(StageFolder(run_dir))
-    checkpoints.clear_leftovers()
-    for step in (1, 2, 3):
-      checkpoints.save(step, {'w': w}, {'m': w}, {'size': 'tiny'})
-    checkpoints.wait()
-    abstract = {'w': jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=sharding)}
-    assert fingerprint.fingerprints(checkpoints.restore_params(abstract)) == fingerprint.fingerprints({'w': values})
-    damaged = checkpoints.folder / '2/params/manifest.ocdbt'
-    jax.experimental.multihost_utils.sync_global_devices('verified')
-    if process == 0:
-      content = damaged.read_bytes()
-      damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    jax.experimental.multihost_utils.sync_global_devices('damaged')
-    try:
-      checkpoints.restore_params(abstract, 2)
-    except UserError as error:
-      print(error, flush=True)
-"""
-
-
 @pytest.fixture
 def unused_port():
   with socket.socket() as listener:
@@ -366,7 +291,7 @@ def unused_port():
 
 
 def test_two_processes_save_one_checkpoint_and_one_process_restores_it(tmp_path, unused_port):
-  command = [sys.executable, '-c', textwrap.dedent(_TWO_PROCESSES)]
+  command = [sys.executable, '-m', 'tests.programs.save_together']
   flags = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
   both = [subprocess.Popen([*command, str(process), str(unused_port), str(tmp_path)], cwd=_ROOT, text=True,
                            env=os.environ | flags, stdout=subprocess.PIPE) for process in (0, 1)]

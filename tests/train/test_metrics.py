@@ -146,7 +146,7 @@ def test_each_record_is_one_line_of_json(tmp_path):
     assert json.loads(line)['kind'] in ('train', 'eval')
 
 
-def test_a_bar_shows_time_left_and_held_out_loss_when_updates_are_minutes_apart(monkeypatch):
+def test_a_bar_shows_time_left_and_held_out_loss_between_rare_updates(monkeypatch):
   monkeypatch.setattr('sys.stderr.isatty', lambda: True, raising=False)
   now = [0.0]
   bar = metrics.Progress('anneal', 0, 100, shows=True)
