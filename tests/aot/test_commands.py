@@ -10,7 +10,7 @@ import time
 import pytest
 from absl.testing import flagsaver
 
-from iquest_jax.aot import sweep, topology
+from iquest_jax.aot import program, sweep, topology
 from iquest_jax.errors import UserError
 from launch import aot, command
 
@@ -72,10 +72,13 @@ def test_terminating_the_command_ends_its_compile():
     parent.kill()
     pytest.skip('this system does not list the children of a process')
   deadline = time.monotonic() + 60
-  while not children.read_text().split():
+  compiles = lambda pid: program.__name__ in pathlib.Path(f'/proc/{pid}/cmdline').read_text()
+  while not any(map(compiles, children.read_text().split())):
     assert parent.poll() is None and time.monotonic() < deadline
     time.sleep(0.05)
   (child,) = children.read_text().split()
+  # The child runs before subprocess.Popen returns, and may outlive a signal that arrives in between.
+  time.sleep(0.5)
   parent.terminate()
   assert parent.wait(timeout=60) == 128 + signal.SIGTERM
   assert not os.path.exists(f'/proc/{child}')
