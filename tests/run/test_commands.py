@@ -15,7 +15,8 @@ REFUSED = {
         ['tpu', '--exp=midtrain_32k:tiny', '--exp.init.transform=dense_to_loop'],
         'config: init.transform must be "" except in loop_adapt, got "dense_to_loop"'),
     'a fold with moments': (['tpu', ANNEAL, '--exp.init.transform=dense_to_loop'], 'config: init.carry must be '),
-    'rows of a start that does not exist': (['prepare', ANNEAL, "--exp.init.carry=('paramz',)"], 'config: init.carry must be '),
+    'rows of a start that does not exist': (
+        ['prepare', ANNEAL, "--exp.init.carry=('paramz',)"], 'config: init.carry must be '),
     'a stage beside --exp': (['tpu', ANNEAL, '--exp.stage=pretrain'], '--exp.stage follows from --exp'),
     'a parent beside --exp': (['tpu', ANNEAL, '-exp.init.stage=pretrain'], '--exp.init.stage follows from --exp'),
     'an experiment behind one dash': (['tpu', '-exp=aneal:tiny'], '--exp: experiment "aneal" does not exist'),
