@@ -26,14 +26,12 @@ def main(argv):
   command.check_stage(FLAGS.stage)
   if not FLAGS.temperature < float('inf'):
     raise UserError(f'--temperature must be finite and at least 0, got {FLAGS.temperature}')
-  from iquest_jax import sharding
   from iquest_jax.checkpoint import restore
   from iquest_jax.infer import sampling
   from iquest_jax.text.tokenizer import Tokenizer
 
   devices.log_devices()
-  mesh = sharding.make_mesh({'data': 1, 'fsdp': -1, 'context': 1, 'tensor': 1})
-  model, params = restore.newest_model(run_folder.stage(FLAGS.stage), mesh)
+  model, params = restore.newest_model(run_folder.stage(FLAGS.stage))
   text = sampling.complete(
       model,
       params,

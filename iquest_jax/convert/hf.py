@@ -13,7 +13,7 @@ import json
 import math
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -193,15 +193,12 @@ def _weight_files(model_dir: pathlib.Path) -> list[pathlib.Path]:
   return [model_dir / name for name in names]
 
 
-@contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Any]:
+def _opened(path: pathlib.Path) -> safe_open:
   """A memory-mapped safetensors file; tensors are read on request."""
   try:
-    handle = safe_open(path, framework='numpy')
+    return safe_open(path, framework='numpy')
   except (OSError, SafetensorError) as error:
     raise UserError(f'{path}: missing or damaged ({error}); fetch the file again') from error
-  with handle as file:
-    yield file
 
 
 def _owners(model_dir: pathlib.Path, files: dict[pathlib.Path, Any]) -> dict[str, tuple[pathlib.Path, Any]]:

@@ -24,7 +24,6 @@ def generate(
     length: maximum number of new tokens.
     stop: ids that end the text and are not returned.
     temperature: 0 takes the most likely token.
-    seed: of the sampling.
 
   Raises:
     UserError: the prompt is empty, or prompt and length together exceed the model's context.
@@ -75,7 +74,6 @@ def complete(
 
   Args:
     prompt: text that may spell out special tokens; with `chat`, the content of a user message, where nothing is special.
-    length, temperature, seed: as in `generate`.
 
   Raises:
     UserError: as in `generate`.

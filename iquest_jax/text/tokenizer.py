@@ -75,7 +75,7 @@ class Tokenizer:
     try:
       serialized = pathlib.Path(path).read_text(encoding='utf-8')
     except FileNotFoundError:
-      raise UserError(f'tokenizer: {path} is missing; make it with python -m launch.prepare') from None
+      raise UserError(f'tokenizer: {path} is missing; python -m launch.prepare writes it') from None
     try:
       return cls(serialized)
     except Exception as error:  # the Rust side raises bare Exception
@@ -92,10 +92,9 @@ class Tokenizer:
     return self._structured.to_str(pretty=True)
 
   def encode(self, text: str, allow_special: bool = False) -> list[int]:
-    """Ids of a text.
+    """Ids of a text. Tags such as <think> always become their own ids, since a model writes them as text.
 
     Args:
-      text: any text. Tags such as <think> always become their own ids, since a model writes them as text.
       allow_special: whether `<|im_end|>` and the like in the text become special tokens. False for documents, which
         anyone may have written; True for a prompt that the user types.
     """

@@ -18,6 +18,7 @@ from rich import progress
 from tensorboardX import SummaryWriter
 
 from iquest_jax import hardware
+from iquest_jax.checkpoint import fingerprint
 from iquest_jax.errors import RunStopped
 from iquest_jax.model import cost, sizes
 from iquest_jax.run_folder import StageFolder, write_whole
@@ -68,23 +69,13 @@ class Writer:
     self._file.write(json.dumps({'kind': kind, 'step': step, **values}) + '\n')
     # Handed to the operating system at once, so that it survives a kill of this process.
     self._file.flush()
-    for name, value in _scalars(values):
-      self._events.add_scalar(f'{kind}/{name}', value, step)
+    for path, value in jax.tree_util.tree_leaves_with_path(values):
+      self._events.add_scalar(f'{kind}/{fingerprint.leaf_path(path)}', value, step)
 
   def close(self) -> None:
     if self._writes:
       self._file.close()
       self._events.close()
-
-
-def _scalars(values: dict[str, Any], prefix: str = ''):
-  for name, value in values.items():
-    if isinstance(value, dict):
-      yield from _scalars(value, f'{prefix}{name}/')
-    elif isinstance(value, list):
-      yield from _scalars({str(index): item for index, item in enumerate(value)}, f'{prefix}{name}/')
-    else:
-      yield f'{prefix}{name}', value
 
 
 class Progress:
@@ -128,11 +119,7 @@ class Progress:
 
 
 def losses(loss_S, weight_S, sources: tuple[str, ...]) -> dict[str, Any]:
-  """{'loss': mean, 'loss_by_source': {source: mean}}, nats per token; a source without weight is left out.
-
-  Args:
-    loss_S, weight_S: sums of a LossSums; S indexes `sources`.
-  """
+  """{'loss': mean, 'loss_by_source': {source: mean}} of LossSums, nats per token; a source without weight is left out."""
   with np.errstate(invalid='ignore'):  # the step that skips an update reports a loss that is not finite
     by_source = {name: float(loss / weight) for name, loss, weight in zip(sources, loss_S, weight_S) if weight > 0}
     return {'loss': float(np.sum(loss_S) / max(np.sum(weight_S), 1e-9)), 'loss_by_source': by_source}
@@ -150,11 +137,9 @@ class Reporter:
     self._last_end = 0.0
 
   def note(self, step: int, metrics: dict[str, jax.Array], asked: float, ready: float) -> None:
-    """Takes the metrics of a step just started, and reports the step before.
+    """Takes the metrics of a step just started, its number counted from 1, and reports the step before.
 
     Args:
-      step: steps done, this one included.
-      metrics: of step.train_step, still being computed.
       asked, ready: seconds (time.monotonic) at which the batch was requested, and at which it had arrived.
     """
     self.flush()

@@ -36,7 +36,6 @@ def gradients(model: Transformer, params, batch: Batch, *, num_sources: int, acc
   divided later.
 
   Args:
-    batch: fields [B, T], source_ids [B].
     accumulation: number of micro-batches; B is a multiple of it.
     chunk: positions per row whose logits are in memory at a time.
     z_loss: factor of the mean square of the log-partition in the objective.
@@ -74,10 +73,7 @@ def train_step(
     learning_rate: optax.Schedule,
     **objective,
 ) -> tuple[TrainState, dict]:
-  """One update. If loss or gradient is not finite, the update is skipped and counted; the batch counts as consumed.
-
-  Args:
-    objective: as in `gradients`.
+  """One update of `gradients`; if loss or gradient is not finite, it is skipped and counted, and the batch is consumed.
 
   Returns:
     (state, metrics): `loss` and `grad_norm` scalars, `loss_S` and `weight_S` sums per source, `lr`, `skipped`,
@@ -143,10 +139,7 @@ class Stage(NamedTuple):
 def of_stage(config: ConfigDict, mesh: Mesh, num_sources: int) -> Stage:
   """Builds the two steps of a stage, for training, benchmarks and ahead-of-time compilation alike.
 
-  Args:
-    config: the stage (experiments/).
-    mesh: of state and batch; the caller must make it, or its abstract mesh, the ambient one.
-    num_sources: sources of the stage's mixture.
+  The caller must make `mesh`, or its abstract mesh, the ambient one. `num_sources` counts those of the stage's mixture.
 
   Raises:
     UserError: the optimizer, remat policy or transport does not exist, or a parameter does not divide by the mesh.

@@ -22,9 +22,7 @@ def split(text: str, level: str, rng: random.Random) -> FimSplit:
   """Cuts a text in three; prefix + middle + suffix is the text.
 
   Args:
-    text: the file.
     level: one of LEVELS. A syntax level falls back to lines if the text is not Python or has no such node.
-    rng: the only source of randomness.
   """
   if level == 'characters':
     return _cut(text, *sorted(rng.randint(0, len(text)) for _ in range(2)))
