@@ -50,11 +50,15 @@ class SourceTask:
       example = sources.render(source, from_json(line.decode()), tokenizer, config.data.context, config.seed)
       return example.tokens, example.loss_weights
 
+    def features(line: tf.Tensor) -> dict[str, tf.Tensor]:
+      tokens, weights = tf.numpy_function(tokenise, [line], (tf.int32, tf.float32))
+      return {'tokens': tf.ensure_shape(tokens, (None,)), 'loss_weights': tf.ensure_shape(weights, (None,))}
+
     vocabulary = seqio.PassThroughVocabulary(tokenizer.vocab_size)
     self.task = seqio.Task(
         f'{config.stage}.{source}',
         source=seqio.FunctionDataSource(dataset, splits=SPLITS),
-        preprocessors=[lambda dataset: dataset.map(lambda line: _features(tokenise, line))],
+        preprocessors=[lambda dataset: dataset.map(features)],
         output_features={
             'tokens': seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32),
             'loss_weights': seqio.Feature(vocabulary, add_eos=False, dtype=tf.float32),
@@ -79,8 +83,3 @@ def rates(config: ConfigDict, tasks: dict[str, SourceTask]) -> list:
     mixture = seqio.Mixture(f'{config.stage}.from_{step}', [(tasks[name].task, float(weight)) for name, weight in weights])
     phases.append([step, {name: mixture.get_rate(tasks[name].task) for name, _ in weights}])
   return phases
-
-
-def _features(tokenise: Callable[[bytes], tuple[np.ndarray, np.ndarray]], line: tf.Tensor) -> dict[str, tf.Tensor]:
-  tokens, weights = tf.numpy_function(tokenise, [line], (tf.int32, tf.float32))
-  return {'tokens': tf.ensure_shape(tokens, (None,)), 'loss_weights': tf.ensure_shape(weights, (None,))}

@@ -150,7 +150,7 @@ class Reporter:
     if self._pending is None:
       return
     (step, metrics, asked, ready), self._pending = self._pending, None
-    metrics = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
+    metrics = jax.device_get(metrics)
     end = time.monotonic()
     # A step whose batch was ready early begins when the device has finished the one before.
     seconds, self._last_end = end - max(ready, self._last_end), end

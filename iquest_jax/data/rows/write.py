@@ -38,8 +38,6 @@ def write_source(
   """Writes the rows of a source atomically, replacing those that exist.
 
   Args:
-    rows_dir: folder of the stage's rows.
-    source: its name.
     context: T, tokens in a row.
     inputs: hash of everything the rows depend on; `entry_if_current` compares it.
     splits: {split: function that yields its rows and updates the counts}.
