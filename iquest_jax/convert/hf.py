@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from iquest_jax.checkpoint.restore import abstract_params
 from iquest_jax.convert import hf_config
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name
 from iquest_jax.model.sizes import ModelConfig
 
 SINGLE = 'model.safetensors'
@@ -111,8 +111,7 @@ def from_hf(model_dir: str | pathlib.Path) -> tuple[ModelConfig, dict[str, Any]]
   shapes = _leaf_shapes(model)
   tensors = _tensors(model, shapes)
   with contextlib.ExitStack() as stack:
-    files = {path: stack.enter_context(_opened(path)) for path in _weight_files(model_dir)}
-    owners = _owners(model_dir, files)
+    owners = _owners(model_dir, stack)
     _check_names(model_dir, model, tensors, owners)
     for name, tensor in tensors.items():
       _check_tensor(name, tensor, *owners[name])
@@ -138,8 +137,7 @@ def to_hf(
     UserError: the folder exists or cannot be written, the model has no published format, or other leaves are given.
   """
   out_dir = pathlib.Path(out_dir)
-  if dtype not in DTYPES:
-    raise UserError(f'export: dtype "{dtype}" does not exist{nearest(dtype, DTYPES)}')
+  check_name('export: dtype', dtype, DTYPES)
   if model.loops > 1 and model.loop_variant != 'released':
     raise UserError(
         f'export: loop_variant "{model.loop_variant}" has no published format; only "released" loops can be exported'
@@ -193,18 +191,18 @@ def _weight_files(model_dir: pathlib.Path) -> list[pathlib.Path]:
   return [model_dir / name for name in names]
 
 
-def _opened(path: pathlib.Path) -> safe_open:
-  """A memory-mapped safetensors file; tensors are read on request."""
-  try:
-    return safe_open(path, framework='numpy')
-  except (OSError, SafetensorError) as error:
-    raise UserError(f'{path}: missing or damaged ({error}); fetch the file again') from error
+def _owners(model_dir: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, tuple[pathlib.Path, Any]]:
+  """{tensor name: (path, open file)}; files are memory-mapped, so a tensor is read on request.
 
-
-def _owners(model_dir: pathlib.Path, files: dict[pathlib.Path, Any]) -> dict[str, tuple[pathlib.Path, Any]]:
-  """{tensor name: (path, open file)}; raises UserError where two files hold the same tensor."""
+  Raises:
+    UserError: a file is missing or damaged, or two files hold the same tensor.
+  """
   owners = {}
-  for path, file in files.items():
+  for path in _weight_files(model_dir):
+    try:
+      file = stack.enter_context(safe_open(path, framework='numpy'))
+    except (OSError, SafetensorError) as error:
+      raise UserError(f'{path}: missing or damaged ({error}); fetch the file again') from error
     for name in file.keys():
       if name in owners:
         raise UserError(f'{model_dir}: tensor {name} is in both {owners[name][0].name} and {path.name}')

@@ -30,11 +30,6 @@ MAX_SKIPPED_IN_A_ROW = 3
 TIMES = ('step_seconds', 'data_seconds', 'tokens_per_second', 'mfu')
 
 
-def _keep(record: dict, restored_step: int) -> bool:
-  """Whether a record of an earlier run still holds. A step is evaluated after it is saved, so it is evaluated again."""
-  return record['step'] < restored_step or (record['step'] == restored_step and record['kind'] == 'train')
-
-
 def read(folder: StageFolder) -> list[dict[str, Any]]:
   """Records of a run in order; a last line cut off by a kill is dropped."""
   if not folder.metrics.exists():
@@ -57,7 +52,9 @@ class Writer:
     self._writes = writes
     if not writes:
       return
-    records = [record for record in read(folder) if restored_step and _keep(record, restored_step)]
+    # A step is evaluated after it is saved, so the restored step is evaluated again.
+    holds = lambda record: record['step'] < restored_step + (record['kind'] == 'train')
+    records = [record for record in read(folder) if restored_step and holds(record)]
     write_whole(folder.metrics, ''.join(json.dumps(record) + '\n' for record in records))
     self._file = open(folder.metrics, 'a')
     self._events = SummaryWriter(str(folder.events), purge_step=restored_step)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name
 
 SCHEDULES = ('constant', 'wsd', 'cosine')
 MOMENT_DTYPES = ('float32', 'bfloat16')
@@ -22,8 +22,7 @@ def schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
     optim: section of a configuration; warmup and decay are fractions of `steps`, floor is a fraction of peak_lr.
     steps: of the stage.
   """
-  if optim.schedule not in SCHEDULES:
-    raise UserError(f'config: optim.schedule "{optim.schedule}" does not exist{nearest(optim.schedule, SCHEDULES)}')
+  check_name('config: optim.schedule', optim.schedule, SCHEDULES)
   for name in ('warmup', 'decay', 'floor'):
     if not 0 <= optim[name] <= 1:
       raise UserError(f'config: optim.{name} must be in [0, 1], got {optim[name]}')
@@ -50,9 +49,7 @@ def decays(path: tuple) -> bool:
 
 def optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformation:
   """Clips by global norm, then AdamW with decay on matrices only; the first moment in `moment_dtype`."""
-  if optim.moment_dtype not in MOMENT_DTYPES:
-    hint = nearest(optim.moment_dtype, MOMENT_DTYPES)
-    raise UserError(f'config: optim.moment_dtype "{optim.moment_dtype}" does not exist{hint}')
+  check_name('config: optim.moment_dtype', optim.moment_dtype, MOMENT_DTYPES)
   mask = lambda params: jax.tree_util.tree_map_with_path(lambda path, _: decays(path), params)
   return optax.chain(
       optax.clip_by_global_norm(optim.clip_norm),

@@ -4,6 +4,7 @@ Source: IQuest-Coder-V1 report, pre-training data, completion.
 """
 
 import ast
+import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -28,9 +29,7 @@ def split(text: str, level: str, rng: random.Random) -> FimSplit:
     return _cut(text, *sorted(rng.randint(0, len(text)) for _ in range(2)))
   if level in _NODES and (span := _span(text, _NODES[level], rng)):
     return _cut(text, *span)
-  starts = [0]
-  for line in text.splitlines(keepends=True):
-    starts.append(starts[-1] + len(line))
+  starts = list(itertools.accumulate(map(len, text.splitlines(keepends=True)), initial=0))
   return _cut(text, *sorted(rng.choice(starts) for _ in range(2)))
 
 
