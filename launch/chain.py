@@ -135,8 +135,7 @@ def _check_losses(configs, run_folder) -> None:
 def _diff():
   configs = {config.stage: config for config in _configs()}
   for stage, config in configs.items():
-    parent = chain.parent(stage, FLAGS.size)
-    if not parent:
+    if not (parent := chain.parent(stage, FLAGS.size)):
       continue
     print(f'{parent} -> {stage}')
     for key, before, after in diff(configs[parent], config):

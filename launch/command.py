@@ -49,11 +49,6 @@ def config() -> ConfigDict:
   return FLAGS.exp
 
 
-def check_stage(name: str) -> None:
-  """Raises UserError with the nearest name unless `name` is a stage of the chain."""
-  check_name('--stage: stage', name, chain.PARENTS)
-
-
 def run_folder() -> RunFolder:
   """The folder named by --workdir; all hosts of a run must see it (a mounted bucket will do)."""
   return RunFolder(FLAGS.workdir)

@@ -22,7 +22,8 @@ import pathlib
 
 from absl import flags
 
-from iquest_jax.errors import UserError
+from experiments import chain
+from iquest_jax.errors import UserError, check_name
 from iquest_jax.model import sizes
 from iquest_jax.run_folder import StageFolder, write_whole
 from launch import command, devices
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
     if flag not in _NEEDS[name] and FLAGS[flag].present:
       raise UserError(f'{name}: --{flag} does not apply to this sub-command; see python -m launch.export --help')
   if 'stage' in _NEEDS[name]:
-    command.check_stage(FLAGS.stage)
+    check_name('--stage: stage', FLAGS.stage, chain.PARENTS)
   commands[name](*operands)
 
 

@@ -6,7 +6,8 @@
 
 from absl import flags
 
-from iquest_jax.errors import UserError
+from experiments import chain
+from iquest_jax.errors import UserError, check_name
 from launch import command, devices
 
 flags.declare_key_flag('workdir')
@@ -23,7 +24,7 @@ FLAGS = flags.FLAGS
 def main(argv):
   del argv
   run_folder = command.run_folder()
-  command.check_stage(FLAGS.stage)
+  check_name('--stage: stage', FLAGS.stage, chain.PARENTS)
   if not FLAGS.temperature < float('inf'):
     raise UserError(f'--temperature must be finite and at least 0, got {FLAGS.temperature}')
   from iquest_jax.checkpoint import restore

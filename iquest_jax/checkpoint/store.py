@@ -159,7 +159,6 @@ class Checkpoints:
     Args:
       abstract_params: tree of jax.ShapeDtypeStruct; a leaf is placed by its sharding, however it was saved, or on the
         first device of this process where it has none.
-      step: one of `steps()`.
 
     Raises:
       UserError: no checkpoint, a damaged one, or one of other shapes; names the folder, the file or leaf, and the fix.

@@ -36,7 +36,7 @@ class Loader:
 
   Attributes:
     sources: sorted source names; `source_ids` index them.
-    manifest_hash: SHA-256 of the rows' manifest.
+    manifest_hash: SHA-256 (hex) of the rows' manifest, which contains the hashes of the rows.
   """
 
   def __init__(
@@ -59,7 +59,7 @@ class Loader:
     mixture = Mixture(schedule, batch_rows)
     self.sources = mixture.sources
     manifest = manifest_lib.check_manifest(rows_dir, self.sources, context, tokenizer_fingerprint, command)
-    self.manifest_hash = manifest_lib.manifest_hash(rows_dir)
+    self.manifest_hash = manifest_lib.stamp(pathlib.Path(rows_dir) / manifest_lib.MANIFEST)['sha256']
     self._counts = {name: manifest['sources'][name]['train']['rows'] for name in self.sources}
     self._mixture, self._context, self._batch_rows = mixture, context, batch_rows
     drawn = []
@@ -119,17 +119,16 @@ class Loader:
     mine = local_rows(shardings, batch_rows, self._context)
     sizes = [min(rows_per_source, len(rows)) for rows in self._held_out]
     chosen = [(index, row) for index, size in enumerate(sizes) for row in range(size)]
-    chosen += [None] * (-len(chosen) % batch_rows)
-    return [
-        to_global(_stack([self._held_out_row(chosen[start + row]) for row in mine]), mine, batch_rows, shardings)
-        for start in range(0, len(chosen), batch_rows)
-    ]
+    padding = {name: np.zeros(self._context, dtype) for name, dtype in FIELDS.items()} | {'source_ids': np.int32(0)}
 
-  def _held_out_row(self, chosen: tuple[int, int] | None) -> Row:
-    if chosen is None:
-      return {**{name: np.zeros(self._context, dtype) for name, dtype in FIELDS.items()}, 'source_ids': np.int32(0)}
-    index, row = chosen
-    return {**self._held_out[index][row], 'source_ids': np.int32(index)}
+    def read(number: int) -> Row:
+      if number >= len(chosen):
+        return padding
+      index, row = chosen[number]
+      return {**self._held_out[index][row], 'source_ids': np.int32(index)}
+
+    starts = range(0, len(chosen), batch_rows)
+    return [to_global(_stack([read(start + row) for row in mine]), mine, batch_rows, shardings) for start in starts]
 
 
 def local_rows(shardings: Batch, batch_rows: int, context: int) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from iquest_jax.data import sources, split
 from iquest_jax.data.documents import Document, texts
 from iquest_jax.data.read.jsonl import jsonl_files, read_jsonl
 from iquest_jax.data.rows import manifest as manifest_lib
-from iquest_jax.data.rows import mixture, packing
+from iquest_jax.data.rows import mixture
 from iquest_jax.data.rows.write import entry_if_current, without_stderr, write_source
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder, write_whole
@@ -96,9 +96,19 @@ def prepare(
     }
     if not all(entries.values()) or not _is_written(folder, manifest):
       staging.mkdir(parents=True, exist_ok=True)
+      read = {name: functools.partial(read_jsonl, documents_dir, name) for name in needed}
+      tasks = _import_tasks()
+      source_tasks = {name: tasks.SourceTask(config, name, read[name], tokenizer) for name in needed}
       made = [name for name in needed if entries[name] is None]
-      entries |= {name: entry_if_current(staging, name, inputs[name]) for name in made}  # of a run that was killed
-      manifest['rates'] = _make(config, staging, documents_dir, tokenizer, needed, inputs, entries, progress)
+      for name in made:
+        entries[name] = entry_if_current(staging, name, inputs[name])  # of a run that was killed
+        if entries[name] is None:
+          progress(name)
+          # A source that is never drawn in these steps still gets a row: it belongs to the stage.
+          limits = {'train': max(needed[name], 1), 'held_out': config.eval.rows}
+          splits = {split: functools.partial(source_tasks[name].rows, split, limit) for split, limit in limits.items()}
+          entries[name] = write_source(staging, name, config.data.context, inputs[name], splits)
+      manifest['rates'] = tasks.rates(config, source_tasks)
       # Until here a full disk leaves the previous rows untouched. What follows only renames; there is no manifest from
       # the first rename to the last.
       write_whole(staging / manifest_lib.MANIFEST, manifest_lib.to_json(manifest))
@@ -116,45 +126,12 @@ def prepare(
   )
 
 
-def _make(
-    config: ConfigDict,
-    folder: pathlib.Path,
-    documents_dir: Path,
-    tokenizer: Tokenizer,
-    needed: dict[str, int],
-    inputs: dict[str, str],
-    entries: dict[str, Any],
-    progress: Callable[[str], None],
-) -> list:
-  """Writes the sources whose entry is None and fills in the entries; returns the mixture's rates."""
-  tasks = _import_tasks()
-  source_tasks = {
-      name: tasks.SourceTask(config, name, functools.partial(read_jsonl, documents_dir, name), tokenizer) for name in needed
-  }
-
-  def rows(name: str, split: str, limit: int, counts: packing.Counts) -> Iterator[packing.Row]:
-    examples, whole = source_tasks[name].examples(split), sources.get(name).whole
-    if split == 'held_out' and not whole:
-      # At most one row per document: a few held-out rows should not all be pieces of one long document.
-      examples = (example.head(config.data.context) for example in examples)
-    return itertools.islice(packing.pack(examples, config.data.context, whole, counts), limit)
-
-  for name, count in needed.items():
-    if entries[name] is None:
-      progress(name)
-      # A source that is never drawn in these steps still gets a row: it belongs to the stage.
-      limits = {'train': max(count, 1), 'held_out': config.eval.rows}
-      splits = {split: functools.partial(rows, name, split, limit) for split, limit in limits.items()}
-      entries[name] = write_source(folder, name, config.data.context, inputs[name], splits)
-  return tasks.rates(config, source_tasks)
-
-
 def _check_context_and_buckets(config: ConfigDict) -> None:
   if config.data.context < 1:
     raise UserError(f'config: data.context must be at least 1, got {config.data.context}')
   buckets = config.data.buckets
-  numbers = isinstance(buckets, (tuple, list)) and len(buckets) == 2 and all(isinstance(x, (int, float)) for x in buckets)
-  if not numbers or not 0 <= buckets[0] < buckets[1] <= 1:
+  is_pair = isinstance(buckets, (tuple, list)) and len(buckets) == 2 and all(isinstance(x, (int, float)) for x in buckets)
+  if not is_pair or not 0 <= buckets[0] < buckets[1] <= 1:
     raise UserError(f'config: data.buckets must be (from, to) with 0 <= from < to <= 1, got {buckets}')
 
 

@@ -3,6 +3,7 @@
 Imports TensorFlow, so only preparation imports this module, never training.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 
 from iquest_jax.data import sources
 from iquest_jax.data.documents import Document, from_json, to_json
+from iquest_jax.data.rows import packing
 from iquest_jax.data.rows.manifest import SPLITS
 from iquest_jax.data.split import select
 from iquest_jax.errors import UserError
@@ -31,6 +33,7 @@ class SourceTask:
 
     Reads config.stage, seed, data.context (completions are made to fit) and data.buckets (the documents it may see).
     """
+    self._context, self._whole = config.data.context, sources.get(source).whole
     self._error: UserError | None = None
 
     def lines(split: str) -> Iterator[str]:
@@ -74,6 +77,14 @@ class SourceTask:
       yield Example(item['tokens'], item['loss_weights'])
     if self._error:
       raise self._error
+
+  def rows(self, split: str, limit: int, counts: packing.Counts) -> Iterator[packing.Row]:
+    """At most `limit` packed rows of a split; `counts` is updated as documents are read."""
+    examples = self.examples(split)
+    if split == 'held_out' and not self._whole:
+      # At most one row per document: a few held-out rows should not all be pieces of one long document.
+      examples = (example.head(self._context) for example in examples)
+    return itertools.islice(packing.pack(examples, self._context, self._whole, counts), limit)
 
 
 def rates(config: ConfigDict, tasks: dict[str, SourceTask]) -> list:

@@ -70,13 +70,10 @@ def complete(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> str:
-  """The text that continues a prompt, up to `length` tokens or the end of the turn or document.
+  """The text that continues a prompt, up to `length` tokens or the end of the turn or document; see `generate`.
 
   Args:
     prompt: text that may spell out special tokens; with `chat`, the content of a user message, where nothing is special.
-
-  Raises:
-    UserError: as in `generate`.
   """
   if chat:
     ids = example.build(tokenizer, chat_format.prompt([{'role': 'user', 'content': prompt}])).tokens

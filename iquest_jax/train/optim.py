@@ -20,7 +20,6 @@ def schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
 
   Args:
     optim: section of a configuration; warmup and decay are fractions of `steps`, floor is a fraction of peak_lr.
-    steps: of the stage.
   """
   check_name('config: optim.schedule', optim.schedule, SCHEDULES)
   for name in ('warmup', 'decay', 'floor'):

@@ -25,11 +25,6 @@ def command(config: ConfigDict, run: RunFolder) -> str:
   return f'python -m launch.prepare --exp={config.stage}:size={config.size} --workdir={run.path}'
 
 
-def manifest_hash(rows_dir: str | pathlib.Path) -> str:
-  """SHA-256 (hex) of the manifest file, which contains the hashes of the rows."""
-  return _sha256(pathlib.Path(rows_dir) / MANIFEST)
-
-
 def check_manifest(
     rows_dir: str | pathlib.Path, sources: Iterable[str], context: int, tokenizer_fingerprint: str, command: str
 ) -> dict[str, Any]:

@@ -24,7 +24,6 @@ def write(folder: pathlib.Path, seed: int = 0, checkout: pathlib.Path = history.
   """Writes the corpus by one rename unless it exists, so a corpus that exists is complete.
 
   Args:
-    seed: of everything that is generated.
     checkout: git repository whose commits come first, if it is one.
 
   Raises:
