@@ -204,7 +204,8 @@ class Checkpoints:
     if step is None:
       step = self.latest_step()
     if step is None or not self._of(step).exists():
-      raise UserError(f'{self.folder}: there is no checkpoint{"" if step is None else f" of step {step}"}')
+      of_step = '' if step is None else f' of step {step}'
+      raise UserError(f'{self.folder}: there is no checkpoint{of_step}; train the stage first')
     return step
 
   def _json(self, step: int, name: str) -> dict[str, Any]:

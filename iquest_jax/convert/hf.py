@@ -205,7 +205,8 @@ def _owners(model_dir: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, t
       raise UserError(f'{path}: missing or damaged ({error}); fetch the file again') from error
     for name in file.keys():
       if name in owners:
-        raise UserError(f'{model_dir}: tensor {name} is in both {owners[name][0].name} and {path.name}')
+        both = f'{owners[name][0].name} and {path.name}'
+        raise UserError(f'{model_dir}: tensor {name} is in both {both}; fetch the files again')
       owners[name] = path, file
   return owners
 
@@ -234,7 +235,7 @@ def _check_tensor(name: str, tensor: _Tensor, path: pathlib.Path, file) -> None:
   header = file.get_slice(name)
   shape = tuple(header.get_shape())
   if shape != tensor.published_shape:
-    raise UserError(f'{path}: tensor {name} must be {tensor.published_shape} by config.json, got {shape}')
+    raise UserError(f'{path}: tensor {name} must be {tensor.published_shape} by config.json, got {shape}; fix one of them')
   if header.get_dtype() not in _READABLE:
     raise UserError(f'{path}: tensor {name} must be one of {", ".join(_READABLE)}, got {header.get_dtype()}')
 

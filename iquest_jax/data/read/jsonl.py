@@ -28,7 +28,8 @@ def read_jsonl(directory: str | pathlib.Path, source: str) -> Iterator[Document]
     number = 0
     try:
       with (gzip.open if path.suffix == '.gz' else open)(path, 'rt', encoding='utf-8') as lines:
-        for number, line in enumerate(lines, start=1):
+        for line in lines:
+          number += 1
           if line.strip():
             yield from_json(line)
     except json.JSONDecodeError as error:
