@@ -92,20 +92,13 @@ class Loader:
     return {name: rows / self._counts[name] for name, rows in drawn.items()}
 
   def batches(self, start_step: int, end_step: int, shardings: Batch) -> Iterator[Batch]:
-    """Global batches of steps start_step .. end_step - 1; this process reads the rows its devices hold.
-
-    Args:
-      shardings: a Batch of NamedShardings.
-    """
+    """Global batches of steps start_step .. end_step - 1; this process reads the rows its devices hold."""
     mine = local_rows(shardings, self._batch_rows, self._context)
     for batch in self.numpy_batches(start_step, end_step, mine):
       yield to_global(batch, mine, self._batch_rows, shardings)
 
   def numpy_batches(self, start_step: int, end_step: int, rows: Sequence[int]) -> Iterator[NumpyBatch]:
-    """Some rows of the batches of steps start_step .. end_step - 1, read ahead in a thread.
-
-    Args:
-      rows: sorted indices into the batch, R of them.
+    """R rows, at these sorted indices, of the batches of steps start_step .. end_step - 1, read ahead in a thread.
 
     Yields:
       {tokens, targets, loss_weights, segment_ids, positions [R, T], source_ids [R]}; see batch.Batch.

@@ -35,15 +35,12 @@ def write_source(
     inputs: str,
     splits: dict[str, Callable[[Counts], Iterable[Row]]],
 ) -> dict[str, Any]:
-  """Writes the rows of a source atomically, replacing those that exist.
+  """Writes the rows of a source atomically, replacing those that exist; returns its entry of the manifest.
 
   Args:
     context: T, tokens in a row.
     inputs: hash of everything the rows depend on; `entry_if_current` compares it.
     splits: {split: function that yields its rows and updates the counts}.
-
-  Returns:
-    The source's entry of the manifest.
 
   Raises:
     UserError: a split has no rows.
@@ -57,12 +54,13 @@ def write_source(
   counts = {split: Counts() for split in splits}
 
   def counted(split: str) -> Iterator[Row]:
-    for row in splits[split](counts[split]):
-      counts[split].rows += 1
-      counts[split].tokens += int(np.count_nonzero(row['segment_ids']))
+    count = counts[split]
+    for row in splits[split](count):
+      count.rows += 1
+      count.tokens += int(np.count_nonzero(row['segment_ids']))
       yield row
-    if not counts[split].rows:  # TFDS would fail on a split without rows, with an error of its own
-      raise _no_rows(f'rows: "{source}" has no {split} rows', context, counts[split].drops)
+    if not count.rows:  # TFDS would fail on a split without rows, with an error of its own
+      raise _no_rows(f'rows: "{source}" has no {split} rows', context, count.drops)
 
   builder = tfds.dataset_builders.AdhocBuilder(
       name=source,
