@@ -187,7 +187,7 @@ def _weight_files(model_dir: pathlib.Path) -> list[pathlib.Path]:
   # A name with folders in it would read outside the checkpoint.
   for name in names:
     if not isinstance(name, str) or pathlib.PurePath(name).name != name:
-      raise UserError(f'{index}: shard "{name}" is not a file name')
+      raise UserError(f'{index}: shard "{name}" is not a file name; fetch the file again')
   return [model_dir / name for name in names]
 
 

@@ -99,8 +99,8 @@ def prepare(
       read = {name: functools.partial(read_jsonl, documents_dir, name) for name in needed}
       tasks = _import_tasks()
       source_tasks = {name: tasks.SourceTask(config, name, read[name], tokenizer) for name in needed}
-      made = [name for name in needed if entries[name] is None]
-      for name in made:
+      outdated = [name for name in needed if entries[name] is None]
+      for name in outdated:
         entries[name] = entry_if_current(staging, name, inputs[name])  # of a run that was killed
         if entries[name] is None:
           progress(name)
@@ -113,7 +113,7 @@ def prepare(
       # the first rename to the last.
       write_whole(staging / manifest_lib.MANIFEST, manifest_lib.to_json(manifest))
       (folder / manifest_lib.MANIFEST).unlink(missing_ok=True)
-      for name in made:
+      for name in outdated:
         shutil.rmtree(folder / name, ignore_errors=True)
         os.replace(staging / name, folder / name)
       os.replace(staging / manifest_lib.MANIFEST, folder / manifest_lib.MANIFEST)
