@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name
 
 # How a stage may transform the parameters of its parent: not at all, or by the fold (model/fold.py).
 TRANSFORMS = ('', 'dense_to_loop')
@@ -45,8 +45,8 @@ def check_start(init: ConfigDict) -> None:
   from_stage(init.stage, init.carry, init.transform)
   if init.transform and 'fold' not in init:
     raise UserError(f'config: init.transform must be "" except in loop_adapt, got "{init.transform}"')
-  if 'fold' in init and init.fold not in FOLD_RULES:
-    raise UserError(f'config: init.fold "{init.fold}" does not exist{nearest(init.fold, FOLD_RULES)}')
+  if 'fold' in init:
+    check_name('config: init.fold', init.fold, FOLD_RULES)
 
 
 def to_json(config: ConfigDict) -> str:
@@ -73,6 +73,5 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
 def diff(left: ConfigDict, right: ConfigDict) -> list[tuple[str, Any, Any]]:
   """Leaves that differ, as (dotted path, left value, right value) sorted by path; '-' stands for a missing leaf."""
   flat_left, flat_right = flatten(left), flatten(right)
-  keys = sorted(flat_left.keys() | flat_right.keys())
-  pairs = [(key, flat_left.get(key, '-'), flat_right.get(key, '-')) for key in keys]
+  pairs = [(key, flat_left.get(key, '-'), flat_right.get(key, '-')) for key in sorted(flat_left | flat_right)]
   return [(key, a, b) for key, a, b in pairs if a != b]

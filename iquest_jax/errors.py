@@ -1,11 +1,11 @@
-"""The two errors that end a command, and the hint for an unknown name.
+"""The two errors that end a command, and the check of a name that a user gave.
 
 `launch` prints either error as one line and exits with its status. This module imports nothing of ours, so every other may
 import it.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class UserError(Exception):
@@ -14,6 +14,12 @@ class UserError(Exception):
 
 class RunStopped(Exception):
   """A run that must stop without a user error, exit status 1; one line."""
+
+
+def check_name(what: str, name: str, options: Collection[str]) -> None:
+  """Raises UserError, as in `what "name" does not exist; did you mean ...`, unless `name` is one of the options."""
+  if name not in options:
+    raise UserError(f'{what} "{name}" does not exist{nearest(name, options)}')
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

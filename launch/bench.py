@@ -14,7 +14,7 @@ import os
 
 from absl import flags
 
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import check_name
 from launch import command
 
 flags.DEFINE_list('what', [], 'Cases to run; empty runs all of them.')
@@ -34,8 +34,7 @@ def main(argv):
       'packing': packing.results,
   }
   for name in FLAGS.what:
-    if name not in cases:
-      raise UserError(f'--what: case "{name}" does not exist{nearest(name, cases)}')
+    check_name('--what: case', name, cases)
   for name in FLAGS.what or cases:
     for result in cases[name]():
       print(json.dumps({'case': name, **result, 'machine': machine.describe()}), flush=True)

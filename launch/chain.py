@@ -112,15 +112,13 @@ def _show():
 
 
 def _sample(run_folder) -> None:
-  from iquest_jax import sharding
   from iquest_jax.checkpoint import restore
   from iquest_jax.infer import sampling
   from iquest_jax.text.tokenizer import Tokenizer
 
-  mesh = sharding.make_mesh({'data': 1, 'fsdp': -1, 'context': 1, 'tensor': 1})
   tokenizer = Tokenizer.load(run_folder.tokenizer)
   for stage, chat, prompt in _PROMPTS:
-    model, params = restore.newest_model(run_folder.stage(stage), mesh)
+    model, params = restore.newest_model(run_folder.stage(stage))
     text = sampling.complete(model, params, tokenizer, prompt, chat=chat, length=48)
     print(f'\n{stage} continues {prompt!r}:\n{text}')
 
@@ -137,8 +135,7 @@ def _check_losses(configs, run_folder) -> None:
 def _diff():
   configs = {config.stage: config for config in _configs()}
   for stage, config in configs.items():
-    parent = chain.parent(stage, FLAGS.size)
-    if not parent:
+    if not (parent := chain.parent(stage, FLAGS.size)):
       continue
     print(f'{parent} -> {stage}')
     for key, before, after in diff(configs[parent], config):

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from experiments import chain
 from iquest_jax.checkpoint.quiet import quiet_orbax
 from iquest_jax.config import check_start, flatten
-from iquest_jax.errors import RunStopped, UserError, nearest
+from iquest_jax.errors import RunStopped, UserError, check_name, nearest
 from iquest_jax.run_folder import RunFolder
 from launch import devices
 
@@ -37,8 +37,7 @@ _REFUSALS = (
 def experiment(text: str) -> ConfigDict:
   """The configuration of `NAME` or `NAME:arguments`; raises UserError with the nearest name."""
   name, _, arguments = text.partition(':')
-  if name not in chain.PARENTS:
-    raise UserError(f'--exp: experiment "{name}" does not exist{nearest(name, chain.PARENTS)}')
+  check_name('--exp: experiment', name, chain.PARENTS)
   return importlib.import_module(f'experiments.{name}').get_config(arguments)
 
 
@@ -48,12 +47,6 @@ def config() -> ConfigDict:
     raise UserError('--exp is missing; name an experiment, as in --exp=midtrain_128k:size=7b')
   check_start(FLAGS.exp.init)
   return FLAGS.exp
-
-
-def check_stage(name: str) -> None:
-  """Raises UserError with the nearest name unless `name` is a stage of the chain."""
-  if name not in chain.PARENTS:
-    raise UserError(f'--stage: stage "{name}" does not exist{nearest(name, chain.PARENTS)}')
 
 
 def run_folder() -> RunFolder:

@@ -22,9 +22,10 @@ import pathlib
 
 from absl import flags
 
-from iquest_jax.errors import UserError
+from experiments import chain
+from iquest_jax.errors import UserError, check_name
 from iquest_jax.model import sizes
-from iquest_jax.run_folder import StageFolder, write_whole
+from iquest_jax.run_folder import write_whole
 from launch import command, devices
 
 flags.declare_key_flag('workdir')
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
     if flag not in _NEEDS[name] and FLAGS[flag].present:
       raise UserError(f'{name}: --{flag} does not apply to this sub-command; see python -m launch.export --help')
   if 'stage' in _NEEDS[name]:
-    command.check_stage(FLAGS.stage)
+    check_name('--stage: stage', FLAGS.stage, chain.PARENTS)
   commands[name](*operands)
 
 
@@ -60,7 +61,7 @@ def _from_hf(model: str) -> None:
   from iquest_jax.checkpoint.store import Checkpoints
   from iquest_jax.convert import hf
 
-  checkpoints = Checkpoints(_folder())
+  checkpoints = Checkpoints(command.run_folder().stage(FLAGS.stage))
   if checkpoints.steps():
     raise UserError(f'from_hf: {checkpoints.folder} already holds checkpoints; choose another --workdir or --stage')
   shape, params = hf.from_hf(model)
@@ -69,7 +70,7 @@ def _from_hf(model: str) -> None:
   checkpoints.save(0, params, None, lineage.imported(FLAGS.stage, _size(shape), name, dataclasses.asdict(shape)))
   del params  # the checkpoint's writer has its own copy
   checkpoints.close()
-  lineage.write(_folder(), checkpoints.lineage(0))
+  lineage.write(checkpoints.stage, checkpoints.lineage(0))
   print(f'{model} -> {checkpoints.folder}/0')
 
 
@@ -80,7 +81,7 @@ def _to_hf() -> None:
   from iquest_jax.checkpoint.store import Checkpoints
   from iquest_jax.convert import hf
 
-  checkpoints = Checkpoints(_folder())
+  checkpoints = Checkpoints(command.run_folder().stage(FLAGS.stage))
   model, step = trained_as(checkpoints.lineage()), checkpoints.latest_step()
 
   def leaves():
@@ -88,7 +89,7 @@ def _to_hf() -> None:
     yield from checkpoints.leaves(step)
 
   hf.to_hf(model, leaves(), FLAGS.out, FLAGS.dtype)
-  print(f'{_folder().path} -> {FLAGS.out}')
+  print(f'{checkpoints.stage.path} -> {FLAGS.out}')
 
 
 def _logits(model: str) -> None:
@@ -140,10 +141,6 @@ def _stay_on_the_host() -> None:
   import jax
 
   jax.config.update('jax_platforms', 'cpu')
-
-
-def _folder() -> StageFolder:
-  return command.run_folder().stage(FLAGS.stage)
 
 
 def _size(model: sizes.ModelConfig) -> str:

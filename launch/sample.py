@@ -6,7 +6,8 @@
 
 from absl import flags
 
-from iquest_jax.errors import UserError
+from experiments import chain
+from iquest_jax.errors import UserError, check_name
 from launch import command, devices
 
 flags.declare_key_flag('workdir')
@@ -23,17 +24,15 @@ FLAGS = flags.FLAGS
 def main(argv):
   del argv
   run_folder = command.run_folder()
-  command.check_stage(FLAGS.stage)
+  check_name('--stage: stage', FLAGS.stage, chain.PARENTS)
   if not FLAGS.temperature < float('inf'):
     raise UserError(f'--temperature must be finite and at least 0, got {FLAGS.temperature}')
-  from iquest_jax import sharding
   from iquest_jax.checkpoint import restore
   from iquest_jax.infer import sampling
   from iquest_jax.text.tokenizer import Tokenizer
 
   devices.log_devices()
-  mesh = sharding.make_mesh({'data': 1, 'fsdp': -1, 'context': 1, 'tensor': 1})
-  model, params = restore.newest_model(run_folder.stage(FLAGS.stage), mesh)
+  model, params = restore.newest_model(run_folder.stage(FLAGS.stage))
   text = sampling.complete(
       model,
       params,

@@ -1,10 +1,7 @@
 """Batches from packed rows on disk, read in one process by one thread: what one core delivers."""
 
-import contextlib
 import itertools
-import os
 import pathlib
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -50,21 +47,7 @@ def _write_rows(folder: str, context: int, documents: int) -> None:
   examples = random_examples(documents, 2 * context)
   rows = lambda counts: packing.pack(examples, context, False, counts)
   splits = {'train': rows, 'held_out': lambda counts: itertools.islice(rows(counts), 1)}
-  with _silent():
+  with write.without_stderr():  # writing rows imports TensorFlow
     entry = write.write_source(folder, 'text', context, 'bench', splits)
   content = {'tokenizer': 'bench', 'context': context, 'sources': {'text': entry}}
   write_whole(pathlib.Path(folder) / manifest.MANIFEST, manifest.to_json(content))
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-  """Closes standard error: writing rows imports TensorFlow, which prints there from C++."""
-  sys.stderr.flush()
-  kept = os.dup(2)
-  with open(os.devnull, 'wb') as nowhere:
-    os.dup2(nowhere.fileno(), 2)
-  try:
-    yield
-  finally:
-    os.dup2(kept, 2)
-    os.close(kept)

@@ -23,14 +23,7 @@ from iquest_jax.run_folder import RunFolder, StageFolder, write_whole
 
 
 def begin(start: Start, config: ConfigDict, rows_manifest_hash: str, start_fingerprint: str) -> dict[str, Any]:
-  """Lineage of a stage that begins.
-
-  Args:
-    start: what it begins from; kind 'parent', 'imported' or 'random'.
-    config: of the stage.
-    rows_manifest_hash: of the packed rows it reads.
-    start_fingerprint: fingerprint.combine of the first parameters, after the transform.
-  """
+  """Lineage of a stage that does not resume; `start_fingerprint` is that of its first parameters, after the transform."""
   parent = None
   if start.kind == 'parent':
     ended = start.lineage['end_fingerprint']
@@ -61,8 +54,7 @@ def progress(
 
   Args:
     lineage: of `begin` or `resume`, unchanged since.
-    steps: optimizer steps of the stage.
-    tokens_seen: tokens of the stage, over all its runs.
+    steps, tokens_seen: of the stage, over all its runs.
     wall_seconds: of this run alone; earlier runs are added.
     finished: whether the stage has taken all its steps, so that another may start from here.
   """
@@ -102,11 +94,7 @@ def code_version() -> str:
 
 
 def write(folder: StageFolder, lineage: dict[str, Any]) -> None:
-  """Writes the stage's lineage.json atomically, on the primary process.
-
-  Args:
-    folder: of the stage.
-    lineage: `Checkpoints.lineage()` of its newest checkpoint.
+  """Writes the stage's lineage.json, the lineage of its newest checkpoint, on the primary process.
 
   Raises:
     UserError: the disk is full or refuses.
@@ -138,8 +126,8 @@ def verify(run_folder: RunFolder, stages: list[str]) -> list[str]:
   problems = []
   for stage in stages:
     checkpoints = Checkpoints(run_folder.stage(stage))
-    found = _check_files(checkpoints) + _check_copy(checkpoints) + _check_parent(run_folder, checkpoints)
-    problems += [f'{stage}: {problem}' for problem in found]
+    own = _check_files(checkpoints) + _check_copy(checkpoints) + _check_parent(run_folder, checkpoints)
+    problems += [f'{stage}: {problem}' for problem in own]
   return problems
 
 
@@ -197,7 +185,6 @@ def render(lineages: dict[str, dict[str, Any]], losses: dict[str, tuple[float, f
   """The result of `tree` as text of at most 100 columns: a stage hangs below the one it starts from.
 
   Args:
-    lineages: of `tree`.
     losses: by stage, first and last held-out loss in nats per token; None where none was measured.
   """
   children = {stage: [] for stage in lineages}

@@ -20,8 +20,9 @@ from iquest_jax.run_folder import StageFolder
 _MAY_CHANGE = {'init_std', 'max_context', 'loop_gradient_scale'}
 
 
-def newest_model(folder: StageFolder, mesh: Mesh) -> tuple[Transformer, Any]:
-  """(model in float32, parameters on the mesh) of a stage's newest checkpoint, for sampling and evaluation."""
+def newest_model(folder: StageFolder) -> tuple[Transformer, Any]:
+  """(model in float32, parameters split over all devices) of a stage's newest checkpoint, for sampling and evaluation."""
+  mesh = sharding.make_mesh({'data': 1, 'fsdp': -1, 'context': 1, 'tensor': 1})
   checkpoints = Checkpoints(folder)
   model = Transformer(trained_as(checkpoints.lineage()), jnp.float32)
   return model, checkpoints.restore_params(abstract_params(model.config, mesh))

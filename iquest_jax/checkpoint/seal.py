@@ -16,7 +16,6 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-_READ_BYTES = 1 << 20
 _READERS = 8  # files hashed at once; hashlib releases the interpreter's lock
 
 
@@ -71,11 +70,8 @@ def file_hashes(folder: epath.Path, names: list[str]) -> dict[str, str]:
 
 
 def _file_hash(path: epath.Path) -> str:
-  digest = hashlib.sha256()
   with path.open('rb') as file:
-    while block := file.read(_READ_BYTES):
-      digest.update(block)
-  return digest.hexdigest()
+    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def to_text(hashes: dict[str, str]) -> str:

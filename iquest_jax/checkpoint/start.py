@@ -39,13 +39,8 @@ class Start:
 def choose(config: ConfigDict, run_folder: RunFolder, checkpoints: Checkpoints) -> Start:
   """Chooses what a stage starts from. The order is the contract of the chain; only this function knows it.
 
-  First removes leftovers of killed saves of this stage. The caller, who knows the models, transforms the parameters
-  (init.transform) and selects what to carry over (init.carry).
-
-  Args:
-    config: of the stage; `init` names its parent (config.from_stage), `size` is part of the command in errors.
-    run_folder: of the chain.
-    checkpoints: of this stage.
+  First removes leftovers of killed saves of this stage, whose `checkpoints` these are. The caller, who knows the models,
+  transforms the parameters (init.transform) and selects what to carry over (init.carry).
 
   Raises:
     UserError: the parent has no finished checkpoint, and no imported one replaces it.

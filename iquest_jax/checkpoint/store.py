@@ -40,20 +40,10 @@ _SAVE_TIMEOUT_S = 2 * 60 * 60  # until all processes have written and the primar
 
 
 class Checkpoints:
-  """The checkpoints of one stage; every process of a run creates its own and calls the same methods in the same order.
-
-  Attributes:
-    stage: the folder of the stage.
-    folder: its checkpoints.
-  """
+  """The checkpoints of one stage; every process of a run creates its own and calls the same methods in the same order."""
 
   def __init__(self, stage: StageFolder, keep: int = 2):
-    """Changes nothing on disk.
-
-    Args:
-      stage: the folder of the stage.
-      keep: newest checkpoints to keep, at least 1; older ones are removed once a newer one is committed.
-    """
+    """Changes nothing on disk. The newest `keep` are kept; older ones are removed once a newer one is committed."""
     if keep < 1:
       raise UserError(f'config: checkpoint.keep must be at least 1, got {keep}')
     self.stage, self.folder, self._keep = stage, epath.Path(stage.checkpoints), keep
@@ -110,7 +100,7 @@ class Checkpoints:
       step: optimizer steps done.
       params: tree of arrays, sharded in any way.
       optimizer: tree of whatever else training needs to resume; None for parameters alone (an imported model).
-      lineage: JSON values; see lineage.py.
+      lineage: see lineage.py.
 
     Raises:
       UserError: the disk refused this save or the previous one (full, read-only, no permission), or the step exists.
@@ -169,7 +159,6 @@ class Checkpoints:
     Args:
       abstract_params: tree of jax.ShapeDtypeStruct; a leaf is placed by its sharding, however it was saved, or on the
         first device of this process where it has none.
-      step: one of `steps()`.
 
     Raises:
       UserError: no checkpoint, a damaged one, or one of other shapes; names the folder, the file or leaf, and the fix.
@@ -215,7 +204,8 @@ class Checkpoints:
     if step is None:
       step = self.latest_step()
     if step is None or not self._of(step).exists():
-      raise UserError(f'{self.folder}: there is no checkpoint{"" if step is None else f" of step {step}"}')
+      of_step = '' if step is None else f' of step {step}'
+      raise UserError(f'{self.folder}: there is no checkpoint{of_step}; train the stage first')
     return step
 
   def _json(self, step: int, name: str) -> dict[str, Any]:

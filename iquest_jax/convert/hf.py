@@ -13,7 +13,7 @@ import json
 import math
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from iquest_jax.checkpoint.restore import abstract_params
 from iquest_jax.convert import hf_config
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name
 from iquest_jax.model.sizes import ModelConfig
 
 SINGLE = 'model.safetensors'
@@ -111,8 +111,7 @@ def from_hf(model_dir: str | pathlib.Path) -> tuple[ModelConfig, dict[str, Any]]
   shapes = _leaf_shapes(model)
   tensors = _tensors(model, shapes)
   with contextlib.ExitStack() as stack:
-    files = {path: stack.enter_context(_opened(path)) for path in _weight_files(model_dir)}
-    owners = _owners(model_dir, files)
+    owners = _owners(model_dir, stack)
     _check_names(model_dir, model, tensors, owners)
     for name, tensor in tensors.items():
       _check_tensor(name, tensor, *owners[name])
@@ -138,8 +137,7 @@ def to_hf(
     UserError: the folder exists or cannot be written, the model has no published format, or other leaves are given.
   """
   out_dir = pathlib.Path(out_dir)
-  if dtype not in DTYPES:
-    raise UserError(f'export: dtype "{dtype}" does not exist{nearest(dtype, DTYPES)}')
+  check_name('export: dtype', dtype, DTYPES)
   if model.loops > 1 and model.loop_variant != 'released':
     raise UserError(
         f'export: loop_variant "{model.loop_variant}" has no published format; only "released" loops can be exported'
@@ -189,28 +187,26 @@ def _weight_files(model_dir: pathlib.Path) -> list[pathlib.Path]:
   # A name with folders in it would read outside the checkpoint.
   for name in names:
     if not isinstance(name, str) or pathlib.PurePath(name).name != name:
-      raise UserError(f'{index}: shard "{name}" is not a file name')
+      raise UserError(f'{index}: shard "{name}" is not a file name; fetch the file again')
   return [model_dir / name for name in names]
 
 
-@contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Any]:
-  """A memory-mapped safetensors file; tensors are read on request."""
-  try:
-    handle = safe_open(path, framework='numpy')
-  except (OSError, SafetensorError) as error:
-    raise UserError(f'{path}: missing or damaged ({error}); fetch the file again') from error
-  with handle as file:
-    yield file
+def _owners(model_dir: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, tuple[pathlib.Path, Any]]:
+  """{tensor name: (path, open file)}; files are memory-mapped, so a tensor is read on request.
 
-
-def _owners(model_dir: pathlib.Path, files: dict[pathlib.Path, Any]) -> dict[str, tuple[pathlib.Path, Any]]:
-  """{tensor name: (path, open file)}; raises UserError where two files hold the same tensor."""
+  Raises:
+    UserError: a file is missing or damaged, or two files hold the same tensor.
+  """
   owners = {}
-  for path, file in files.items():
+  for path in _weight_files(model_dir):
+    try:
+      file = stack.enter_context(safe_open(path, framework='numpy'))
+    except (OSError, SafetensorError) as error:
+      raise UserError(f'{path}: missing or damaged ({error}); fetch the file again') from error
     for name in file.keys():
       if name in owners:
-        raise UserError(f'{model_dir}: tensor {name} is in both {owners[name][0].name} and {path.name}')
+        both = f'{owners[name][0].name} and {path.name}'
+        raise UserError(f'{model_dir}: tensor {name} is in both {both}; fetch the files again')
       owners[name] = path, file
   return owners
 
@@ -239,7 +235,7 @@ def _check_tensor(name: str, tensor: _Tensor, path: pathlib.Path, file) -> None:
   header = file.get_slice(name)
   shape = tuple(header.get_shape())
   if shape != tensor.published_shape:
-    raise UserError(f'{path}: tensor {name} must be {tensor.published_shape} by config.json, got {shape}')
+    raise UserError(f'{path}: tensor {name} must be {tensor.published_shape} by config.json, got {shape}; fix one of them')
   if header.get_dtype() not in _READABLE:
     raise UserError(f'{path}: tensor {name} must be one of {", ".join(_READABLE)}, got {header.get_dtype()}')
 

@@ -33,14 +33,7 @@ _LOOP = {'loops': 'loop_num', 'loop_window': 'loop_window_size'}
 _REAL = {'norm_eps': 'rms_norm_eps', 'init_std': 'initializer_range'}
 
 # Each would change the computation; the released checkpoints have none of them.
-_MUST_BE_OFF = (
-    'attention_bias',
-    'clip_qkv',
-    'mlp_bias',
-    'quantization',
-    'quantization_config',
-    'tie_word_embeddings',
-)
+_MUST_BE_OFF = ('attention_bias', 'clip_qkv', 'mlp_bias', 'quantization', 'quantization_config', 'tie_word_embeddings')
 
 
 def read(path: pathlib.Path) -> ModelConfig:
@@ -77,11 +70,7 @@ def read(path: pathlib.Path) -> ModelConfig:
 
 
 def write(path: pathlib.Path, model: ModelConfig, dtype: str) -> None:
-  """Writes the config.json of a model under its published architecture.
-
-  Args:
-    dtype: of the stored tensors, for loaders that read it.
-  """
+  """Writes the config.json of a model under its published architecture; `dtype` is that of the stored tensors."""
   architecture = next(name for name, (looped, _) in ARCHITECTURES.items() if looped == (model.loops > 1))
   config: dict[str, Any] = {'architectures': [architecture], 'model_type': ARCHITECTURES[architecture][1][0]}
   table = _SHAPE | {'rope_theta': 'rope_theta'} | _REAL | (_LOOP if model.loops > 1 else {})

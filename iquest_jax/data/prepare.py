@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -22,8 +21,8 @@ from iquest_jax.data import sources, split
 from iquest_jax.data.documents import Document, texts
 from iquest_jax.data.read.jsonl import jsonl_files, read_jsonl
 from iquest_jax.data.rows import manifest as manifest_lib
-from iquest_jax.data.rows import mixture, packing
-from iquest_jax.data.rows.write import entry_if_current, write_source
+from iquest_jax.data.rows import mixture
+from iquest_jax.data.rows.write import entry_if_current, without_stderr, write_source
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder, write_whole
 from iquest_jax.text.tokenizer import Tokenizer
@@ -66,16 +65,12 @@ def import_tokenizer(config: ConfigDict, run: RunFolder, source: Path) -> Tokeni
 def prepare(
     config: ConfigDict, run: RunFolder, documents_dir: Path, progress: Callable[[str], None] = lambda source: None
 ) -> dict[str, Any]:
-  """Prepares the tokenizer, if there is none, and the rows of one stage.
+  """Prepares the tokenizer, if there is none, and the rows of one stage; returns the manifest.
 
   Args:
     config: the stage; reads stage, size, seed, data, eval.rows, model.vocab, train.steps and train.batch_rows.
-    run: the run folder.
     documents_dir: folder with `<source>/*.jsonl[.gz]`.
     progress: called with the name of each source before it is prepared.
-
-  Returns:
-    The manifest.
 
   Raises:
     UserError: malformed schedule, document or tokenizer, an empty source, or a folder that cannot be written.
@@ -85,8 +80,8 @@ def prepare(
   for source in needed:
     sources.get(source)
     jsonl_files(documents_dir, source)  # fails before a tokenizer is trained on the rest
-  _check_numbers(config)
-  folder = manifest_lib.folder(config, run)
+  _check_context_and_buckets(config)
+  folder = run.rows(config.stage, config.data.rows_dir)
   staging = folder / _STAGING
   try:
     tokenizer = prepare_tokenizer(config, run, documents_dir)
@@ -101,14 +96,24 @@ def prepare(
     }
     if not all(entries.values()) or not _is_written(folder, manifest):
       staging.mkdir(parents=True, exist_ok=True)
-      made = [name for name in needed if entries[name] is None]
-      entries |= {name: entry_if_current(staging, name, inputs[name]) for name in made}  # of a run that was killed
-      manifest['rates'] = _make(config, staging, documents_dir, tokenizer, needed, inputs, entries, progress)
+      read = {name: functools.partial(read_jsonl, documents_dir, name) for name in needed}
+      tasks = _import_tasks()
+      source_tasks = {name: tasks.SourceTask(config, name, read[name], tokenizer) for name in needed}
+      outdated = [name for name in needed if entries[name] is None]
+      for name in outdated:
+        entries[name] = entry_if_current(staging, name, inputs[name])  # of a run that was killed
+        if entries[name] is None:
+          progress(name)
+          # A source that is never drawn in these steps still gets a row: it belongs to the stage.
+          limits = {'train': max(needed[name], 1), 'held_out': config.eval.rows}
+          splits = {split: functools.partial(source_tasks[name].rows, split, limit) for split, limit in limits.items()}
+          entries[name] = write_source(staging, name, config.data.context, inputs[name], splits)
+      manifest['rates'] = tasks.rates(config, source_tasks)
       # Until here a full disk leaves the previous rows untouched. What follows only renames; there is no manifest from
       # the first rename to the last.
       write_whole(staging / manifest_lib.MANIFEST, manifest_lib.to_json(manifest))
       (folder / manifest_lib.MANIFEST).unlink(missing_ok=True)
-      for name in made:
+      for name in outdated:
         shutil.rmtree(folder / name, ignore_errors=True)
         os.replace(staging / name, folder / name)
       os.replace(staging / manifest_lib.MANIFEST, folder / manifest_lib.MANIFEST)
@@ -117,85 +122,26 @@ def prepare(
     path = folder if error.filename is None or str(error.filename) == str(staging) else error.filename
     raise UserError(f'prepare: {path}: {error.strerror or error}; nothing finished is lost') from error
   return manifest_lib.check_manifest(
-      folder,
-      sources=needed,
-      context=config.data.context,
-      tokenizer_fingerprint=tokenizer.fingerprint,
-      command=manifest_lib.command(config, run),
+      folder, needed, config.data.context, tokenizer.fingerprint, manifest_lib.command(config, run)
   )
 
 
-def _make(
-    config: ConfigDict,
-    folder: pathlib.Path,
-    documents_dir: Path,
-    tokenizer: Tokenizer,
-    needed: dict[str, int],
-    inputs: dict[str, str],
-    entries: dict[str, Any],
-    progress: Callable[[str], None],
-) -> list:
-  """Writes the sources whose entry is None and fills in the entries; returns the mixture's rates."""
-  tasks = _import_tasks()
-  source_tasks = {
-      name: tasks.SourceTask(
-          config.stage,
-          name,
-          functools.partial(read_jsonl, documents_dir, name),
-          tokenizer,
-          context=config.data.context,
-          buckets=tuple(config.data.buckets),
-          seed=config.seed,
-      )
-      for name in needed
-  }
-
-  def rows(name: str, split: str, limit: int, counts: packing.Counts) -> Iterator[packing.Row]:
-    examples, whole = source_tasks[name].examples(split), sources.get(name).whole
-    if split == 'held_out' and not whole:
-      # At most one row per document: a few held-out rows should not all be pieces of one long document.
-      examples = (example.head(config.data.context) for example in examples)
-    return itertools.islice(packing.pack(examples, config.data.context, whole, counts), limit)
-
-  # A source that is never drawn in these steps still gets a row: it belongs to the stage.
-  limits = {
-      'train': {name: max(count, 1) for name, count in needed.items()},
-      'held_out': dict.fromkeys(needed, config.eval.rows),
-  }
-  for name in needed:
-    if entries[name] is None:
-      progress(name)
-      splits = {split: functools.partial(rows, name, split, limits[split][name]) for split in manifest_lib.SPLITS}
-      entries[name] = write_source(folder, name, config.data.context, inputs[name], splits)
-  return tasks.rates(config.stage, config.data.mixture, source_tasks)
-
-
-def _check_numbers(config: ConfigDict) -> None:
+def _check_context_and_buckets(config: ConfigDict) -> None:
   if config.data.context < 1:
     raise UserError(f'config: data.context must be at least 1, got {config.data.context}')
   buckets = config.data.buckets
-  numbers = isinstance(buckets, (tuple, list)) and len(buckets) == 2 and all(isinstance(x, (int, float)) for x in buckets)
-  if not numbers or not 0 <= buckets[0] < buckets[1] <= 1:
+  is_pair = isinstance(buckets, (tuple, list)) and len(buckets) == 2 and all(isinstance(x, (int, float)) for x in buckets)
+  if not is_pair or not 0 <= buckets[0] < buckets[1] <= 1:
     raise UserError(f'config: data.buckets must be (from, to) with 0 <= from < to <= 1, got {buckets}')
 
 
 def _import_tasks() -> types.ModuleType:
-  """data.tasks, imported late: TensorFlow costs seconds that a finished stage need not pay.
-
-  Standard error is closed meanwhile, since TensorFlow's C++ code prints a greeting to it whatever the settings.
-  """
-  sys.stderr.flush()
-  kept = os.dup(2)
-  with open(os.devnull, 'wb') as nowhere:
-    os.dup2(nowhere.fileno(), 2)
-  try:
+  """data.tasks, imported late: TensorFlow costs seconds that a finished stage need not pay."""
+  with without_stderr():
     tasks = importlib.import_module('iquest_jax.data.tasks')
     # Rows are prepared on the CPU; TensorFlow would otherwise reserve accelerator memory that training needs.
     tasks.tf.config.set_visible_devices([], 'GPU')
-    return tasks
-  finally:
-    os.dup2(kept, 2)
-    os.close(kept)
+  return tasks
 
 
 def inputs_hash(config: ConfigDict, source: str, count: int, tokenizer: Tokenizer, documents_dir: Path) -> str:

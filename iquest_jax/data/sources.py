@@ -9,7 +9,7 @@ from iquest_jax.data.build import context as context_builder
 from iquest_jax.data.build import edits
 from iquest_jax.data.documents import Commit, Conversation, Document, File, Repository
 from iquest_jax.data.format import commit, fim, repository, text
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name
 from iquest_jax.text import chat
 from iquest_jax.text.example import Example, Segment, build
 from iquest_jax.text.tokenizer import Tokenizer
@@ -58,8 +58,7 @@ SOURCES = {
 
 def get(name: str) -> Source:
   """A source of the table; raises UserError with the nearest name."""
-  if name not in SOURCES:
-    raise UserError(f'data: source "{name}" does not exist{nearest(name, SOURCES)}')
+  check_name('data: source', name, SOURCES)
   return SOURCES[name]
 
 

@@ -24,7 +24,6 @@ def generate(
     length: maximum number of new tokens.
     stop: ids that end the text and are not returned.
     temperature: 0 takes the most likely token.
-    seed: of the sampling.
 
   Raises:
     UserError: the prompt is empty, or prompt and length together exceed the model's context.
@@ -71,14 +70,10 @@ def complete(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> str:
-  """The text that continues a prompt, up to `length` tokens or the end of the turn or document.
+  """The text that continues a prompt, up to `length` tokens or the end of the turn or document; see `generate`.
 
   Args:
     prompt: text that may spell out special tokens; with `chat`, the content of a user message, where nothing is special.
-    length, temperature, seed: as in `generate`.
-
-  Raises:
-    UserError: as in `generate`.
   """
   if chat:
     ids = example.build(tokenizer, chat_format.prompt([{'role': 'user', 'content': prompt}])).tokens

@@ -50,9 +50,7 @@ class Reply:
 def segments(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[Segment]:
   """The segments of a conversation: weight 1 on the assistant's content and its closing token, 0 elsewhere.
 
-  Args:
-    messages: in order.
-    tools: definitions, written into the system turn; adds one if there is none.
+  Definitions of `tools` are written into the system turn, which is added if there is none.
   """
   if tools:
     system = [messages[0]['content']] if messages and messages[0]['role'] == 'system' else []

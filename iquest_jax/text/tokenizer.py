@@ -29,13 +29,13 @@ class Tokenizer:
 
   def __init__(self, serialized: str):
     """Takes the text of a tokenizer.json; raises ValueError if a special token is missing."""
-    self._plain = tokenizers.Tokenizer.from_str(serialized)
-    self._plain.encode_special_tokens = True
-    self._structured = tokenizers.Tokenizer.from_str(serialized)
-    self._structured.encode_special_tokens = False
-    if missing := [token for token in SPECIAL if self._plain.token_to_id(token) is None]:
+    self._without_special = tokenizers.Tokenizer.from_str(serialized)
+    self._without_special.encode_special_tokens = True
+    self._with_special = tokenizers.Tokenizer.from_str(serialized)
+    self._with_special.encode_special_tokens = False
+    if missing := [token for token in SPECIAL if self._without_special.token_to_id(token) is None]:
       raise ValueError(f'the special token {missing[0]} is missing')
-    self._special = {token: self._plain.token_to_id(token) for token in (*RESERVED, *SPECIAL)}
+    self._special = {token: self._without_special.token_to_id(token) for token in (*RESERVED, *SPECIAL)}
 
   @classmethod
   def train(cls, texts: Iterable[str], vocab_size: int) -> 'Tokenizer':
@@ -75,7 +75,7 @@ class Tokenizer:
     try:
       serialized = pathlib.Path(path).read_text(encoding='utf-8')
     except FileNotFoundError:
-      raise UserError(f'tokenizer: {path} is missing; make it with python -m launch.prepare') from None
+      raise UserError(f'tokenizer: {path} is missing; python -m launch.prepare writes it') from None
     try:
       return cls(serialized)
     except Exception as error:  # the Rust side raises bare Exception
@@ -89,22 +89,21 @@ class Tokenizer:
 
   def to_str(self) -> str:
     """The canonical text of tokenizer.json."""
-    return self._structured.to_str(pretty=True)
+    return self._with_special.to_str(pretty=True)
 
   def encode(self, text: str, allow_special: bool = False) -> list[int]:
-    """Ids of a text.
+    """Ids of a text. Tags such as <think> always become their own ids, since a model writes them as text.
 
     Args:
-      text: any text. Tags such as <think> always become their own ids, since a model writes them as text.
       allow_special: whether `<|im_end|>` and the like in the text become special tokens. False for documents, which
         anyone may have written; True for a prompt that the user types.
     """
-    inner = self._structured if allow_special else self._plain
+    inner = self._with_special if allow_special else self._without_special
     return inner.encode(text, add_special_tokens=False).ids
 
   def decode(self, ids: Iterable[int]) -> str:
     """Text of ids, special tokens included."""
-    return self._structured.decode(list(ids), skip_special_tokens=False)
+    return self._with_special.decode(list(ids), skip_special_tokens=False)
 
   def id(self, token: str) -> int:
     """Id of a reserved or special token, e.g. '<|im_end|>'; KeyError for any other."""
@@ -113,7 +112,7 @@ class Tokenizer:
   @property
   def vocab_size(self) -> int:
     """One more than the largest id; ids may have gaps."""
-    return max(self._structured.get_vocab(with_added_tokens=True).values()) + 1
+    return max(self._with_special.get_vocab(with_added_tokens=True).values()) + 1
 
   @property
   def fingerprint(self) -> str:

@@ -32,10 +32,6 @@ _COUNTS = (
 def run(config: ConfigDict, run_folder: RunFolder) -> None:
   """Trains a stage from wherever it is to its last step; returns at once if it is finished.
 
-  Args:
-    config: the stage (experiments/).
-    run_folder: of the chain; every process must see it.
-
   Raises:
     UserError: rows, checkpoints, mesh or configuration do not fit.
     RunStopped: three updates in a row were not finite.
@@ -72,7 +68,7 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
     # -------------------------------------------------------------- Start: own checkpoint > parent > imported > random
     closing.callback(checkpoints.close)
     start = starts.choose(config, run_folder, checkpoints)
-    train_state = initial_state(start, config, stage.model, stage.tx, stage.abstract, mesh)
+    train_state = initial_state(start, config, stage, mesh)
     done = resumed = start.step if start.kind == 'resume' else 0
     if done > steps:
       raise UserError(f'{folder.path}: is at step {done}, beyond train.steps {steps}; raise it or use a new --workdir')
@@ -112,7 +108,7 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
     due = lambda every: done % every == 0 or done == steps
     if due(config.eval.every):
       evaluate()
-    batches = iter(loader.batches(done, steps, batch_sharding))
+    batches = loader.batches(done, steps, batch_sharding)
     while done < steps:
       asked = time.monotonic()
       batch = next(batches)

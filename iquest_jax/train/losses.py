@@ -28,13 +28,7 @@ class LossSums:
 
 
 def next_token_sums(model, params, batch: Batch, num_sources: int, chunk: int) -> tuple[LossSums, dict]:
-  """Loss sums of one (micro-)batch, and the model's diagnostics.
-
-  Args:
-    batch: fields [B, T], source_ids [B].
-    num_sources: S.
-    chunk: positions per row whose logits are in memory at a time.
-  """
+  """Loss sums of one (micro-)batch, and the model's diagnostics; logits exist for `chunk` positions per row at a time."""
   hidden_BTD, diagnostics = model.apply({'params': params}, batch.tokens, batch.segment_ids, batch.positions)
   logps_BT, logz_BT = target_logps(hidden_BTD, params['head'], batch.targets, chunk)
   by_source = lambda rows_B: jax.ops.segment_sum(rows_B, batch.source_ids, num_sources)

@@ -18,6 +18,7 @@ from rich import progress
 from tensorboardX import SummaryWriter
 
 from iquest_jax import hardware
+from iquest_jax.checkpoint import fingerprint
 from iquest_jax.errors import RunStopped
 from iquest_jax.model import cost, sizes
 from iquest_jax.run_folder import StageFolder, write_whole
@@ -27,11 +28,6 @@ MAX_SKIPPED_IN_A_ROW = 3
 
 # Fields that measure the machine, not the training: only in these may two runs differ.
 TIMES = ('step_seconds', 'data_seconds', 'tokens_per_second', 'mfu')
-
-
-def _keep(record: dict, restored_step: int) -> bool:
-  """Whether a record of an earlier run still holds. A step is evaluated after it is saved, so it is evaluated again."""
-  return record['step'] < restored_step or (record['step'] == restored_step and record['kind'] == 'train')
 
 
 def read(folder: StageFolder) -> list[dict[str, Any]]:
@@ -56,7 +52,9 @@ class Writer:
     self._writes = writes
     if not writes:
       return
-    records = [record for record in read(folder) if restored_step and _keep(record, restored_step)]
+    # A step is evaluated after it is saved, so the restored step is evaluated again.
+    holds = lambda record: record['step'] < restored_step + (record['kind'] == 'train')
+    records = [record for record in read(folder) if restored_step and holds(record)]
     write_whole(folder.metrics, ''.join(json.dumps(record) + '\n' for record in records))
     self._file = open(folder.metrics, 'a')
     self._events = SummaryWriter(str(folder.events), purge_step=restored_step)
@@ -68,23 +66,13 @@ class Writer:
     self._file.write(json.dumps({'kind': kind, 'step': step, **values}) + '\n')
     # Handed to the operating system at once, so that it survives a kill of this process.
     self._file.flush()
-    for name, value in _scalars(values):
-      self._events.add_scalar(f'{kind}/{name}', value, step)
+    for path, value in jax.tree_util.tree_leaves_with_path(values):
+      self._events.add_scalar(f'{kind}/{fingerprint.leaf_path(path)}', value, step)
 
   def close(self) -> None:
     if self._writes:
       self._file.close()
       self._events.close()
-
-
-def _scalars(values: dict[str, Any], prefix: str = ''):
-  for name, value in values.items():
-    if isinstance(value, dict):
-      yield from _scalars(value, f'{prefix}{name}/')
-    elif isinstance(value, list):
-      yield from _scalars({str(index): item for index, item in enumerate(value)}, f'{prefix}{name}/')
-    else:
-      yield f'{prefix}{name}', value
 
 
 class Progress:
@@ -128,11 +116,7 @@ class Progress:
 
 
 def losses(loss_S, weight_S, sources: tuple[str, ...]) -> dict[str, Any]:
-  """{'loss': mean, 'loss_by_source': {source: mean}}, nats per token; a source without weight is left out.
-
-  Args:
-    loss_S, weight_S: sums of a LossSums; S indexes `sources`.
-  """
+  """{'loss': mean, 'loss_by_source': {source: mean}} of LossSums, nats per token; a source without weight is left out."""
   with np.errstate(invalid='ignore'):  # the step that skips an update reports a loss that is not finite
     by_source = {name: float(loss / weight) for name, loss, weight in zip(sources, loss_S, weight_S) if weight > 0}
     return {'loss': float(np.sum(loss_S) / max(np.sum(weight_S), 1e-9)), 'loss_by_source': by_source}
@@ -150,11 +134,9 @@ class Reporter:
     self._last_end = 0.0
 
   def note(self, step: int, metrics: dict[str, jax.Array], asked: float, ready: float) -> None:
-    """Takes the metrics of a step just started, and reports the step before.
+    """Takes the metrics of a step just started, its number counted from 1, and reports the step before.
 
     Args:
-      step: steps done, this one included.
-      metrics: of step.train_step, still being computed.
       asked, ready: seconds (time.monotonic) at which the batch was requested, and at which it had arrived.
     """
     self.flush()
@@ -165,7 +147,7 @@ class Reporter:
     if self._pending is None:
       return
     (step, metrics, asked, ready), self._pending = self._pending, None
-    metrics = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
+    metrics = jax.device_get(metrics)
     end = time.monotonic()
     # A step whose batch was ready early begins when the device has finished the one before.
     seconds, self._last_end = end - max(ready, self._last_end), end

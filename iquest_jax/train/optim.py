@@ -1,11 +1,13 @@
 """AdamW and its learning-rate schedules, by optax."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name
 
 SCHEDULES = ('constant', 'wsd', 'cosine')
 MOMENT_DTYPES = ('float32', 'bfloat16')
@@ -20,10 +22,8 @@ def schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
 
   Args:
     optim: section of a configuration; warmup and decay are fractions of `steps`, floor is a fraction of peak_lr.
-    steps: of the stage.
   """
-  if optim.schedule not in SCHEDULES:
-    raise UserError(f'config: optim.schedule "{optim.schedule}" does not exist{nearest(optim.schedule, SCHEDULES)}')
+  check_name('config: optim.schedule', optim.schedule, SCHEDULES)
   for name in ('warmup', 'decay', 'floor'):
     if not 0 <= optim[name] <= 1:
       raise UserError(f'config: optim.{name} must be in [0, 1], got {optim[name]}')
@@ -43,21 +43,15 @@ def schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
   return optax.join_schedules([rising, optax.cosine_decay_schedule(peak, decay, alpha=optim.floor)], [warmup])
 
 
-def decays(path: tuple) -> bool:
-  """Whether weight decay applies to a parameter: to matrices, not to norm scales and gate biases."""
-  return str(getattr(path[-1], 'key', path[-1])) not in ('scale', 'gate_bias')
-
-
 def optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformation:
   """Clips by global norm, then AdamW with decay on matrices only; the first moment in `moment_dtype`."""
-  if optim.moment_dtype not in MOMENT_DTYPES:
-    hint = nearest(optim.moment_dtype, MOMENT_DTYPES)
-    raise UserError(f'config: optim.moment_dtype "{optim.moment_dtype}" does not exist{hint}')
-  mask = lambda params: jax.tree_util.tree_map_with_path(lambda path, _: decays(path), params)
+  check_name('config: optim.moment_dtype', optim.moment_dtype, MOMENT_DTYPES)
+  # Norm scales and gate biases do not decay.
+  decays = lambda path, _: str(getattr(path[-1], 'key', path[-1])) not in ('scale', 'gate_bias')
   return optax.chain(
       optax.clip_by_global_norm(optim.clip_norm),
       optax.adamw(
           schedule(optim, steps), b1=optim.b1, b2=optim.b2, eps=optim.eps, mu_dtype=jnp.dtype(optim.moment_dtype),
-          weight_decay=optim.weight_decay, mask=mask,
+          weight_decay=optim.weight_decay, mask=functools.partial(jax.tree_util.tree_map_with_path, decays),
       ),  # fmt: skip
   )

@@ -36,7 +36,6 @@ def gradients(model: Transformer, params, batch: Batch, *, num_sources: int, acc
   divided later.
 
   Args:
-    batch: fields [B, T], source_ids [B].
     accumulation: number of micro-batches; B is a multiple of it.
     chunk: positions per row whose logits are in memory at a time.
     z_loss: factor of the mean square of the log-partition in the objective.
@@ -74,10 +73,7 @@ def train_step(
     learning_rate: optax.Schedule,
     **objective,
 ) -> tuple[TrainState, dict]:
-  """One update. If loss or gradient is not finite, the update is skipped and counted; the batch counts as consumed.
-
-  Args:
-    objective: as in `gradients`.
+  """One update of `gradients`; if loss or gradient is not finite, it is skipped and counted, and the batch is consumed.
 
   Returns:
     (state, metrics): `loss` and `grad_norm` scalars, `loss_S` and `weight_S` sums per source, `lr`, `skipped`,
@@ -117,11 +113,6 @@ def _counts(batch: Batch, window: int) -> dict:
   return {'tokens': jnp.sum(seen_BT > 0), 'pairs': jnp.sum(seen_BT), 'local_pairs': jnp.sum(local_BT)}
 
 
-def eval_step(params, batch: Batch, *, model: Transformer, num_sources: int, chunk: int) -> LossSums:
-  """Loss sums of one batch, without gradients."""
-  return next_token_sums(model, params, batch, num_sources, chunk)[0]
-
-
 class Stage(NamedTuple):
   """A stage's configuration as functions.
 
@@ -130,7 +121,7 @@ class Stage(NamedTuple):
     tx: the optimizer.
     abstract: shapes, dtypes and shardings of the train state.
     train_step: (state, batch) -> (state, metrics), jitted; the state's buffers are donated.
-    eval_step: (params, batch) -> LossSums, jitted.
+    eval_step: (params, batch) -> LossSums without gradients, jitted.
   """
 
   model: Transformer
@@ -143,10 +134,7 @@ class Stage(NamedTuple):
 def of_stage(config: ConfigDict, mesh: Mesh, num_sources: int) -> Stage:
   """Builds the two steps of a stage, for training, benchmarks and ahead-of-time compilation alike.
 
-  Args:
-    config: the stage (experiments/).
-    mesh: of state and batch; the caller must make it, or its abstract mesh, the ambient one.
-    num_sources: sources of the stage's mixture.
+  The caller must make `mesh`, or its abstract mesh, the ambient one. `num_sources` counts those of the stage's mixture.
 
   Raises:
     UserError: the optimizer, remat policy or transport does not exist, or a parameter does not divide by the mesh.
@@ -155,14 +143,18 @@ def of_stage(config: ConfigDict, mesh: Mesh, num_sources: int) -> Stage:
   tx, learning_rate = optim.optimizer(config.optim, train.steps), optim.schedule(config.optim, train.steps)
   abstract = abstract_state(model, tx, mesh)
   everywhere = NamedSharding(mesh, PartitionSpec())
-  shared = {'model': model, 'num_sources': num_sources, 'chunk': train.loss_chunk}
-  objective = {'accumulation': train.accumulation, 'z_loss': train.z_loss}
-  train_fn = functools.partial(train_step, tx=tx, learning_rate=learning_rate, **shared, **objective)
-  eval_fn = functools.partial(eval_step, **shared)
+  objective = {'accumulation': train.accumulation, 'chunk': train.loss_chunk, 'z_loss': train.z_loss}
+  train_fn = functools.partial(
+      train_step, model=model, tx=tx, learning_rate=learning_rate, num_sources=num_sources, **objective
+  )
+
+  def eval_step(params, batch: Batch) -> LossSums:
+    return next_token_sums(model, params, batch, num_sources, train.loss_chunk)[0]
+
   return Stage(
       model,
       tx,
       abstract,
       train_step=jax.jit(train_fn, donate_argnums=0, out_shardings=(sharding.of_leaves(abstract), everywhere)),
-      eval_step=jax.jit(eval_fn, out_shardings=everywhere),
+      eval_step=jax.jit(eval_step, out_shardings=everywhere),
   )

@@ -21,7 +21,7 @@ from iquest_jax.run_folder import RunFolder
 from iquest_jax.text.tokenizer import Tokenizer
 
 from tests.data.small_stage import check, stage
-from tests.run.helpers import ROOT
+from tests.processes import ROOT
 
 CODE = ((0, (('code', 1.0),)),)
 CHATS = ((0, (('chat_instruct', 1.0),)),)

@@ -14,7 +14,7 @@ from iquest_jax.errors import UserError
 from iquest_jax.text.tokenizer import Tokenizer
 
 from tests.data.small_stage import check, stage
-from tests.run.helpers import ROOT
+from tests.processes import ROOT
 
 
 @pytest.fixture(name='folder')

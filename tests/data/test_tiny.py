@@ -40,7 +40,7 @@ def test_the_corpus_has_both_splits_of_every_source_of_the_table(corpus, documen
 def test_the_same_seed_gives_the_same_bytes_in_another_process(corpus, checkout, tmp_path):
   program = (
       'import pathlib, sys; from iquest_jax.data.tiny import corpus;'
-      'corpus.write(sys.argv[1], checkout=pathlib.Path(sys.argv[2]))'
+      'corpus.write(pathlib.Path(sys.argv[1]), checkout=pathlib.Path(sys.argv[2]))'
   )
   subprocess.run([sys.executable, '-c', program, tmp_path / 'corpus', checkout], check=True)
   assert files(tmp_path / 'corpus') == files(corpus)

@@ -14,7 +14,7 @@ from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.config import from_stage
 from iquest_jax.model import sizes, transformer
 from iquest_jax.run_folder import RunFolder
-from iquest_jax.train import optim, state
+from iquest_jax.train import optim, state, step
 from iquest_jax.train.initial_state import initial_state
 
 MODEL = dataclasses.replace(sizes.get('tiny'), vocab=16, d_model=8, d_ff=16, layers=1, heads=2, kv_heads=1, head_dim=4)
@@ -42,7 +42,7 @@ def test_carried_moments_stay_and_counts_and_schedule_restart(tmp_path, carries)
   carry = ('params', 'optimizer') if carries else ('params',)
   config = ConfigDict({'stage': 'midtrain_128k', 'size': 'tiny', 'init': from_stage('midtrain_32k', carry)})
   chosen = start.choose(config, run_folder, Checkpoints(run_folder.stage('midtrain_128k')))
-  begun = initial_state(chosen, config, model, tx, abstract, mesh)
+  begun = initial_state(chosen, config, step.Stage(model, tx, abstract, None, None), mesh)
 
   jax.tree.map(np.testing.assert_array_equal, begun.params, trained.params)
   assert (int(begun.step), int(begun.skipped), int(begun.skipped_in_a_row)) == (0, 0, 0)

@@ -4,6 +4,7 @@ Source: IQuest-Coder-V1 report, pre-training data, completion.
 """
 
 import ast
+import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -22,17 +23,13 @@ def split(text: str, level: str, rng: random.Random) -> FimSplit:
   """Cuts a text in three; prefix + middle + suffix is the text.
 
   Args:
-    text: the file.
     level: one of LEVELS. A syntax level falls back to lines if the text is not Python or has no such node.
-    rng: the only source of randomness.
   """
   if level == 'characters':
     return _cut(text, *sorted(rng.randint(0, len(text)) for _ in range(2)))
   if level in _NODES and (span := _span(text, _NODES[level], rng)):
     return _cut(text, *span)
-  starts = [0]
-  for line in text.splitlines(keepends=True):
-    starts.append(starts[-1] + len(line))
+  starts = list(itertools.accumulate(map(len, text.splitlines(keepends=True)), initial=0))
   return _cut(text, *sorted(rng.choice(starts) for _ in range(2)))
 
 

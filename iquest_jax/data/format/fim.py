@@ -13,12 +13,8 @@ def segments(file: File | FimSplit) -> list[Segment]:
   """The segments of a text cut in three; plain text for a file that is whole."""
   if isinstance(file, File):
     return text.segments(file)
-  return [
-      (SpecialToken(tokenizer.FIM_PREFIX), 1.0),
-      (file.prefix, 1.0),
-      (SpecialToken(tokenizer.FIM_SUFFIX), 1.0),
-      (file.suffix, 1.0),
-      (SpecialToken(tokenizer.FIM_MIDDLE), 1.0),
-      (file.middle, 1.0),
-      (SpecialToken(tokenizer.IM_END), 1.0),
-  ]
+  parts = (
+      SpecialToken(tokenizer.FIM_PREFIX), file.prefix, SpecialToken(tokenizer.FIM_SUFFIX), file.suffix,
+      SpecialToken(tokenizer.FIM_MIDDLE), file.middle, SpecialToken(tokenizer.IM_END),
+  )  # fmt: skip
+  return [(part, 1.0) for part in parts]

@@ -20,55 +20,33 @@ VERSION = '1.0.0'
 SPLITS = ('train', 'held_out')
 
 
-def folder(config: ConfigDict, run: RunFolder) -> pathlib.Path:
-  """The folder of a stage's rows."""
-  return run.rows(config.stage, config.data.rows_dir)
-
-
 def command(config: ConfigDict, run: RunFolder) -> str:
   """The command line that prepares a stage, for error messages."""
   return f'python -m launch.prepare --exp={config.stage}:size={config.size} --workdir={run.path}'
 
 
-def manifest_hash(rows_dir: str | pathlib.Path) -> str:
-  """SHA-256 (hex) of the manifest file, which contains the hashes of the rows."""
-  return _sha256(pathlib.Path(rows_dir) / MANIFEST)
-
-
 def check_manifest(
-    rows_dir: str | pathlib.Path, *, sources: Iterable[str], context: int, tokenizer_fingerprint: str, command: str
+    rows_dir: str | pathlib.Path, sources: Iterable[str], context: int, tokenizer_fingerprint: str, command: str
 ) -> dict[str, Any]:
-  """Checks that a stage may train on the rows of a folder.
-
-  Args:
-    rows_dir: folder of the stage's rows.
-    sources: names of the sources the stage draws from.
-    context: T of the stage.
-    tokenizer_fingerprint: of the run folder's tokenizer.
-    command: prepares the rows; named in every error.
-
-  Returns:
-    The manifest.
+  """The manifest of the rows in a folder, after checks that a stage may train on them.
 
   Raises:
     UserError: the rows are missing, a file is missing or has another size, they were made with another tokenizer or
-      context length, or a source is empty.
+      context length, or a source is empty; every line names `command`, which prepares the rows.
   """
-  path = pathlib.Path(rows_dir) / MANIFEST
+  path, again = pathlib.Path(rows_dir) / MANIFEST, f'prepare them again with {command}'
   try:
     manifest = json.loads(path.read_text())
-  except FileNotFoundError:
-    raise UserError(f'rows: {path} is missing; prepare the rows with {command}') from None
-  except ValueError as error:  # not JSON, or not text
-    raise UserError(f'rows: {path} is damaged ({error}); prepare the rows again with {command}') from None
-  again = f'prepare them again with {command}'
-  try:
     manifest['tokenizer'], manifest['context']
     files = {
         source: {name: stamp['bytes'] for name, stamp in entry['files'].items()}
         for source, entry in manifest['sources'].items()
     }
     counts = {(source, split): entry[split]['rows'] for source, entry in manifest['sources'].items() for split in SPLITS}
+  except FileNotFoundError:
+    raise UserError(f'rows: {path} is missing; prepare the rows with {command}') from None
+  except ValueError as error:  # not JSON, or not text
+    raise UserError(f'rows: {path} is damaged ({error}); {again}') from None
   except (KeyError, TypeError, AttributeError):
     raise UserError(f'rows: {path} is damaged (a field is missing); {again}') from None
   if manifest['tokenizer'] != tokenizer_fingerprint:

@@ -25,9 +25,11 @@ Row = dict[str, np.ndarray]
 
 @dataclasses.dataclass
 class Counts:
-  """How many documents were packed, and how many dropped, by reason."""
+  """What became of the documents of a split: how many were packed, into what, and how many were dropped, by reason."""
 
   documents: int = 0
+  rows: int = 0  # with `tokens`, counted as rows are written
+  tokens: int = 0
   drops: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
 
@@ -38,7 +40,7 @@ def pack(examples: Iterable[Example], context: int, whole: bool, counts: Counts)
     examples: read only as far as rows are taken.
     context: T, tokens in a row.
     whole: drop an example longer than a row instead of cutting it.
-    counts: updated as examples are read.
+    counts: documents and drops are updated as examples are read.
 
   Yields:
     Rows {tokens, segment_ids, positions int32 [T], loss_weights float32 [T]}; segments are numbered from 1, 0 is padding.

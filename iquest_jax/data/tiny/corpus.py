@@ -8,9 +8,9 @@ import os
 import pathlib
 import random
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from iquest_jax.data.documents import Document, File, texts, to_json
+from iquest_jax.data.documents import Document, texts, to_json
 from iquest_jax.data.tiny import chats, facts, history, packages, reasoning, trajectories, turns
 from iquest_jax.run_folder import write_whole
 
@@ -20,19 +20,16 @@ _WEB_TEXT, _CODE, _HIGH_QUALITY, _FACTS, _SMALL = 700_000, 700_000, 550_000, 70_
 _REASONING_QA, _REASONING_THINKING, _CHATS, _SESSIONS, _COMMITS = 2200, 1300, 2600, 420, 800
 
 
-def write(folder: str | pathlib.Path, seed: int = 0, checkout: pathlib.Path = history.CHECKOUT) -> None:
-  """Writes the corpus unless it exists; atomic, so a corpus that exists is complete.
+def write(folder: pathlib.Path, seed: int = 0, checkout: pathlib.Path = history.CHECKOUT) -> None:
+  """Writes the corpus by one rename unless it exists, so a corpus that exists is complete.
 
   Args:
-    folder: becomes the corpus, by one rename.
-    seed: of everything that is generated.
     checkout: git repository whose commits come first, if it is one.
 
   Raises:
     UserError: git is missing.
     OSError: the disk is full or not writable.
   """
-  folder = pathlib.Path(folder)
   if folder.exists():
     return
   partial = folder.with_name(folder.name + '.partial')
@@ -52,13 +49,14 @@ def _documents(seed: int, checkout: pathlib.Path) -> dict[str, Iterable[Document
   questions = turns.distinct(reasoning.KINDS, rng, _REASONING_QA + _REASONING_THINKING)
   worked = [reasoning.worked(turn) for turn in questions[:_REASONING_QA]]
   requests = turns.distinct(chats.KINDS, rng, _CHATS)
+  alternate = lambda left, right: itertools.chain.from_iterable(zip(left, right))
   return {
       'web_text': web_text,
       'code': code,
       'code_high_quality': high_quality,
       'facts': _up_to(_FACTS, facts.facts(seed)),
-      'stage1': _up_to(_SMALL, _alternate(web_text, code)),
-      'replay': _up_to(_SMALL, _alternate(high_quality, web_text)),
+      'stage1': _up_to(_SMALL, alternate(web_text, code)),
+      'replay': _up_to(_SMALL, alternate(high_quality, web_text)),
       'commits': commits,
       'file_level': _up_to(_SMALL, code),
       'repository_level': _up_to(_SMALL, packages.repositories()),
@@ -80,7 +78,3 @@ def _up_to(characters: int, documents: Iterable[Document]) -> list[Document]:
     taken.append(document)
     characters -= sum(map(len, texts(document)))
   return taken
-
-
-def _alternate(left: Iterable[File], right: Iterable[File]) -> Iterator[File]:
-  return itertools.chain.from_iterable(zip(left, right))

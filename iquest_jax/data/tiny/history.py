@@ -47,7 +47,6 @@ def generated_repository(folder: str | pathlib.Path, seed: int, count: int) -> N
 
 
 _NAMES = ('price', 'count', 'total', 'width', 'speed', 'score', 'level', 'size', 'rate', 'age', 'depth', 'weight')
-_VERBS = ('add', 'scale', 'shift', 'limit', 'double', 'reduce')
 _BODIES = {
     'add': '{name} + {number}',
     'scale': '{name} * {number}',
@@ -66,7 +65,7 @@ def _changes(rng: random.Random, count: int) -> Iterator[tuple[str, dict[str, st
     functions = modules.setdefault(path, {})
     action = rng.choice(('add', 'add', 'change', 'document', 'remove')) if len(functions) > 1 else 'add'
     if action == 'add':
-      verb, argument, number = rng.choice(_VERBS), rng.choice(_NAMES), rng.randint(2, 99)
+      verb, argument, number = rng.choice(list(_BODIES)), rng.choice(_NAMES), rng.randint(2, 99)
       name = f'{verb}_{argument}'
       message = f'{"Rewrite" if name in functions else "Add"} {name} with {number}'
       functions[name] = [verb, argument, number, '']

@@ -48,7 +48,7 @@ def repositories() -> Iterator[Repository]:
   folders: dict[str, list[tuple[str, str]]] = {}
   for name, path in _python_files():
     if 0 < len(text := _read(path)) <= PART_CHARACTERS:
-      folders.setdefault(_folder(name), []).append((name, text))
+      folders.setdefault(name.rpartition('/')[0], []).append((name, text))
   for folder, members in folders.items():
     members.sort()
     for start in range(0, len(members), FILES_PER_REPOSITORY):
@@ -82,7 +82,7 @@ def _parts(files: Iterable[tuple[str, str]]) -> Iterator[File]:
         continue
       end = text.find('\n\n', PART_CHARACTERS)
       part, rest = (text, '') if end < 0 else (text[: end + 1], text[end:].lstrip('\n'))
-      yield File(f'{name}#{number}', name, part, _folder(name))
+      yield File(f'{name}#{number}', name, part, name.rpartition('/')[0])
       longer.append((name, rest))
     if not longer:
       return
@@ -113,7 +113,3 @@ def _definitions(text: str) -> list[ast.AST]:
     return [node for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.Module, *_DEFINITIONS))]
   except (SyntaxError, ValueError):
     return []
-
-
-def _folder(name: str) -> str:
-  return name.rpartition('/')[0]
