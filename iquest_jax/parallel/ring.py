@@ -15,10 +15,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax.kernels import gated_attention as kernels
 from iquest_jax.kernels.gated_attention import Ids, Keys, join
+from iquest_jax.kernels.gated_attention.reference import inner, like, save
 from iquest_jax.sharding import CONTEXT
 
 # A gate below this, and so the gradient that it lets through, is zero in float32.
@@ -125,11 +125,6 @@ def _backward(q_BTHK, q_ids: Ids, keys: Keys, d_out_BTHK, lse_BTH, delta_BTH):
   return dq, *_rotate((dk, dv))
 
 
-def _save(out_BTHK, lse_BTH):
-  """Names what the backward pass keeps of the forward pass (model/transformer.py, remat)."""
-  return checkpoint_name(out_BTHK, 'attention_output'), checkpoint_name(lse_BTH, 'attention_lse')
-
-
 @jax.custom_vjp
 def attention(q_BTHK, keys: Keys):
   """`kernels.attention` of this device's part of a row; `keys` are its own."""
@@ -138,15 +133,14 @@ def attention(q_BTHK, keys: Keys):
 
 def _attention_forward(q_BTHK, keys):
   out_BTHK, lse_BTH = _forward(q_BTHK, keys.ids, keys)
-  out_BTHK, lse_BTH = _save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
+  out_BTHK, lse_BTH = save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
   return out_BTHK, (q_BTHK, keys, out_BTHK, lse_BTH)
 
 
 def _attention_backward(saved, d_out_BTHK):
   q_BTHK, keys, out_BTHK, lse_BTH = saved
-  delta_BTH = jnp.sum(d_out_BTHK.astype(jnp.float32) * out_BTHK, axis=-1)
-  grads = _backward(q_BTHK, keys.ids, keys, d_out_BTHK, lse_BTH, delta_BTH)
-  dq, dk, dv = _like(grads, (q_BTHK, keys.k, keys.v))
+  grads = _backward(q_BTHK, keys.ids, keys, d_out_BTHK, lse_BTH, inner(d_out_BTHK, out_BTHK))
+  dq, dk, dv = like(grads, (q_BTHK, keys.k, keys.v))
   return dq, Keys(dk, dv, None)
 
 
@@ -168,14 +162,13 @@ def _gated_forward(q_BTHK, far, near, gate_logits_BTH, window, before):
   global_BTHK, lse_BTH = _forward(q_BTHK, near.ids, far._replace(ids=near.ids))
   gate_BTH1 = jax.nn.sigmoid(gate_logits_BTH)[..., None]
   out_BTHK = gate_BTH1 * global_BTHK + (1 - gate_BTH1) * local_BTHK.astype(jnp.float32)
-  out_BTHK, lse_BTH = _save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
+  out_BTHK, lse_BTH = save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
   return out_BTHK, (q_BTHK, far, near, gate_logits_BTH, before, out_BTHK, lse_BTH)
 
 
 def _gated_backward(window, saved, d_out_BTHK):
   """Neither stream's output is saved: the local one is cheap to recompute, and the mix minus it is the global one."""
   q_BTHK, far, near, gate_logits_BTH, before, out_BTHK, lse_BTH = saved
-  inner = lambda x_BTHK, y_BTHK: jnp.sum(x_BTHK.astype(jnp.float32) * y_BTHK, axis=-1)
   local_BTHK, pull = jax.vjp(functools.partial(_local, window), q_BTHK, near, before)
   gate_BTH = jax.nn.sigmoid(gate_logits_BTH)
   # Deltas of the two streams, each with its share of the gate: they sum to d_out * out.
@@ -191,13 +184,9 @@ def _gated_backward(window, saved, d_out_BTHK):
   delta_BTH = global_delta_BTH + inner(rounding_BTHK, weighted_global_BTHK) / jnp.maximum(gate_BTH, _TINY)
   far = far._replace(ids=near.ids)
   global_dq, dk, dv = _backward(q_BTHK, near.ids, far, global_d_out_BTHK, lse_BTH, delta_BTH)
-  dq, dk, dv = _like((global_dq + local_dq, dk, dv), (q_BTHK, far.k, far.v))
+  dq, dk, dv = like((global_dq + local_dq, dk, dv), (q_BTHK, far.k, far.v))
   d_logits_BTH = (1 - gate_BTH) * global_delta_BTH - gate_BTH * local_delta_BTH
   return dq, Keys(dk, dv, None), d_near, d_logits_BTH, d_before
 
 
 gated_attention.defvjp(_gated_forward, _gated_backward)
-
-
-def _like(grads, values):
-  return tuple(grad.astype(value.dtype) for grad, value in zip(grads, values))

@@ -13,10 +13,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax.kernels.gated_attention import block_pairs, tpu_backward, tpu_forward
-from iquest_jax.kernels.gated_attention.reference import Ids, Keys
+from iquest_jax.kernels.gated_attention.reference import Ids, Keys, inner, save
 from iquest_jax.kernels.gated_attention.tpu_common import DEFAULT, HALO, Near, Options
 
 # A device holds an early and a late chunk of a split row (batch.zigzag), and a halo has a part for each.
@@ -32,14 +31,14 @@ def attention(q_BTHK, q_ids: Ids, keys: Keys, window: int | None = None, options
 def _attention_forward(q_BTHK, q_ids, keys, window, options):
   rows = _Rows.of(q_BTHK, keys, None, options)
   out, lse = rows.forward(q_BTHK, q_ids, keys, None, window)
-  out_BTHK, lse = _save(rows.unpad(out), lse)
+  out_BTHK, lse = save(rows.unpad(out), lse)
   return out_BTHK, (q_BTHK, q_ids, keys, out_BTHK, lse)
 
 
 def _attention_backward(window, options, saved, d_out_BTHK):
   q_BTHK, q_ids, keys, out_BTHK, lse = saved
   rows = _Rows.of(q_BTHK, keys, None, options)
-  delta, dtypes = rows.to_lanes(_inner(d_out_BTHK, out_BTHK)), (q_BTHK.dtype, keys.k.dtype)
+  delta, dtypes = rows.to_lanes(inner(d_out_BTHK, out_BTHK)), (q_BTHK.dtype, keys.k.dtype)
   dq, dk, dv = rows.backward(q_BTHK, q_ids, keys, d_out_BTHK, lse, delta, None, window, dtypes)
   return dq, None, Keys(dk, dv, None)
 
@@ -103,7 +102,7 @@ def _gated(q_BTHK, q_ids, far, near, gate_logits_BTH, before, window, options):
 def _gated_forward(q_BTHK, q_ids, far, near, gate_logits_BTH, before, window, options):
   rows = _Rows.of(q_BTHK, far, before, options)
   out, *lses = rows.forward(q_BTHK, q_ids, far, _near_stream(rows, gate_logits_BTH, near, before), window)
-  out_BTHK, *lses = _save(rows.unpad(out), *lses)
+  out_BTHK, *lses = save(rows.unpad(out), *lses)
   return out_BTHK, (q_BTHK, q_ids, far, near, gate_logits_BTH, before, out_BTHK, lses)
 
 
@@ -111,7 +110,7 @@ def _gated_backward(window, options, saved, d_out_BTHK):
   q_BTHK, q_ids, far, near, gate_logits_BTH, before, out_BTHK, (lse, near_lse) = saved
   rows = _Rows.of(q_BTHK, far, before, options)
   stream, pull = jax.vjp(functools.partial(_near_stream, rows), gate_logits_BTH, near, before)
-  delta, dtypes = rows.to_lanes(_inner(d_out_BTHK, out_BTHK)), (q_BTHK.dtype, far.k.dtype)
+  delta, dtypes = rows.to_lanes(inner(d_out_BTHK, out_BTHK)), (q_BTHK.dtype, far.k.dtype)
   dq, dk, dv, d_gate, *d_keys = rows.backward(
       q_BTHK, q_ids, far, d_out_BTHK, lse, delta, stream._replace(lse=near_lse), window, dtypes
   )
@@ -224,12 +223,6 @@ def _near_stream(rows: _Rows, gate_logits_BTH, near: Keys, before: Keys | None) 
 def _before_blocks(rows: _Rows, near: Keys, before: Keys | None) -> Keys:
   """The HALO rows before each block of queries, each array [B, blocks, HALO, ...]."""
 
-  def inside(x):
-    """Before each block of a chunk except its first."""
-    x = rows.pad(x)
-    x = x.reshape(x.shape[0], rows.chunks, -1, rows.options.block_q, *x.shape[2:])
-    return x[:, :, :-1, -HALO:]
-
   def preceding(x):
     """Before each chunk, zeros before the first."""
     x = jnp.pad(x, [(0, 0), (HALO, 0)] + [(0, 0)] * (x.ndim - 2))
@@ -246,17 +239,15 @@ def _before_blocks(rows: _Rows, near: Keys, before: Keys | None) -> Keys:
     real = given(before.ids.segment_ids) != 0
     pick = lambda x, other: jnp.where(real.reshape(real.shape + (1,) * (x.ndim - 2)), given(x), other)
     first = jax.tree.map(pick, before, first)
-  put_first = lambda first, x: jnp.concatenate([first[:, :, None], inside(x)], axis=2)
-  return jax.tree.map(lambda first, x: (y := put_first(first, x)).reshape(y.shape[0], -1, *y.shape[3:]), first, near)
+
+  def before_each(first, x):
+    x = rows.pad(x)
+    x = x.reshape(x.shape[0], rows.chunks, -1, rows.options.block_q, *x.shape[2:])
+    x = jnp.concatenate([first[:, :, None], x[:, :, :-1, -HALO:]], axis=2)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])
+
+  return jax.tree.map(before_each, first, near)
 
 
 def _heads_first(*arrays):
   return tuple(jnp.swapaxes(x, 1, 2) for x in arrays)
-
-
-def _inner(d_out_BTHK, out_BTHK):
-  return jnp.sum(d_out_BTHK.astype(jnp.float32) * out_BTHK.astype(jnp.float32), axis=-1)
-
-
-def _save(out_BTHK, *lses):
-  return checkpoint_name(out_BTHK, 'attention_output'), *(checkpoint_name(lse, 'attention_lse') for lse in lses)
