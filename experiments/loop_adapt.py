@@ -12,8 +12,7 @@ from iquest_jax.config import from_stage
 
 
 def get_config(arg: str = ''):
-  run = common.arguments(arg)
-  config = common.base('loop_adapt', run)
+  config, run = common.base('loop_adapt', arg)
 
   config.init = from_stage(chain.parent('loop_adapt', run.size), transform='dense_to_loop')
   config.init.fold = 'copy'  # ours: the depth is equal, so the fold only adds gates; the rule is unpublished
@@ -27,5 +26,5 @@ def get_config(arg: str = ''):
 
   # ours: a third of the pre-training rate, since the second pass is new to the weights.
   peak = run.pick(full={'40b': 5e-5}, tiny=2e-3)
-  config.optim.update(common.schedule('constant', peak, warmup=run.pick(full=0.01, tiny=0.1), decay=0.0, floor=1.0))
+  config.optim.update(schedule='constant', peak_lr=peak, warmup=run.pick(full=0.01, tiny=0.1), decay=0.0, floor=1.0)
   return common.finish(config, run)

@@ -14,8 +14,7 @@ from iquest_jax.model import sizes
 
 
 def get_config(arg: str = ''):
-  run = common.arguments(arg)
-  config = common.base('pretrain', run)
+  config, run = common.base('pretrain', arg)
 
   config.model = dataclasses.asdict(sizes.dense(sizes.get(run.size)))
 
@@ -28,5 +27,5 @@ def get_config(arg: str = ''):
 
   # ours: usual peak rates for these widths; no decay, since the anneal stage is the decay.
   peak = run.pick(full={'7b': 3e-4, '14b': 2e-4, '40b': 1.5e-4}, tiny=4e-3)
-  config.optim.update(common.schedule('constant', peak, warmup=run.pick(full=0.001, tiny=0.1), decay=0.0, floor=1.0))
+  config.optim.update(schedule='constant', peak_lr=peak, warmup=run.pick(full=0.001, tiny=0.1), decay=0.0, floor=1.0)
   return common.finish(config, run)
