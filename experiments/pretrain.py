@@ -16,7 +16,7 @@ from iquest_jax.model import sizes
 def get_config(arg: str = ''):
   config, run = common.base('pretrain', arg)
 
-  config.model = dataclasses.asdict(sizes.dense(sizes.get(run.size)))
+  config.model = dataclasses.asdict(dataclasses.replace(sizes.get(run.size), loops=1))
 
   config.data.context = run.pick(full=8192, tiny=128)  # ours: the report gives no pre-training context
 

@@ -22,10 +22,7 @@ _PEAK_FLOPS = {
 
 def peak_flops(device_kind: str) -> float | None:
   """bf16 FLOP/s of one device; None if unknown, in which case no utilisation is reported."""
-  for prefix, flops in _PEAK_FLOPS.items():
-    if device_kind.startswith(prefix):
-      return flops
-  return None
+  return next((flops for prefix, flops in _PEAK_FLOPS.items() if device_kind.startswith(prefix)), None)
 
 
 @dataclasses.dataclass(frozen=True)

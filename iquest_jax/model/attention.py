@@ -63,11 +63,9 @@ class Attention(nn.Module):
 
   def _gate_logits(self, x_BTD, q_BTHK):
     """float32 [B, T, H]; the released gate reads the rotated query, the rescaled variant the normalised hidden state."""
-    if self.config.loop_variant == 'released':
-      logits_BTH = jnp.einsum('bthk,hk->bth', q_BTHK.astype(jnp.float32), self.gate_weight)
-    else:
-      logits_BTH = jnp.einsum('btd,hd->bth', x_BTD.astype(jnp.float32), self.gate_weight)
-    return logits_BTH + self.gate_bias_H
+    released = self.config.loop_variant == 'released'
+    subscripts, read = ('bthk,hk->bth', q_BTHK) if released else ('btd,hd->bth', x_BTD)
+    return jnp.einsum(subscripts, read.astype(jnp.float32), self.gate_weight) + self.gate_bias_H
 
 
 def _masked_mean(values_BTH, segment_ids):

@@ -34,11 +34,11 @@ def dense_to_loop(dense_params, model: ModelConfig, rule: str, key: jax.Array):
   Args:
     dense_params: parameters of the dense Transformer; every leaf under `layers` has a leading N.
     model: the looped model. N must equal L for 'copy' and be a multiple of L for 'stride' and 'mean'.
-    rule: 'copy', 'stride' or 'mean'.
+    rule: a name in FOLDS.
     key: for the gate weights (normal, init_std); gate biases are +2, so the loop starts close to its global stream.
 
   Raises:
-    UserError: the rule is unknown, or the depths do not fit it.
+    UserError: the rule does not exist, or the depths do not fit it.
   """
   if rule not in FOLDS:
     raise UserError(f'fold: rule "{rule}" does not exist{nearest(rule, FOLDS)}')

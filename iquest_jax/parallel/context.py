@@ -32,7 +32,7 @@ def attention(q_BTHK, keys: Keys, transport: str):
   Args:
     q_BTHK: rotated queries.
     keys: Keys [B, T] of the same tokens; segment ids are unique per document in a row.
-    transport: how keys and values travel over the context axis, a name in TRANSPORTS.
+    transport: a name in TRANSPORTS.
 
   Returns:
     [B, T, H, K] in the dtype of q; zero where the segment id is 0.
@@ -82,18 +82,7 @@ def gated_attention(
 
 
 def check(length: int, ways: int, transport: str, window: int = 1, halo_rows: int = halo.ROWS) -> None:
-  """Checks that a row can be split over the context axis.
-
-  Args:
-    length: T, positions of a row.
-    ways: devices of the context axis.
-    transport: a name in TRANSPORTS.
-    window: of the local stream; 1 if there is none.
-    halo_rows: as in `gated_attention`.
-
-  Raises:
-    UserError: the row cannot be split.
-  """
+  """Raises UserError unless a row of `length` positions can be split over `ways` devices; window 1: no local stream."""
   if transport not in TRANSPORTS:
     raise UserError(f'config: train.context_transport "{transport}" does not exist{nearest(transport, TRANSPORTS)}')
   if ways == 1:

@@ -93,13 +93,7 @@ def _merge(one, other):
 
 
 def _backward(q_BTHK, q_ids: Ids, keys: Keys, d_out_BTHK, lse_BTH, delta_BTH):
-  """Gradients through the keys of the whole ring: (dq, dk, dv), float32.
-
-  Args:
-    d_out_BTHK: gradient of the output.
-    lse_BTH: log of the softmax sum over the whole row.
-    delta_BTH: sum over K of d_out * out, with the output over the whole row.
-  """
+  """`kernels.attention_backward` through the keys of the whole ring."""
 
   def gradients(queries, keys):
     q, q_ids, *rest = queries

@@ -170,30 +170,30 @@ def gated_attention(
 ):
   """reference.gated_attention."""
   in_blocks = near.ids is q_ids and before is None and window <= BLOCK
-  far_seen = _seen(q_ids, far.ids, None)
-  return _gated(q_BTHK, q_ids, far[:2], far_seen, near, gate_logits_BTH, before, window, in_blocks, library)
+  near = near if before is None else join(before, near)
+  return _gated(q_BTHK, q_ids, far[:2], _seen(q_ids, far.ids, None), near, gate_logits_BTH, window, in_blocks, library)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8, 9))
-def _gated(q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, before, window, in_blocks, library):
-  return _gated_forward(q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, before, window, in_blocks, library)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _gated(q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, window, in_blocks, library):
+  return _gated_forward(q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, window, in_blocks, library)[0]
 
 
-def _gated_forward(q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, before, window, in_blocks, library):
-  layout = _Layout.of(q_ids, near.ids, before and before.ids, window, in_blocks)
+def _gated_forward(q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, window, in_blocks, library):
+  layout = _Layout.of(q_ids, near.ids, window, in_blocks)
   global_BTHK, lse_BTH = _attend(q_BTHK, *far, far_seen, library)
-  local_BTHK, _ = layout.attend(q_BTHK, *layout.keys(near[:2], before and before[:2]), library)
+  local_BTHK, _ = layout.attend(q_BTHK, *layout.keys(near[:2]), library)
   gate_BTH1 = jax.nn.sigmoid(gate_logits_BTH)[..., None]
   out_BTHK = gate_BTH1 * global_BTHK + (1 - gate_BTH1) * local_BTHK
   out_BTHK, lse_BTH = save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
-  return out_BTHK, (q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, before, out_BTHK, lse_BTH)
+  return out_BTHK, (q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, out_BTHK, lse_BTH)
 
 
 def _gated_backward(window, in_blocks, library, saved, d_out_BTHK):
   """Neither stream's output is saved: the local one is cheap to recompute, and the mix minus it is the global one."""
-  q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, before, out_BTHK, lse_BTH = saved
-  layout = _Layout.of(q_ids, near.ids, before and before.ids, window, in_blocks)
-  (near_k, near_v), pull = jax.vjp(layout.keys, near[:2], before and before[:2])
+  q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, out_BTHK, lse_BTH = saved
+  layout = _Layout.of(q_ids, near.ids, window, in_blocks)
+  (near_k, near_v), pull = jax.vjp(layout.keys, near[:2])
   local_BTHK, local_lse = layout.attend(q_BTHK, near_k, near_v, library)
   gate_BTH = jax.nn.sigmoid(gate_logits_BTH)
   # Deltas of the two streams, each with its share of the gate: they sum to d_out * out.
@@ -206,10 +206,10 @@ def _gated_backward(window, in_blocks, library, saved, d_out_BTHK):
   local_dq, *d_near = layout.gradients(
       q_BTHK, near_k, near_v, local_d_out, local_lse, inner(local_d_out, local_BTHK), library
   )
-  d_near, d_before = pull(like(d_near, (near_k, near_v)))
+  (d_near,) = pull(like(d_near, (near_k, near_v)))
   dq, *d_far = like((dq + local_dq, *d_far), (q_BTHK, *far))
   d_logits_BTH = (1 - gate_BTH) * delta_BTH - gate_BTH * local_delta_BTH
-  return dq, None, tuple(d_far), None, Keys(*d_near, None), d_logits_BTH, before and Keys(*d_before, None)
+  return dq, None, tuple(d_far), None, Keys(*d_near, None), d_logits_BTH
 
 
 _gated.defvjp(_gated_forward, _gated_backward)
@@ -220,7 +220,6 @@ class _Layout(NamedTuple):
 
   Attributes:
     in_blocks: whether rows are cut into blocks of BLOCK queries, each with the keys of its own block and the one before.
-      Otherwise the keys are those of `before`, if any, and all of `near`.
     length: T.
     seen: of the queries and keys in this layout; [B x blocks, BLOCK] and [B x blocks, 2 BLOCK] if in blocks.
   """
@@ -230,10 +229,9 @@ class _Layout(NamedTuple):
   seen: '_Seen'
 
   @classmethod
-  def of(cls, q_ids: Ids, near_ids: Ids, before_ids: Ids | None, window: int, in_blocks: bool):
+  def of(cls, q_ids: Ids, near_ids: Ids, window: int, in_blocks: bool):
     layout = cls(in_blocks, q_ids.positions.shape[1], None)
-    k_ids = layout.keys(near_ids, before_ids)
-    return layout._replace(seen=_seen_among(jax.tree.map(layout.queries, q_ids), k_ids, window))
+    return layout._replace(seen=_seen_among(jax.tree.map(layout.queries, q_ids), layout.keys(near_ids), window))
 
   def queries(self, x_BT):
     return _whole_tiles(x_BT).reshape(-1, BLOCK, *x_BT.shape[2:]) if self.in_blocks else x_BT
@@ -242,10 +240,10 @@ class _Layout(NamedTuple):
     """Undoes `queries`."""
     return x.reshape(batch, -1, *x.shape[2:])[:, : self.length]
 
-  def keys(self, near, before):
-    """Ids, or a pair of keys and values, as the kernels take them; `before` is None or like `near`."""
+  def keys(self, near):
+    """Ids, or a pair of keys and values, as the kernels take them."""
     if not self.in_blocks:
-      return near if before is None else join(before, near)
+      return near
 
     def with_block_before(x):
       own = _whole_tiles(x).reshape(x.shape[0], -1, BLOCK, *x.shape[2:])
