@@ -7,15 +7,14 @@ Expected held-out loss of `make demo`: tiny_loop 3.189 -> 3.004.
 Source: IQuest-Coder-V1 report, section on pre-training, annealing on high-quality code.
 """
 
-from experiments import chain, common, mixtures
-from iquest_jax.config import from_stage
+from experiments import common, mixtures
 
 
 def get_config(arg: str = ''):
   config, run = common.base('anneal', arg)
 
   # ours: keeps the AdamW moments, so that the decay continues pre-training instead of restarting it.
-  config.init = from_stage(chain.parent('anneal', run.size), carry=('params', 'optimizer'))
+  config.init.carry = ('params', 'optimizer')
 
   config.data.context = run.pick(full=8192, tiny=128)  # ours: as in pre-training
 

@@ -7,14 +7,13 @@ Expected held-out loss of `make demo`: tiny_loop 3.647 -> 3.306.
 Source: IQuest-Coder-V1 report, section on LoopCoder: the looped model is not trained from scratch.
 """
 
-from experiments import chain, common, mixtures
-from iquest_jax.config import from_stage
+from experiments import common, mixtures
 
 
 def get_config(arg: str = ''):
   config, run = common.base('loop_adapt', arg)
 
-  config.init = from_stage(chain.parent('loop_adapt', run.size), transform='dense_to_loop')
+  config.init.transform = 'dense_to_loop'
   config.init.fold = 'copy'  # ours: the depth is equal, so the fold only adds gates; the rule is unpublished
 
   config.data.context = run.pick(full=8192, tiny=128)  # ours: as in pre-training

@@ -7,16 +7,13 @@ Expected held-out loss of `make demo`: tiny_loop 6.961 -> 3.549.
 Source: IQuest-Coder-V1 report, section on pre-training (12T+ tokens, general -> code).
 """
 
-import dataclasses
-
 from experiments import common, mixtures
-from iquest_jax.model import sizes
 
 
 def get_config(arg: str = ''):
   config, run = common.base('pretrain', arg)
 
-  config.model = dataclasses.asdict(dataclasses.replace(sizes.get(run.size), loops=1))
+  config.model.loops = 1
 
   config.data.context = run.pick(full=8192, tiny=128)  # ours: the report gives no pre-training context
 

@@ -54,12 +54,6 @@ def _late(tree):
   return jax.tree.map(lambda x: x[:, x.shape[1] // 2 :], tree)
 
 
-def _padded(tree, late):
-  """[B, T, ...] from one chunk [B, T / 2, ...], with zeros for the other chunk."""
-  widths = lambda x: [(0, 0), (x.shape[1], 0) if late else (0, x.shape[1])] + [(0, 0)] * (x.ndim - 2)
-  return jax.tree.map(lambda x: jnp.pad(x, widths(x)), tree)
-
-
 def _is_from_before(s):
   return jax.lax.axis_index(CONTEXT) >= s
 
@@ -100,14 +94,15 @@ def _backward(q_BTHK, q_ids: Ids, keys: Keys, d_out_BTHK, lse_BTH, delta_BTH):
     return kernels.attention_backward(q, q_ids, keys, *rest)
 
   queries = (q_BTHK, q_ids, d_out_BTHK, lse_BTH, delta_BTH)
+  zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)
 
   def from_before(keys):
     dq, *dkv = gradients(queries, _early(keys))
-    return dq, *_padded(dkv, late=False)
+    return dq, *join(dkv, zeros(dkv))
 
   def from_after(keys):
     dq, *dkv = gradients(_late(queries), keys)
-    return _padded(dq, late=True), *dkv
+    return join(zeros(dq), dq), *dkv
 
   def hop(s, keys, grads):
     dq, dk, dv = grads

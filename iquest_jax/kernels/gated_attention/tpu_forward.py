@@ -56,10 +56,7 @@ def forward(q, k, v, q_ids, k_ids, pairs, count, near: tpu_common.Near | None, w
       cost_estimate=pl.CostEstimate(
           flops=4 * B * H * visible_pairs * K,
           transcendentals=B * H * visible_pairs,
-          bytes_accessed=q.dtype.itemsize
-          * B
-          * H
-          * (2 * T * K * (1 + streams) + 2 * K * (visible_pairs // options.block_q)),
+          bytes_accessed=q.dtype.itemsize * B * H * 2 * K * (T * (1 + streams) + visible_pairs // options.block_q),
       ),
       interpret=options.interpret,
       name='attention_forward' if near is None else 'gated_attention_forward',
