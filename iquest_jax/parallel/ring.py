@@ -136,46 +136,45 @@ def _attention_backward(saved, d_out_BTHK):
 attention.defvjp(_attention_forward, _attention_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def gated_attention(q_BTHK, far: Keys, near: Keys, gate_logits_BTH, window: int, before: Keys):
   """`kernels.gated_attention` of this device's part of a row: its `far` travels, the local stream sees `before`."""
-  return _gated_forward(q_BTHK, far, near, gate_logits_BTH, window, before)[0]
+  return _gated(q_BTHK, near.ids, far[:2], join(before, near), gate_logits_BTH, window)
 
 
-def _local(window, q_BTHK, near, before):
-  return kernels.attention(q_BTHK, near.ids, join(before, near), window)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _gated(q_BTHK, q_ids, far_kv, near, gate_logits_BTH, window):
+  return _gated_forward(q_BTHK, q_ids, far_kv, near, gate_logits_BTH, window)[0]
 
 
-def _gated_forward(q_BTHK, far, near, gate_logits_BTH, window, before):
-  local_BTHK = _local(window, q_BTHK, near, before)
-  global_BTHK, lse_BTH = _forward(q_BTHK, near.ids, far._replace(ids=near.ids))
+def _gated_forward(q_BTHK, q_ids, far_kv, near, gate_logits_BTH, window):
+  local_BTHK = kernels.attention(q_BTHK, q_ids, near, window)
+  global_BTHK, lse_BTH = _forward(q_BTHK, q_ids, Keys(*far_kv, q_ids))
   gate_BTH1 = jax.nn.sigmoid(gate_logits_BTH)[..., None]
   out_BTHK = gate_BTH1 * global_BTHK + (1 - gate_BTH1) * local_BTHK.astype(jnp.float32)
   out_BTHK, lse_BTH = save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
-  return out_BTHK, (q_BTHK, far, near, gate_logits_BTH, before, out_BTHK, lse_BTH)
+  return out_BTHK, (q_BTHK, q_ids, far_kv, near, gate_logits_BTH, out_BTHK, lse_BTH)
 
 
 def _gated_backward(window, saved, d_out_BTHK):
   """Neither stream's output is saved: the local one is cheap to recompute, and the mix minus it is the global one."""
-  q_BTHK, far, near, gate_logits_BTH, before, out_BTHK, lse_BTH = saved
-  local_BTHK, pull = jax.vjp(functools.partial(_local, window), q_BTHK, near, before)
+  q_BTHK, q_ids, far_kv, near, gate_logits_BTH, out_BTHK, lse_BTH = saved
+  local_BTHK, pull = jax.vjp(lambda q_BTHK, near: kernels.attention(q_BTHK, q_ids, near, window), q_BTHK, near)
   gate_BTH = jax.nn.sigmoid(gate_logits_BTH)
   # Deltas of the two streams, each with its share of the gate: they sum to d_out * out.
   local_delta_BTH = (1 - gate_BTH) * inner(d_out_BTHK, local_BTHK)
   global_delta_BTH = inner(d_out_BTHK, out_BTHK) - local_delta_BTH
   weighted = lambda weight_BTH: (weight_BTH[..., None] * d_out_BTHK).astype(d_out_BTHK.dtype)
-  local_dq, d_near, d_before = pull(weighted(1 - gate_BTH))
+  local_dq, d_near = pull(weighted(1 - gate_BTH))
   # What is subtracted from the gradient of a weight must come from the same rounded d_out, or the rounding does not cancel.
   # The global output is the mix minus the local one over the gate; the rounding is as small as the gate.
   global_d_out_BTHK = weighted(gate_BTH)
   rounding_BTHK = global_d_out_BTHK - gate_BTH[..., None] * d_out_BTHK.astype(jnp.float32)
   weighted_global_BTHK = out_BTHK - (1 - gate_BTH)[..., None] * local_BTHK.astype(jnp.float32)
   delta_BTH = global_delta_BTH + inner(rounding_BTHK, weighted_global_BTHK) / jnp.maximum(gate_BTH, _TINY)
-  far = far._replace(ids=near.ids)
-  global_dq, dk, dv = _backward(q_BTHK, near.ids, far, global_d_out_BTHK, lse_BTH, delta_BTH)
-  dq, dk, dv = like((global_dq + local_dq, dk, dv), (q_BTHK, far.k, far.v))
+  global_dq, *d_far = _backward(q_BTHK, q_ids, Keys(*far_kv, q_ids), global_d_out_BTHK, lse_BTH, delta_BTH)
+  dq, *d_far = like((global_dq + local_dq, *d_far), (q_BTHK, *far_kv))
   d_logits_BTH = (1 - gate_BTH) * global_delta_BTH - gate_BTH * local_delta_BTH
-  return dq, Keys(dk, dv, None), d_near, d_logits_BTH, d_before
+  return dq, None, tuple(d_far), d_near, d_logits_BTH
 
 
-gated_attention.defvjp(_gated_forward, _gated_backward)
+_gated.defvjp(_gated_forward, _gated_backward)
