@@ -54,10 +54,6 @@ def _late(tree):
   return jax.tree.map(lambda x: x[:, x.shape[1] // 2 :], tree)
 
 
-def _is_from_before(s):
-  return jax.lax.axis_index(CONTEXT) >= s
-
-
 def _forward(q_BTHK, q_ids: Ids, keys: Keys):
   """(out [B, T, H, K], lse [B, T, H]), both float32, over the keys of the whole ring."""
 
@@ -74,7 +70,7 @@ def _forward(q_BTHK, q_ids: Ids, keys: Keys):
     return join(_early(carry), _merge(_late(carry), attend(_late(queries), keys)))
 
   def hop(s, keys, carry):
-    return jax.lax.cond(_is_from_before(s), from_before, from_after, keys, carry)
+    return jax.lax.cond(jax.lax.axis_index(CONTEXT) >= s, from_before, from_after, keys, carry)
 
   return _go_round(keys, hop, attend(queries, keys))
 
@@ -108,7 +104,7 @@ def _backward(q_BTHK, q_ids: Ids, keys: Keys, d_out_BTHK, lse_BTH, delta_BTH):
     dq, dk, dv = grads
     # The sums of other devices travel while this device computes its share, so the share is added last.
     travelled = (dq, *_rotate((dk, dv)))
-    return jax.tree.map(jnp.add, travelled, jax.lax.cond(_is_from_before(s), from_before, from_after, keys))
+    return jax.tree.map(jnp.add, travelled, jax.lax.cond(jax.lax.axis_index(CONTEXT) >= s, from_before, from_after, keys))
 
   dq, dk, dv = _go_round(keys, hop, gradients(queries, keys))
   return dq, *_rotate((dk, dv))

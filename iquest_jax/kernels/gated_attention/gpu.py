@@ -247,7 +247,7 @@ class _Layout(NamedTuple):
 
     def with_block_before(x):
       own = _whole_tiles(x).reshape(x.shape[0], -1, BLOCK, *x.shape[2:])
-      block_before = jnp.concatenate([jnp.zeroslike(own[:, :1]), own[:, :-1]], axis=1)
+      block_before = jnp.concatenate([jnp.zeros_like(own[:, :1]), own[:, :-1]], axis=1)
       return jnp.concatenate([block_before, own], axis=2).reshape(-1, 2 * BLOCK, *x.shape[2:])
 
     return jax.tree.map(with_block_before, near)
@@ -288,7 +288,7 @@ def _seen_along(ids: Ids) -> _Seen:
   """For rows in which each document is one run with growing positions."""
   segments = ids.segment_ids
   rows = jax.lax.broadcasted_iota(jnp.int32, segments.shape, 1)
-  changed = jnp.concatenate([jnp.oneslike(rows[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1)
+  changed = jnp.concatenate([jnp.ones_like(rows[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1)
   start = jax.lax.cummax(jnp.where(changed, rows, 0), axis=1)
   return _Seen(None, start, None, segments != 0)
 
@@ -305,7 +305,7 @@ def _seen_among(q_ids: Ids, k_ids: Ids, window: int | None) -> _Seen:
     keys_before = jnp.cumsum(order >= T, axis=1, dtype=jnp.int32)
     return jnp.take_along_axis(keys_before, jnp.argsort(order, axis=1), axis=1)[:, :T]
 
-  first = jnp.zeroslike(q_ids.positions) if window is None else q_ids.positions - (window - 1)
+  first = jnp.zeros_like(q_ids.positions) if window is None else q_ids.positions - (window - 1)
   start, end = count_before(first), count_before(q_ids.positions + 1)
   some = (q_ids.segment_ids != 0) & (end > start)
   return _Seen(jnp.lexsort((k_ids.positions, k_ids.segment_ids)), jnp.where(some, start, end), end, some)
@@ -337,7 +337,7 @@ def _gradients(q_BTHK, k_BSGK, v_BSGK, d_out_BTHK, lse_BTH, delta_BTH, seen: _Se
   along_BTH = jnp.where(square_BTH > tiny, delta_BTH / jnp.maximum(square_BTH, tiny), 0)
   out = _whole_tiles(along_BTH[..., None] * exact_BTHK)
   options = {name: x for name, x in library.forward.bind(q, k, v, mask=mask).kwargs.items() if name != 'return_residuals'}
-  grads = library.backward((lse_BHT, jnp.oneslike(lse_BHT)), out, _whole_tiles(d_out_BTHK), q, k, v, **options)
+  grads = library.backward((lse_BHT, jnp.ones_like(lse_BHT)), out, _whole_tiles(d_out_BTHK), q, k, v, **options)
   dq, dk, dv = (grads[name].astype(jnp.float32) for name in 'qkv')
   dk, dv = dk[:, :S], dv[:, :S]
   if seen.order is not None:
