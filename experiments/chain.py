@@ -37,5 +37,5 @@ def parent(stage: str, size: str) -> str:
   if stage not in PARENTS:
     raise UserError(f'experiment "{stage}" does not exist{nearest(stage, PARENTS)}')
   if stage not in stages(size):
-    raise UserError(f'experiment "{stage}" folds a dense model into a loop; size "{size}" is dense')
+    raise UserError(f'experiment "{stage}": the size must be looped, got "{size}"; add _loop to the size or skip the stage')
   return 'loop_adapt' if stage == 'anneal' and is_loop(size) else PARENTS[stage]

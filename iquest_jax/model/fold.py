@@ -46,7 +46,7 @@ def dense_to_loop(dense_params, model: ModelConfig, rule: str, key: jax.Array):
   if depth % model.layers or (rule == 'copy' and depth != model.layers):
     raise UserError(
         f'fold: dense layers must be {"" if rule == "copy" else "a multiple of "}{model.layers} for "{rule}", got {depth}; '
-        'copy needs equal depth, stride and mean a multiple'
+        'change model.layers or init.fold'
     )
   layers = jax.tree.map(lambda leaf: FOLDS[rule](leaf, model.layers), dense_params['layers'])
   layers['attention'] |= {

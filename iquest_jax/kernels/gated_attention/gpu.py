@@ -10,7 +10,7 @@ Such a kernel shows each query one interval of its keys. Intervals can express a
 
 The local stream of whole rows would be T x T in the backward pass, so it is cut into blocks of queries with the keys of
 their own block and the one before. cuDNN, as jax binds it, needs a bound on the documents of a row and sorted documents, so
-it is not used. What no kernel takes runs as the reference, and the log gives each reason once.
+it is not used. What no kernel supports runs as the reference, and the log gives each reason once.
 
 The backward pass keeps the inputs, the intervals, the output and one float32 [B, T, H] of statistics; the last two are
 named 'attention_output' and 'attention_lse' for remat policies.
