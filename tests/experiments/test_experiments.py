@@ -152,7 +152,7 @@ def test_an_experiment_takes_arguments_after_a_colon():
         ('anneal:size=41b', 'size "41b" does not exist; did you mean "40b"'),
         ('anneal:sise=7b', 'argument "sise=7b" of --exp does not exist; did you mean "size="'),
         ('anneal:topology=v5p-521', 'topology "v5p-521" does not exist; did you mean "v5p-512"'),
-        ('loop_adapt:size=7b', 'experiment "loop_adapt": the size must be looped, got "7b"'),
+        ('loop_adapt:size=7b', 'experiment "loop_adapt": the size must be one of 40b_loop, tiny_loop, got "7b"'),
     ],
 )
 def test_a_wrong_name_is_one_line_with_the_nearest(name, says):
