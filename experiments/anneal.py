@@ -7,16 +7,14 @@ Expected held-out loss of `make demo`: tiny_loop 3.189 -> 3.004.
 Source: IQuest-Coder-V1 report, section on pre-training, annealing on high-quality code.
 """
 
-from experiments import chain, common, mixtures
-from iquest_jax.config import from_stage
+from experiments import common, mixtures
 
 
 def get_config(arg: str = ''):
-  run = common.arguments(arg)
-  config = common.base('anneal', run)
+  config, run = common.base('anneal', arg)
 
   # ours: keeps the AdamW moments, so that the decay continues pre-training instead of restarting it.
-  config.init = from_stage(chain.parent('anneal', run.size), carry=('params', 'optimizer'))
+  config.init.carry = ('params', 'optimizer')
 
   config.data.context = run.pick(full=8192, tiny=128)  # ours: as in pre-training
 
@@ -29,5 +27,5 @@ def get_config(arg: str = ''):
   peak = run.pick(full={'7b': 3e-4, '14b': 2e-4, '40b': 1.5e-4}, tiny=2e-3)
   if run.size == '40b_loop':
     peak = 5e-5
-  config.optim.update(common.schedule('wsd', peak, warmup=0.0, decay=0.9, floor=0.1))
+  config.optim.update(schedule='wsd', peak_lr=peak, warmup=0.0, decay=0.9, floor=0.1)
   return common.finish(config, run)

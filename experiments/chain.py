@@ -37,5 +37,6 @@ def parent(stage: str, size: str) -> str:
   if stage not in PARENTS:
     raise UserError(f'experiment "{stage}" does not exist{nearest(stage, PARENTS)}')
   if stage not in stages(size):
-    raise UserError(f'experiment "{stage}" folds a dense model into a loop; size "{size}" is dense')
+    looped = ', '.join(filter(is_loop, sizes.SIZES))
+    raise UserError(f'experiment "{stage}": the size must be one of {looped}, got "{size}"')
   return 'loop_adapt' if stage == 'anneal' and is_loop(size) else PARENTS[stage]

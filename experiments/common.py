@@ -55,9 +55,9 @@ def steps(config: ConfigDict, tokens: float) -> int:
   return round(tokens / (config.train.batch_rows * config.data.context))
 
 
-def base(stage: str, run: Arguments) -> ConfigDict:
-  """The sections that all stages share; the experiment adds its own."""
-  config = ConfigDict()
+def base(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
+  """The sections that all stages share, to which the experiment adds its own, and its arguments parsed from `text`."""
+  run, config = arguments(text), ConfigDict()
   config.stage = stage
   config.size = run.size
   config.seed = 0  # ours: any
@@ -73,6 +73,8 @@ def base(stage: str, run: Arguments) -> ConfigDict:
   config.train.loss_chunk = 1024  # ours: computes logits 1024 positions at a time, 0.3 GB at vocab 76,800
   config.train.z_loss = 1e-4  # ours: the usual weight; keeps the log-partition near 0
 
+  # Each stage adds its learning rate. ours: all of its numbers, since the report names curves without values. Warm-ups of
+  # about 1 % of the steps and floors of a tenth of the peak are usual; a stage explains the rest.
   config.optim = ConfigDict()
   config.optim.b1 = 0.9  # ours: the usual AdamW of language models; so are the next four
   config.optim.b2 = 0.95
@@ -91,16 +93,7 @@ def base(stage: str, run: Arguments) -> ConfigDict:
 
   config.log = ConfigDict()
   config.log.every = run.pick(full=10, tiny=5)  # ours: a few minutes at full size, about a second at tiny
-  return config
-
-
-def schedule(kind: str, peak: float, warmup: float, decay: float, floor: float) -> dict[str, Any]:
-  """The learning-rate section. Warmup and decay are fractions of the steps, floor of the peak (train/optim.py).
-
-  # ours: these numbers in every stage, since the report names curves without values. Warm-ups of about 1 % and floors of
-  a tenth are usual; a stage explains the rest.
-  """
-  return {'schedule': kind, 'peak_lr': peak, 'warmup': warmup, 'decay': decay, 'floor': floor}
+  return config, run
 
 
 def finish(config: ConfigDict, run: Arguments) -> ConfigDict:

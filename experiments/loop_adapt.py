@@ -7,15 +7,13 @@ Expected held-out loss of `make demo`: tiny_loop 3.647 -> 3.306.
 Source: IQuest-Coder-V1 report, section on LoopCoder: the looped model is not trained from scratch.
 """
 
-from experiments import chain, common, mixtures
-from iquest_jax.config import from_stage
+from experiments import common, mixtures
 
 
 def get_config(arg: str = ''):
-  run = common.arguments(arg)
-  config = common.base('loop_adapt', run)
+  config, run = common.base('loop_adapt', arg)
 
-  config.init = from_stage(chain.parent('loop_adapt', run.size), transform='dense_to_loop')
+  config.init.transform = 'dense_to_loop'
   config.init.fold = 'copy'  # ours: the depth is equal, so the fold only adds gates; the rule is unpublished
 
   config.data.context = run.pick(full=8192, tiny=128)  # ours: as in pre-training
@@ -27,5 +25,5 @@ def get_config(arg: str = ''):
 
   # ours: a third of the pre-training rate, since the second pass is new to the weights.
   peak = run.pick(full={'40b': 5e-5}, tiny=2e-3)
-  config.optim.update(common.schedule('constant', peak, warmup=run.pick(full=0.01, tiny=0.1), decay=0.0, floor=1.0))
+  config.optim.update(schedule='constant', peak_lr=peak, warmup=run.pick(full=0.01, tiny=0.1), decay=0.0, floor=1.0)
   return common.finish(config, run)

@@ -13,18 +13,6 @@ CHIPS = {'v5p-256': 128, 'v5p-512': 256, 'v6e-256': 256}
 TOKENS_PER_CHIP = 8192
 
 
-def _data_ways(context_ways: int, topology: str) -> int:
-  # libtpu lowers a gather over all three axes of a v5p torus to an all-reduce of whole weights (experiments/LOG.md). With
-  # replicas, fsdp covers two torus axes (8x8, 4x8), and the state of 40b, 16 bytes per parameter, still takes only 10 and
-  # 20 GB per chip. A context axis divides the torus anyway.
-  return 4 if context_ways == 1 and topology.startswith('v5p') else 1
-
-
-def _remat(size: str, topology: str) -> str:
-  # Layer inputs and attention outputs of 80 layers and two passes take 25 of the 31 GiB of a v6e: offload the inputs.
-  return 'offload' if topology == 'v6e-256' and size == '40b_loop' else 'attention'
-
-
 def place(config, size: str, topology: str) -> None:
   """Sets config.mesh and, in config.train, accumulation, remat and context_transport; tiny sizes use all devices."""
   # A ring hides the transfer of keys but merges a float32 output at every hop, which costs more cycles at these lengths
@@ -37,8 +25,12 @@ def place(config, size: str, topology: str) -> None:
   if topology not in CHIPS:
     raise UserError(f'topology "{topology}" does not exist{nearest(topology, CHIPS)}')
   context = max(1, config.data.context // TOKENS_PER_CHIP)
-  data = _data_ways(context, topology)
+  # libtpu lowers a gather over all three axes of a v5p torus to an all-reduce of whole weights (experiments/LOG.md). With
+  # replicas, fsdp covers two torus axes (8x8, 4x8), and the state of 40b, 16 bytes per parameter, still takes only 10 and
+  # 20 GB per chip. A context axis divides the torus anyway.
+  data = 4 if context == 1 and topology.startswith('v5p') else 1
   fsdp = CHIPS[topology] // (data * context)
   config.mesh = {'data': data, 'fsdp': fsdp, 'context': context, 'tensor': 1}
   config.train.accumulation = max(1, config.train.batch_rows // (data * fsdp))
-  config.train.remat = _remat(size, topology)
+  # Layer inputs and attention outputs of 80 layers and two passes take 25 of the 31 GiB of a v6e: offload the inputs.
+  config.train.remat = 'offload' if topology == 'v6e-256' and size == '40b_loop' else 'attention'

@@ -11,8 +11,7 @@ from experiments import common, mixtures
 
 
 def get_config(arg: str = ''):
-  run = common.arguments(arg)
-  config = common.base('midtrain_128k', run)
+  config, run = common.base('midtrain_128k', arg)
 
   config.data.context = run.pick(full=131072, tiny=512)
 
@@ -23,5 +22,5 @@ def get_config(arg: str = ''):
 
   # ours: continues at the rate of stage 2.1 and decays over the last third.
   peak = run.pick(full={'7b': 1e-4, '14b': 7e-5, '40b': 5e-5}, tiny=2e-3)
-  config.optim.update(common.schedule('wsd', peak, warmup=run.pick(full=0.01, tiny=0.1), decay=0.33, floor=0.1))
+  config.optim.update(schedule='wsd', peak_lr=peak, warmup=run.pick(full=0.01, tiny=0.1), decay=0.33, floor=0.1)
   return common.finish(config, run)

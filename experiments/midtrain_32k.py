@@ -11,8 +11,7 @@ from experiments import common, mixtures
 
 
 def get_config(arg: str = ''):
-  run = common.arguments(arg)
-  config = common.base('midtrain_32k', run)
+  config, run = common.base('midtrain_32k', arg)
 
   config.data.context = run.pick(full=32768, tiny=256)
   # ours: holds back a tenth of the documents, so that stage 2.2 sees new samples of this length too.
@@ -25,5 +24,5 @@ def get_config(arg: str = ''):
 
   # ours: a constant rate, a third of the pre-training peak.
   peak = run.pick(full={'7b': 1e-4, '14b': 7e-5, '40b': 5e-5}, tiny=2e-3)
-  config.optim.update(common.schedule('constant', peak, warmup=run.pick(full=0.01, tiny=0.1), decay=0.0, floor=1.0))
+  config.optim.update(schedule='constant', peak_lr=peak, warmup=run.pick(full=0.01, tiny=0.1), decay=0.0, floor=1.0)
   return common.finish(config, run)

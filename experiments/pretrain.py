@@ -7,17 +7,13 @@ Expected held-out loss of `make demo`: tiny_loop 6.961 -> 3.549.
 Source: IQuest-Coder-V1 report, section on pre-training (12T+ tokens, general -> code).
 """
 
-import dataclasses
-
 from experiments import common, mixtures
-from iquest_jax.model import sizes
 
 
 def get_config(arg: str = ''):
-  run = common.arguments(arg)
-  config = common.base('pretrain', run)
+  config, run = common.base('pretrain', arg)
 
-  config.model = dataclasses.asdict(sizes.dense(sizes.get(run.size)))
+  config.model.loops = 1
 
   config.data.context = run.pick(full=8192, tiny=128)  # ours: the report gives no pre-training context
 
@@ -28,5 +24,5 @@ def get_config(arg: str = ''):
 
   # ours: usual peak rates for these widths; no decay, since the anneal stage is the decay.
   peak = run.pick(full={'7b': 3e-4, '14b': 2e-4, '40b': 1.5e-4}, tiny=4e-3)
-  config.optim.update(common.schedule('constant', peak, warmup=run.pick(full=0.001, tiny=0.1), decay=0.0, floor=1.0))
+  config.optim.update(schedule='constant', peak_lr=peak, warmup=run.pick(full=0.001, tiny=0.1), decay=0.0, floor=1.0)
   return common.finish(config, run)

@@ -12,8 +12,7 @@ from experiments import common, mixtures
 
 
 def get_config(arg: str = ''):
-  run = common.arguments(arg)
-  config = common.base('sft_instruct', run)
+  config, run = common.base('sft_instruct', arg)
 
   config.data.context = run.pick(full=32768, tiny=256)  # ours: instruct answers are short; the report gives no length
 
@@ -24,5 +23,5 @@ def get_config(arg: str = ''):
 
   # ours: the report only names the shape.
   peak = run.pick(full={'7b': 1e-5, '14b': 1e-5, '40b': 5e-6}, tiny=1.5e-3)
-  config.optim.update(common.schedule('cosine', peak, warmup=run.pick(full=0.03, tiny=0.1), decay=0.7, floor=0.1))
+  config.optim.update(schedule='cosine', peak_lr=peak, warmup=run.pick(full=0.03, tiny=0.1), decay=0.7, floor=0.1)
   return common.finish(config, run)

@@ -11,8 +11,7 @@ from experiments import common, mixtures
 
 
 def get_config(arg: str = ''):
-  run = common.arguments(arg)
-  config = common.base('sft_thinking', run)
+  config, run = common.base('sft_thinking', arg)
 
   config.data.context = run.pick(full=131072, tiny=512)  # ours: reasoning and trajectories keep the full context
 
@@ -23,5 +22,5 @@ def get_config(arg: str = ''):
 
   # ours: the report only names the shape.
   peak = run.pick(full={'7b': 2e-5, '14b': 2e-5, '40b': 1e-5}, tiny=1.5e-3)
-  config.optim.update(common.schedule('cosine', peak, warmup=run.pick(full=0.03, tiny=0.1), decay=0.7, floor=0.1))
+  config.optim.update(schedule='cosine', peak_lr=peak, warmup=run.pick(full=0.03, tiny=0.1), decay=0.7, floor=0.1)
   return common.finish(config, run)

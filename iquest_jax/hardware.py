@@ -22,10 +22,7 @@ _PEAK_FLOPS = {
 
 def peak_flops(device_kind: str) -> float | None:
   """bf16 FLOP/s of one device; None if unknown, in which case no utilisation is reported."""
-  for prefix, flops in _PEAK_FLOPS.items():
-    if device_kind.startswith(prefix):
-      return flops
-  return None
+  return next((flops for prefix, flops in _PEAK_FLOPS.items() if device_kind.startswith(prefix)), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Chip:
   """One TPU chip, for ahead-of-time estimates.
 
   Attributes:
-    kind: jax's device_kind.
+    peak_flops: bf16 FLOP/s.
     hbm_bytes: memory that a program may use, from the out-of-memory errors of libtpu 0.0.42; it differs slightly from the
       data sheet (v5p 95 GiB, v6e 32 GB).
     hbm_bandwidth: bytes/s.
@@ -42,20 +39,16 @@ class Chip:
     clock_hz: cycles/s behind the compiler's cycle counts: peak rate over operations per cycle of the matrix units.
   """
 
-  kind: str
+  peak_flops: float
   hbm_bytes: int
   hbm_bandwidth: float
   link_bandwidth: float
   clock_hz: float
 
-  @property
-  def peak_flops(self) -> float:
-    return peak_flops(self.kind)
-
 
 # By generation, as in the names of topologies.
 CHIPS = {
-    'v5e': Chip('TPU v5e', int(15.75 * 2**30), 819e9, 50e9, 1.5e9),
-    'v5p': Chip('TPU v5p', int(95.74 * 2**30), 2765e9, 100e9, 1.75e9),
-    'v6e': Chip('TPU v6e', int(31.25 * 2**30), 1638e9, 100e9, 1.75e9),
+    'v5e': Chip(_PEAK_FLOPS['TPU v5e'], int(15.75 * 2**30), 819e9, 50e9, 1.5e9),
+    'v5p': Chip(_PEAK_FLOPS['TPU v5p'], int(95.74 * 2**30), 2765e9, 100e9, 1.75e9),
+    'v6e': Chip(_PEAK_FLOPS['TPU v6'], int(31.25 * 2**30), 1638e9, 100e9, 1.75e9),
 }

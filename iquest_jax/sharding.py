@@ -180,8 +180,3 @@ def batch_shardings(mesh: Mesh) -> Batch:
       tokens=rows, targets=rows, loss_weights=rows, segment_ids=rows, positions=rows,
       source_ids=NamedSharding(mesh, spec('batch')),
   )  # fmt: skip
-
-
-def row_ways(mesh: Mesh) -> int:
-  """How many ways the rows of a batch are split."""
-  return mesh.shape['data'] * mesh.shape['fsdp']

@@ -110,14 +110,14 @@ def _logits(model: str) -> None:
   import jax.numpy as jnp
 
   from iquest_jax.convert import hf
-  from iquest_jax.model.transformer import build
+  from iquest_jax.model.transformer import Transformer
 
   devices.log_devices()
   shape, params = hf.from_hf(model)
   if tokens.min() < 0 or tokens.max() >= shape.vocab:
     raise UserError(f'logits: tokens must be below the vocabulary size of {model}, {shape.vocab}; '
                     f'they range from {tokens.min()} to {tokens.max()}')  # fmt: skip
-  module = build(shape, 'float32')
+  module = Transformer(shape, 'float32')
 
   @jax.jit
   def row(params, tokens_1T):

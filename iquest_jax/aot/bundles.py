@@ -34,9 +34,7 @@ def compile_gated_attention(topology: str):
   ids_of = lambda length: Ids(array(length, dtype=jnp.int32), array(length, dtype=jnp.int32))
   q, k1, k2, logits = array(T, H, K), array(T, G, K), array(T, G, K), array(T, H, dtype=jnp.float32)
 
-  def run(d_out, *args):
-    *arrays, q_ids, k1_ids = args
-
+  def run(d_out, q_ids, k1_ids, *arrays):
     def call(q, k1, v1, k2, v2, logits):
       return gated_attention(q, q_ids, Keys(k1, v1, k1_ids), Keys(k2, v2, q_ids), logits, 64)
 
@@ -44,7 +42,7 @@ def compile_gated_attention(topology: str):
     return out, pull(d_out)
 
   with kernels_for('tpu'):
-    return jax.jit(run).lower(q, q, k1, k1, k2, k2, logits, ids_of(T), ids_of(T)).compile()
+    return jax.jit(run).lower(q, ids_of(T), ids_of(T), q, k1, k1, k2, k2, logits).compile()
 
 
 def count(folder: str) -> dict[str, list[int]]:

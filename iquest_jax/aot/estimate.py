@@ -19,23 +19,20 @@ class Estimate:
   Attributes:
     fits: whether the compiler accepted the program and its peak is within the HBM of a chip.
     peak_bytes: peak HBM per chip, or what a refused program asks for (None: the compiler does not say).
-    hbm_bytes: HBM per chip.
     useful_flops: per step of the whole slice, without recomputation; each row is one document.
     seconds: per step, by part: matrix, memory, kernels, links, links_hidden.
     moved: bytes that leave a chip per step, by kind of collective.
     tokens: per step of the whole slice.
-    peak_flops: FLOP/s per chip.
+    slice_: the slice.
   """
 
   fits: bool
   peak_bytes: int | None
-  hbm_bytes: int
   useful_flops: int
   seconds: dict[str, float]
   moved: dict[str, float]
   tokens: int
-  chips: int
-  peak_flops: float
+  slice_: Slice
 
   @property
   def step_seconds(self) -> float:
@@ -50,11 +47,11 @@ class Estimate:
 
   @property
   def tokens_per_chip_second(self) -> float:
-    return self.tokens / self.step_seconds / self.chips
+    return self.tokens / self.step_seconds / self.slice_.chips
 
   @property
   def mfu(self) -> float:
-    return self.useful_flops / (self.step_seconds * self.chips * self.peak_flops)
+    return self.useful_flops / (self.step_seconds * self.slice_.chips * self.slice_.chip.peak_flops)
 
 
 def kept_for_backward(config: ConfigDict) -> dict[str, int]:
@@ -98,11 +95,9 @@ def estimate(measure: dict, config: ConfigDict, slice_: Slice) -> Estimate:
   return Estimate(
       fits=not refused and peak <= chip.hbm_bytes,
       peak_bytes=peak,
-      hbm_bytes=chip.hbm_bytes,
       useful_flops=cost.TRAIN_PASSES * rows * cost.forward_flops(model, length),
       seconds=seconds,
       moved=moved,
       tokens=rows * length,
-      chips=slice_.chips,
-      peak_flops=chip.peak_flops,
+      slice_=slice_,
   )

@@ -3,7 +3,6 @@
 All byte counts are per chip. Imports no jax.
 """
 
-import collections
 import dataclasses
 import json
 import math
@@ -175,7 +174,8 @@ class Module:
       if kind == 'all-reduce' and where.lstrip('%').startswith('all-reduce-scatter'):
         kind = 'reduce-scatter'
       elif kind == 'reduce-scatter':
-        shape = ' '.join(_type_of(self.computations[where], name) for name in line.operands()) or shape
+        types = {other.name: other.shape for other in self.computations[where]}
+        shape = ' '.join(types.get(name, '') for name in line.operands()) or shape
       if group > 1 or kind == 'collective-permute':
         hidden = line.opcode.endswith('-start') or 'async' in where
         channels = tuple(map(int, re.findall(r'channel_id=(\d+)', line.rest)))
@@ -191,16 +191,17 @@ class Module:
 
   def cycles(self) -> dict[str, int]:
     """The compiler's cycles per step: 'matrix' for fusions with a matrix product, 'memory' for everything else."""
-    total = collections.Counter()
+    total = {'matrix': 0, 'memory': 0}
     for line, times, _ in self.runs():
       inside = [inner.opcode for name in _CALLED.findall(line.rest) for inner in self.computations.get(name, ())]
       product = line.opcode in ('convolution', 'dot') or 'convolution' in inside or 'dot' in inside
       total['matrix' if product else 'memory'] += times * line.cycles()
-    return {'matrix': total['matrix'], 'memory': total['memory']}
+    return total
 
   def allocations(self) -> list[tuple[int, str, str]]:
     """(bytes, shape, source) of every buffer once, arguments too, largest first; not all are live at the same time."""
-    buffers, bodies = [], self._bodies()
+    loops = (line for lines in self.computations.values() for line in lines if line.opcode == 'while')
+    buffers, bodies = [], {re.search(r'body=(%?[\w.<>-]+)', loop.rest)[1] for loop in loops}
     for name, lines in self.computations.items():
       if name.lstrip('%').startswith(('fused_computation', 'region')) and name != self.entry and name not in bodies:
         continue
@@ -216,10 +217,6 @@ class Module:
           shapes = shapes[count : 2 * count] or shapes
         buffers += [(size_of(shape), shape, line.source() or line.name) for shape in shapes]
     return sorted(buffers, reverse=True)
-
-  def _bodies(self) -> set[str]:
-    whiles = (line for lines in self.computations.values() for line in lines if line.opcode == 'while')
-    return {re.search(r'body=(%?[\w.<>-]+)', line.rest)[1] for line in whiles}
 
   def _in_place(self, line: Instruction) -> bool:
     """Whether a fusion writes a slice of its argument, or a call writes into its arguments."""
@@ -238,10 +235,6 @@ def _kernel(line: Instruction, times: int) -> Kernel | None:
   cost = json.loads(declared[1]) if declared else {}
   name = re.sub(r'[.\d]+$', '', line.name.lstrip('%'))
   return Kernel(name, int(cost.get('flops', 0)), int(cost.get('bytes_accessed', 0)), times)
-
-
-def _type_of(lines: list[Instruction], name: str) -> str:
-  return next((line.shape for line in lines if line.name == name), '')
 
 
 def group_size(rest: str) -> int:

@@ -26,7 +26,7 @@ def render(name: str, config: ConfigDict, slice_: Slice, measure: dict, estimate
       'the compiler, times and rates are estimates',
       f'  mesh                {_mesh(config)}; {train.batch_rows} rows of {config.data.context} in {train.accumulation} '
       f'micro-batches, {train.dtype}, remat {train.remat}',
-      f'  peak HBM per chip   {_gib(estimate.peak_bytes)} of {_gib(estimate.hbm_bytes)}',
+      f'  peak HBM per chip   {_gib(estimate.peak_bytes)} of {_gib(slice_.chip.hbm_bytes)}',
   ]
   if 'refused' in measure:
     return '\n'.join([*lines, f'  the compiler says   {measure["refused"]}'])
@@ -69,5 +69,5 @@ def table(estimates: dict[tuple[str, str], dict[str, Estimate]], versions: str) 
 def _cell(estimate: Estimate) -> str:
   peak = '?' if estimate.peak_bytes is None else f'{estimate.peak_bytes / 2**30:.1f}'
   if not estimate.fits:
-    return f'**does not fit**: {peak} of {estimate.hbm_bytes / 2**30:.1f} GiB'
+    return f'**does not fit**: {peak} of {estimate.slice_.chip.hbm_bytes / 2**30:.1f} GiB'
   return f'{peak} GiB, {estimate.step_seconds:.1f} s, {100 * estimate.mfu:.0f} %'

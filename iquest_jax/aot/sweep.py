@@ -57,9 +57,8 @@ class Results:
 
   def __init__(self, path: pathlib.Path):
     self._path = path
-    self._known = {}
-    if path.exists():
-      self._known = {line['key']: line['measure'] for line in map(json.loads, path.read_text().splitlines())}
+    lines = path.read_text().splitlines() if path.exists() else []
+    self._known = {line['key']: line['measure'] for line in map(json.loads, lines)}
 
   def get(self, config: ConfigDict, slice_: Slice) -> dict | None:
     """The recorded part of a measure; None if the program has not been compiled."""

@@ -10,10 +10,8 @@ from iquest_jax.errors import UserError
 # Shapes that libtpu 0.0.42 knows, with hosts of 2 x 2 chips. Cloud counts v5p slices in cores, two per chip.
 _SHAPES = {
     'v5p': ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '8x8x4', '8x8x8', '8x8x16', '8x16x16'),
-    'v6e': ('2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16'),
-    'v5e': ('2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16'),
+    **dict.fromkeys(('v6e', 'v5e'), ('2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')),
 }
-_CORES = {'v5p': 2, 'v6e': 1, 'v5e': 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,20 +26,19 @@ class Slice:
     return self.name.partition(':')[0]
 
   @property
+  def cloud_name(self) -> str:
+    return f'{self.generation}-{self.chips * (2 if self.generation == "v5p" else 1)}'
+
+  @property
   def chip(self) -> hardware.Chip:
     return hardware.CHIPS[self.generation]
 
 
-def _all() -> dict[str, Slice]:
-  slices = {}
-  for generation, shapes in _SHAPES.items():
-    for shape in shapes:
-      slice_ = Slice(f'{generation}:{shape}', math.prod(map(int, shape.split('x'))))
-      slices[slice_.name] = slices[f'{generation}-{slice_.chips * _CORES[generation]}'] = slice_
-  return slices
-
-
-SLICES = _all()
+_SLICES = [
+    Slice(f'{generation}:{shape}', math.prod(map(int, shape.split('x'))))
+    for generation, shapes in _SHAPES.items()
+    for shape in shapes
+]
 
 
 def find(name: str) -> Slice:
@@ -51,7 +48,8 @@ def find(name: str) -> Slice:
     UserError: no such slice; lists those that exist.
   """
   key = re.sub('^v5litepod-', 'v5e-', name)
-  if key not in SLICES:
-    known = ', '.join(f'{cloud} ({slice_.name})' for cloud, slice_ in SLICES.items() if cloud != slice_.name)
-    raise UserError(f'topology "{name}" does not exist; choose one of {known}')
-  return SLICES[key]
+  for slice_ in _SLICES:
+    if key in (slice_.name, slice_.cloud_name):
+      return slice_
+  known = ', '.join(f'{slice_.cloud_name} ({slice_.name})' for slice_ in _SLICES)
+  raise UserError(f'topology "{name}" does not exist; choose one of {known}')

@@ -1,7 +1,9 @@
 """What a result was measured on, and how it was timed."""
 
 import os
+import pathlib
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -22,12 +24,9 @@ def describe() -> dict:
 
 
 def _cpu() -> str:
-  if os.path.exists('/proc/cpuinfo'):
-    with open('/proc/cpuinfo') as file:
-      for line in file:
-        if line.startswith('model name'):
-          return line.partition(':')[2].strip()
-  return platform.processor()
+  cpuinfo = pathlib.Path('/proc/cpuinfo')
+  model = re.search(r'^model name\s*: (.*)', cpuinfo.read_text(), re.M) if cpuinfo.exists() else None
+  return model[1] if model else platform.processor()
 
 
 def median_seconds(call: Callable[[], object], repeats: int) -> float:

@@ -44,7 +44,7 @@ class Attention(nn.Module):
       first: None in the first pass, its keys in later passes.
 
     Returns:
-      (out_BTD, keys of this pass, mean gate or, in the first pass, None).
+      (out_BTD, keys of this pass, mean gate over heads and tokens that are not padding or, in the first pass, None).
     """
     c = self.config
     project = lambda weight, heads: linear('btd,dhk->bthk', x_BTD, weight, ('embed', heads, 'head_dim'), self.dtype)
@@ -57,20 +57,13 @@ class Attention(nn.Module):
     else:
       logits_BTH = self._gate_logits(x_BTD, q_BTHK)
       out_BTHK = context.gated_attention(q_BTHK, first, keys, logits_BTH, c.loop_window, self.context_transport)
-      gate = _masked_mean(jax.nn.sigmoid(logits_BTH), ids.segment_ids)
+      real_BT1 = (ids.segment_ids != 0)[..., None]
+      gate = jnp.sum(jnp.where(real_BT1, jax.nn.sigmoid(logits_BTH), 0)) / jnp.maximum(jnp.sum(real_BT1) * c.heads, 1)
     out_BTD = linear('bthk,hkd->btd', out_BTHK, self.output_HKD, ('heads', 'head_dim', 'embed'), self.dtype)
     return out_BTD, keys, gate
 
   def _gate_logits(self, x_BTD, q_BTHK):
     """float32 [B, T, H]; the released gate reads the rotated query, the rescaled variant the normalised hidden state."""
-    if self.config.loop_variant == 'released':
-      logits_BTH = jnp.einsum('bthk,hk->bth', q_BTHK.astype(jnp.float32), self.gate_weight)
-    else:
-      logits_BTH = jnp.einsum('btd,hd->bth', x_BTD.astype(jnp.float32), self.gate_weight)
-    return logits_BTH + self.gate_bias_H
-
-
-def _masked_mean(values_BTH, segment_ids):
-  """Mean over heads and over tokens that are not padding."""
-  real = (segment_ids != 0)[..., None]
-  return jnp.sum(jnp.where(real, values_BTH, 0)) / jnp.maximum(jnp.sum(real) * values_BTH.shape[-1], 1)
+    released = self.config.loop_variant == 'released'
+    subscripts, read = ('bthk,hk->bth', q_BTHK) if released else ('btd,hd->bth', x_BTD)
+    return jnp.einsum(subscripts, read.astype(jnp.float32), self.gate_weight) + self.gate_bias_H

@@ -14,8 +14,7 @@ def num_params(model: ModelConfig) -> int:
 
 def visible_pairs(length: int, window: int | None = None) -> int:
   """Visible (query, key) pairs of one document of `length` tokens: causal, and within `window` keys if given."""
-  if window is None or window >= length:
-    return length * (length + 1) // 2
+  window = min(window or length, length)
   return window * (window + 1) // 2 + (length - window) * window
 
 

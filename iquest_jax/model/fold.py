@@ -14,10 +14,6 @@ from iquest_jax.model.attention import GATE_BIAS
 from iquest_jax.model.sizes import ModelConfig
 
 
-def _copy(leaf_N, layers):
-  return leaf_N
-
-
 def _stride(leaf_N, layers):
   """The last layer of each group of N / L, whose output the next group reads."""
   group = leaf_N.shape[0] // layers
@@ -29,7 +25,7 @@ def _mean(leaf_N, layers):
   return leaf_N.reshape(layers, -1, *leaf_N.shape[1:]).mean(axis=1)
 
 
-FOLDS = {'copy': _copy, 'stride': _stride, 'mean': _mean}
+FOLDS = {'copy': lambda leaf_N, layers: leaf_N, 'stride': _stride, 'mean': _mean}
 
 
 def dense_to_loop(dense_params, model: ModelConfig, rule: str, key: jax.Array):
@@ -38,11 +34,11 @@ def dense_to_loop(dense_params, model: ModelConfig, rule: str, key: jax.Array):
   Args:
     dense_params: parameters of the dense Transformer; every leaf under `layers` has a leading N.
     model: the looped model. N must equal L for 'copy' and be a multiple of L for 'stride' and 'mean'.
-    rule: 'copy', 'stride' or 'mean'.
+    rule: a name in FOLDS.
     key: for the gate weights (normal, init_std); gate biases are +2, so the loop starts close to its global stream.
 
   Raises:
-    UserError: the rule is unknown, or the depths do not fit it.
+    UserError: the rule does not exist, or the depths do not fit it.
   """
   if rule not in FOLDS:
     raise UserError(f'fold: rule "{rule}" does not exist{nearest(rule, FOLDS)}')
@@ -50,7 +46,7 @@ def dense_to_loop(dense_params, model: ModelConfig, rule: str, key: jax.Array):
   if depth % model.layers or (rule == 'copy' and depth != model.layers):
     raise UserError(
         f'fold: dense layers must be {"" if rule == "copy" else "a multiple of "}{model.layers} for "{rule}", got {depth}; '
-        'copy needs equal depth, stride and mean a multiple'
+        'change model.layers or init.fold'
     )
   layers = jax.tree.map(lambda leaf: FOLDS[rule](leaf, model.layers), dense_params['layers'])
   layers['attention'] |= {

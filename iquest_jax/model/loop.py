@@ -8,21 +8,16 @@ RESCALED_EMBEDDING = 0.707
 RESCALED_HIDDEN = 0.053
 
 
-def scale_gradient(x, scale):
-  """The identity in the forward pass; the backward pass multiplies the gradient by `scale`."""
-  if scale == 1.0:
-    return x
-  still = jax.lax.stop_gradient(x)
-  return still + scale * (x - still)
-
-
 def reenter(variant, hidden_BTD, embedded_BTD, norm, gradient_scale):
   """Input of the next pass, [B, T, D].
 
   'released' passes the last hidden state on unchanged: no embedding added, no shift, no norm between passes. 'rescaled'
-  mixes the embedding with the hidden state after the model's final norm.
+  mixes the embedding with the hidden state after the model's final norm. The gradient of the hidden state is multiplied by
+  `gradient_scale`.
   """
-  hidden_BTD = scale_gradient(hidden_BTD, gradient_scale)
+  if gradient_scale != 1.0:
+    still_BTD = jax.lax.stop_gradient(hidden_BTD)
+    hidden_BTD = still_BTD + gradient_scale * (hidden_BTD - still_BTD)
   if variant == 'released':
     return hidden_BTD
   return RESCALED_EMBEDDING * embedded_BTD + RESCALED_HIDDEN * norm(hidden_BTD)

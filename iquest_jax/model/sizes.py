@@ -76,8 +76,3 @@ def get(size: str) -> ModelConfig:
   if size not in SIZES:
     raise UserError(f'size "{size}" does not exist{nearest(size, SIZES)}')
   return SIZES[size]
-
-
-def dense(model: ModelConfig) -> ModelConfig:
-  """The dense model from which a looped one is folded: same shape, one pass."""
-  return dataclasses.replace(model, loops=1)

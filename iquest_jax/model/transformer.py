@@ -72,7 +72,7 @@ class Transformer(nn.Module):
   """
 
   config: ModelConfig
-  dtype: jnp.dtype = jnp.bfloat16
+  dtype: jax.typing.DTypeLike = jnp.bfloat16
   remat: str = 'none'
   context_transport: str = 'all_gather'
 
@@ -80,7 +80,7 @@ class Transformer(nn.Module):
     c = self.config
     block = Block
     if self.remat not in REMAT_POLICIES:
-      raise UserError(f'model: remat "{self.remat}" does not exist{nearest(self.remat, REMAT_POLICIES)}')
+      raise UserError(f'config: train.remat "{self.remat}" does not exist{nearest(self.remat, REMAT_POLICIES)}')
     if self.remat != 'none':
       block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
     self.layers = nn.scan(
@@ -123,15 +123,6 @@ class Transformer(nn.Module):
     return jnp.einsum('btd,dv->btv', hidden_BTD, self.head_DV.astype(self.dtype), preferred_element_type=jnp.float32)
 
 
-def build(
-    config: ModelConfig, dtype: str, remat: str = 'none', context_transport: str = 'all_gather'
-) -> Transformer:
-  """The module for a configuration; dtype is the compute dtype, 'bfloat16' or 'float32'; raises UserError for any other."""
-  if dtype not in ('bfloat16', 'float32'):
-    raise UserError(f'model: dtype must be "bfloat16" or "float32", got "{dtype}"')
-  return Transformer(config, jnp.dtype(dtype), remat, context_transport)
-
-
 def init_params(model: Transformer, key: jax.Array):
   """Boxed parameters (with logical axis names) of a model; they do not depend on the length of the example."""
   example = jnp.zeros((1, 2), jnp.int32)
@@ -152,4 +143,6 @@ def model_config(config) -> ModelConfig:
 def of_stage(config) -> Transformer:
   """The module of an experiment; raises UserError for an unknown key, dtype, remat policy or transport."""
   train = config.train
-  return build(model_config(config.model), train.dtype, train.remat, train.context_transport)
+  if train.dtype not in ('bfloat16', 'float32'):
+    raise UserError(f'config: train.dtype must be "bfloat16" or "float32", got "{train.dtype}"')
+  return Transformer(model_config(config.model), jnp.dtype(train.dtype), train.remat, train.context_transport)

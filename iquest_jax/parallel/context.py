@@ -32,7 +32,7 @@ def attention(q_BTHK, keys: Keys, transport: str):
   Args:
     q_BTHK: rotated queries.
     keys: Keys [B, T] of the same tokens; segment ids are unique per document in a row.
-    transport: how keys and values travel over the context axis, a name in TRANSPORTS.
+    transport: a name in TRANSPORTS.
 
   Returns:
     [B, T, H, K] in the dtype of q; zero where the segment id is 0.
@@ -41,15 +41,14 @@ def attention(q_BTHK, keys: Keys, transport: str):
     UserError: the row does not divide over the context axis, or the transport does not exist.
   """
   ways = _ways()
-  if ways is not None:
-    check(q_BTHK.shape[1], ways, transport)
+  check(q_BTHK.shape[1], ways, transport)
 
   def local(q_BTHK, keys):
-    if (ways or 1) == 1:
+    if ways == 1:
       return kernels.attention(q_BTHK, keys.ids, keys)
     return TRANSPORTS[transport].attention(q_BTHK, keys)
 
-  return _split(local, ways, _QUERIES, _KEYS)(q_BTHK, keys)
+  return _split(local, _QUERIES, _KEYS)(q_BTHK, keys)
 
 
 def gated_attention(
@@ -69,33 +68,21 @@ def gated_attention(
     UserError: as in `attention`, or the window reaches beyond the halo.
   """
   ways = _ways()
-  if ways is not None:
-    check(q_BTHK.shape[1], ways, transport, window, halo_rows)
+  check(q_BTHK.shape[1], ways, transport, window, halo_rows)
 
   def local(q_BTHK, far, near, gate_logits_BTH):
     # Tokens of far, near and queries are the same; sharing one object shows this to the kernels.
     far = far._replace(ids=near.ids)
-    if (ways or 1) == 1:
+    if ways == 1:
       return kernels.gated_attention(q_BTHK, near.ids, far, near, gate_logits_BTH, window)
     before = halo.before_chunks(near, halo_rows)
     return TRANSPORTS[transport].gated_attention(q_BTHK, far, near, gate_logits_BTH, window, before)
 
-  return _split(local, ways, _QUERIES, _KEYS, _KEYS, _GATES)(q_BTHK, far, near, gate_logits_BTH)
+  return _split(local, _QUERIES, _KEYS, _KEYS, _GATES)(q_BTHK, far, near, gate_logits_BTH)
 
 
 def check(length: int, ways: int, transport: str, window: int = 1, halo_rows: int = halo.ROWS) -> None:
-  """Checks that a row can be split over the context axis.
-
-  Args:
-    length: T, positions of a row.
-    ways: devices of the context axis.
-    transport: a name in TRANSPORTS.
-    window: of the local stream; 1 if there is none.
-    halo_rows: as in `gated_attention`.
-
-  Raises:
-    UserError: the row cannot be split.
-  """
+  """Raises UserError unless a row of `length` positions can be split over `ways` devices; window 1: no local stream."""
   if transport not in TRANSPORTS:
     raise UserError(f'config: train.context_transport "{transport}" does not exist{nearest(transport, TRANSPORTS)}')
   if ways == 1:
@@ -114,14 +101,13 @@ def check(length: int, ways: int, transport: str, window: int = 1, halo_rows: in
     )
 
 
-def _ways() -> int | None:
-  """Devices of the context axis; None without a mesh, or on a mesh of a single device."""
-  shape = jax.sharding.get_abstract_mesh().shape
-  return shape[sharding.CONTEXT] if any(size > 1 for size in shape.values()) else None
+def _ways() -> int:
+  """Devices of the context axis; 1 without a mesh."""
+  return jax.sharding.get_abstract_mesh().shape.get(sharding.CONTEXT, 1)
 
 
-def _split(local, ways, *in_specs):
+def _split(local, *in_specs):
   """`local` on the share of each device: the partitioner cannot see into a kernel launch, so the shares are explicit."""
-  if ways is None:
+  if all(size == 1 for size in jax.sharding.get_abstract_mesh().shape.values()):
     return local
   return jax.shard_map(local, in_specs=in_specs, out_specs=_QUERIES, check_vma=False)

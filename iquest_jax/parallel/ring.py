@@ -15,10 +15,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax.kernels import gated_attention as kernels
 from iquest_jax.kernels.gated_attention import Ids, Keys, join
+from iquest_jax.kernels.gated_attention.reference import inner, like, save
 from iquest_jax.sharding import CONTEXT
 
 # A gate below this, and so the gradient that it lets through, is zero in float32.
@@ -54,16 +54,6 @@ def _late(tree):
   return jax.tree.map(lambda x: x[:, x.shape[1] // 2 :], tree)
 
 
-def _padded(tree, late):
-  """[B, T, ...] from one chunk [B, T / 2, ...], with zeros for the other chunk."""
-  widths = lambda x: [(0, 0), (x.shape[1], 0) if late else (0, x.shape[1])] + [(0, 0)] * (x.ndim - 2)
-  return jax.tree.map(lambda x: jnp.pad(x, widths(x)), tree)
-
-
-def _is_from_before(s):
-  return jax.lax.axis_index(CONTEXT) >= s
-
-
 def _forward(q_BTHK, q_ids: Ids, keys: Keys):
   """(out [B, T, H, K], lse [B, T, H]), both float32, over the keys of the whole ring."""
 
@@ -80,7 +70,7 @@ def _forward(q_BTHK, q_ids: Ids, keys: Keys):
     return join(_early(carry), _merge(_late(carry), attend(_late(queries), keys)))
 
   def hop(s, keys, carry):
-    return jax.lax.cond(_is_from_before(s), from_before, from_after, keys, carry)
+    return jax.lax.cond(jax.lax.axis_index(CONTEXT) >= s, from_before, from_after, keys, carry)
 
   return _go_round(keys, hop, attend(queries, keys))
 
@@ -93,41 +83,31 @@ def _merge(one, other):
 
 
 def _backward(q_BTHK, q_ids: Ids, keys: Keys, d_out_BTHK, lse_BTH, delta_BTH):
-  """Gradients through the keys of the whole ring: (dq, dk, dv), float32.
-
-  Args:
-    d_out_BTHK: gradient of the output.
-    lse_BTH: log of the softmax sum over the whole row.
-    delta_BTH: sum over K of d_out * out, with the output over the whole row.
-  """
+  """`kernels.attention_backward` through the keys of the whole ring."""
 
   def gradients(queries, keys):
     q, q_ids, *rest = queries
     return kernels.attention_backward(q, q_ids, keys, *rest)
 
   queries = (q_BTHK, q_ids, d_out_BTHK, lse_BTH, delta_BTH)
+  zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)
 
   def from_before(keys):
     dq, *dkv = gradients(queries, _early(keys))
-    return dq, *_padded(dkv, late=False)
+    return dq, *join(dkv, zeros(dkv))
 
   def from_after(keys):
     dq, *dkv = gradients(_late(queries), keys)
-    return _padded(dq, late=True), *dkv
+    return join(zeros(dq), dq), *dkv
 
   def hop(s, keys, grads):
     dq, dk, dv = grads
     # The sums of other devices travel while this device computes its share, so the share is added last.
     travelled = (dq, *_rotate((dk, dv)))
-    return jax.tree.map(jnp.add, travelled, jax.lax.cond(_is_from_before(s), from_before, from_after, keys))
+    return jax.tree.map(jnp.add, travelled, jax.lax.cond(jax.lax.axis_index(CONTEXT) >= s, from_before, from_after, keys))
 
   dq, dk, dv = _go_round(keys, hop, gradients(queries, keys))
   return dq, *_rotate((dk, dv))
-
-
-def _save(out_BTHK, lse_BTH):
-  """Names what the backward pass keeps of the forward pass (model/transformer.py, remat)."""
-  return checkpoint_name(out_BTHK, 'attention_output'), checkpoint_name(lse_BTH, 'attention_lse')
 
 
 @jax.custom_vjp
@@ -138,66 +118,59 @@ def attention(q_BTHK, keys: Keys):
 
 def _attention_forward(q_BTHK, keys):
   out_BTHK, lse_BTH = _forward(q_BTHK, keys.ids, keys)
-  out_BTHK, lse_BTH = _save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
+  out_BTHK, lse_BTH = save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
   return out_BTHK, (q_BTHK, keys, out_BTHK, lse_BTH)
 
 
 def _attention_backward(saved, d_out_BTHK):
   q_BTHK, keys, out_BTHK, lse_BTH = saved
-  delta_BTH = jnp.sum(d_out_BTHK.astype(jnp.float32) * out_BTHK, axis=-1)
-  grads = _backward(q_BTHK, keys.ids, keys, d_out_BTHK, lse_BTH, delta_BTH)
-  dq, dk, dv = _like(grads, (q_BTHK, keys.k, keys.v))
+  grads = _backward(q_BTHK, keys.ids, keys, d_out_BTHK, lse_BTH, inner(d_out_BTHK, out_BTHK))
+  dq, dk, dv = like(grads, (q_BTHK, keys.k, keys.v))
   return dq, Keys(dk, dv, None)
 
 
 attention.defvjp(_attention_forward, _attention_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def gated_attention(q_BTHK, far: Keys, near: Keys, gate_logits_BTH, window: int, before: Keys):
   """`kernels.gated_attention` of this device's part of a row: its `far` travels, the local stream sees `before`."""
-  return _gated_forward(q_BTHK, far, near, gate_logits_BTH, window, before)[0]
+  return _gated(q_BTHK, near.ids, far[:2], join(before, near), gate_logits_BTH, window)
 
 
-def _local(window, q_BTHK, near, before):
-  return kernels.attention(q_BTHK, near.ids, join(before, near), window)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _gated(q_BTHK, q_ids, far_kv, near, gate_logits_BTH, window):
+  return _gated_forward(q_BTHK, q_ids, far_kv, near, gate_logits_BTH, window)[0]
 
 
-def _gated_forward(q_BTHK, far, near, gate_logits_BTH, window, before):
-  local_BTHK = _local(window, q_BTHK, near, before)
-  global_BTHK, lse_BTH = _forward(q_BTHK, near.ids, far._replace(ids=near.ids))
+def _gated_forward(q_BTHK, q_ids, far_kv, near, gate_logits_BTH, window):
+  local_BTHK = kernels.attention(q_BTHK, q_ids, near, window)
+  global_BTHK, lse_BTH = _forward(q_BTHK, q_ids, Keys(*far_kv, q_ids))
   gate_BTH1 = jax.nn.sigmoid(gate_logits_BTH)[..., None]
   out_BTHK = gate_BTH1 * global_BTHK + (1 - gate_BTH1) * local_BTHK.astype(jnp.float32)
-  out_BTHK, lse_BTH = _save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
-  return out_BTHK, (q_BTHK, far, near, gate_logits_BTH, before, out_BTHK, lse_BTH)
+  out_BTHK, lse_BTH = save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
+  return out_BTHK, (q_BTHK, q_ids, far_kv, near, gate_logits_BTH, out_BTHK, lse_BTH)
 
 
 def _gated_backward(window, saved, d_out_BTHK):
   """Neither stream's output is saved: the local one is cheap to recompute, and the mix minus it is the global one."""
-  q_BTHK, far, near, gate_logits_BTH, before, out_BTHK, lse_BTH = saved
-  inner = lambda x_BTHK, y_BTHK: jnp.sum(x_BTHK.astype(jnp.float32) * y_BTHK, axis=-1)
-  local_BTHK, pull = jax.vjp(functools.partial(_local, window), q_BTHK, near, before)
+  q_BTHK, q_ids, far_kv, near, gate_logits_BTH, out_BTHK, lse_BTH = saved
+  local_BTHK, pull = jax.vjp(lambda q_BTHK, near: kernels.attention(q_BTHK, q_ids, near, window), q_BTHK, near)
   gate_BTH = jax.nn.sigmoid(gate_logits_BTH)
   # Deltas of the two streams, each with its share of the gate: they sum to d_out * out.
   local_delta_BTH = (1 - gate_BTH) * inner(d_out_BTHK, local_BTHK)
   global_delta_BTH = inner(d_out_BTHK, out_BTHK) - local_delta_BTH
   weighted = lambda weight_BTH: (weight_BTH[..., None] * d_out_BTHK).astype(d_out_BTHK.dtype)
-  local_dq, d_near, d_before = pull(weighted(1 - gate_BTH))
+  local_dq, d_near = pull(weighted(1 - gate_BTH))
   # What is subtracted from the gradient of a weight must come from the same rounded d_out, or the rounding does not cancel.
   # The global output is the mix minus the local one over the gate; the rounding is as small as the gate.
   global_d_out_BTHK = weighted(gate_BTH)
   rounding_BTHK = global_d_out_BTHK - gate_BTH[..., None] * d_out_BTHK.astype(jnp.float32)
   weighted_global_BTHK = out_BTHK - (1 - gate_BTH)[..., None] * local_BTHK.astype(jnp.float32)
   delta_BTH = global_delta_BTH + inner(rounding_BTHK, weighted_global_BTHK) / jnp.maximum(gate_BTH, _TINY)
-  far = far._replace(ids=near.ids)
-  global_dq, dk, dv = _backward(q_BTHK, near.ids, far, global_d_out_BTHK, lse_BTH, delta_BTH)
-  dq, dk, dv = _like((global_dq + local_dq, dk, dv), (q_BTHK, far.k, far.v))
+  global_dq, *d_far = _backward(q_BTHK, q_ids, Keys(*far_kv, q_ids), global_d_out_BTHK, lse_BTH, delta_BTH)
+  dq, *d_far = like((global_dq + local_dq, *d_far), (q_BTHK, *far_kv))
   d_logits_BTH = (1 - gate_BTH) * global_delta_BTH - gate_BTH * local_delta_BTH
-  return dq, Keys(dk, dv, None), d_near, d_logits_BTH, d_before
+  return dq, None, tuple(d_far), d_near, d_logits_BTH
 
 
-gated_attention.defvjp(_gated_forward, _gated_backward)
-
-
-def _like(grads, values):
-  return tuple(grad.astype(value.dtype) for grad, value in zip(grads, values))
+_gated.defvjp(_gated_forward, _gated_backward)

@@ -144,7 +144,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
   for name in _COUNTS:
     if leaves[name] < 1:
       raise UserError(f'config: {name} must be at least 1, got {leaves[name]}')
-  ways = sharding.row_ways(mesh) * config.train.accumulation
+  ways = mesh.shape['data'] * mesh.shape['fsdp'] * config.train.accumulation
   if config.train.batch_rows % ways:
     raise UserError(
         f'config: train.batch_rows must be a multiple of data x fsdp x accumulation = {ways}, got '

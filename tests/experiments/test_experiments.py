@@ -152,7 +152,7 @@ def test_an_experiment_takes_arguments_after_a_colon():
         ('anneal:size=41b', 'size "41b" does not exist; did you mean "40b"'),
         ('anneal:sise=7b', 'argument "sise=7b" of --exp does not exist; did you mean "size="'),
         ('anneal:topology=v5p-521', 'topology "v5p-521" does not exist; did you mean "v5p-512"'),
-        ('loop_adapt:size=7b', 'size "7b" is dense'),
+        ('loop_adapt:size=7b', 'experiment "loop_adapt": the size must be one of 40b_loop, tiny_loop, got "7b"'),
     ],
 )
 def test_a_wrong_name_is_one_line_with_the_nearest(name, says):
@@ -172,8 +172,8 @@ def test_the_config_hash_changes_with_a_number():
 @pytest.mark.parametrize(
     ('stage', 'changes', 'says'),
     [
-        ('anneal', {'carry': ('paramz',)}, 'init.carry must be'),
-        ('anneal', {'transform': 'foo'}, 'init.transform must be "" or "dense_to_loop"'),
+        ('anneal', {'carry': ('paramz',)}, 'init.carry must be ("params",) or ("params", "optimizer"), got (\'paramz\',)'),
+        ('anneal', {'transform': 'foo'}, 'init.transform must be "" or "dense_to_loop", got "foo"'),
         ('anneal', {'transform': 'dense_to_loop'}, 'moments of the dense model do not fit'),
         ('midtrain_32k', {'transform': 'dense_to_loop'}, 'init.transform must be "" except in loop_adapt'),
         ('loop_adapt', {'fold': 'strid'}, 'init.fold "strid" does not exist; did you mean "stride"?'),

@@ -11,7 +11,7 @@ from iquest_jax.model import sizes, transformer
 from iquest_jax.text.tokenizer import Tokenizer
 from iquest_jax.train import state
 
-MODEL = transformer.build(sizes.get('tiny_loop'), 'float32')
+MODEL = transformer.Transformer(sizes.get('tiny_loop'), 'float32')
 
 
 @pytest.fixture(scope='module')

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from iquest_jax.checkpoint.fingerprint import leaf_path
 from iquest_jax.checkpoint.restore import abstract_params
 from iquest_jax.model.sizes import ModelConfig
-from iquest_jax.model.transformer import build
+from iquest_jax.model.transformer import Transformer
 
 DENSE = ModelConfig(
     vocab=61, d_model=24, d_ff=40, layers=3, heads=4, kv_heads=2, head_dim=8, max_context=64, rope_theta=500.0,
@@ -65,7 +65,7 @@ def forward(config, params, tokens, segment_ids=None, positions=None, method='lo
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=QUICK)
 def _apply(config, method, dtype, params, *row):
-  return build(config, dtype).apply({'params': params}, *row, method=method)
+  return Transformer(config, dtype).apply({'params': params}, *row, method=method)
 
 
 def published(model, params):

@@ -19,7 +19,7 @@ KEY = jax.random.key(5)
 
 def dense_params(layers):
   mesh = sharding.make_mesh({'data': 1, 'fsdp': 1, 'context': 1, 'tensor': 1}, jax.devices()[:1])
-  dense = transformer.build(dataclasses.replace(LOOP, loops=1, layers=layers), 'float32')
+  dense = transformer.Transformer(dataclasses.replace(LOOP, loops=1, layers=layers), 'float32')
   return jax.device_get(state.random_params(dense, mesh, 0))
 
 
@@ -33,7 +33,7 @@ def test_a_copy_changes_nothing_and_adds_gates():
 
 
 def test_a_folded_model_is_a_looped_model():
-  model = transformer.build(LOOP, 'float32')
+  model = transformer.Transformer(LOOP, 'float32')
   wanted = jax.eval_shape(lambda: transformer.init_params(model, KEY))
   for rule, layers in (('copy', 2), ('stride', 4), ('mean', 6)):
     folded = fold.dense_to_loop(dense_params(layers), LOOP, rule, KEY)

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from iquest_jax.convert.hf import from_hf
-from iquest_jax.model.transformer import build
+from iquest_jax.model.transformer import Transformer
 
 from tests.model import reference_model
 
@@ -35,7 +35,7 @@ def test_logits_equal_the_golden_ones(name):
   tokens, logits = golden(name)
   config, params = from_hf(GOLDEN / name)
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  forward = jax.jit(lambda *args: build(config, 'float32').apply({'params': params}, *args, method='logits'))
+  forward = jax.jit(lambda *args: Transformer(config, 'float32').apply({'params': params}, *args, method='logits'))
   ours = forward(tokens, jnp.ones_like(positions), positions)
   assert ours.dtype == jnp.float32
   np.testing.assert_allclose(ours, logits, rtol=0, atol=2e-5)

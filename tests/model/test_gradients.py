@@ -10,7 +10,7 @@ import pytest
 
 from iquest_jax.errors import UserError
 from iquest_jax.kernels.cross_entropy import target_logps
-from iquest_jax.model.transformer import REMAT_POLICIES, build
+from iquest_jax.model.transformer import REMAT_POLICIES, Transformer
 
 from tests.model import reference_model
 from tests.model.small_models import DENSE, LOOP, LOOP3, QUICK, RESCALED, published, random_params
@@ -27,7 +27,7 @@ def value_and_gradient(model, params, remat='none'):
 
   def loss(params):
     ids = np.ones((1, T), np.int32), np.arange(T, dtype=np.int32)[None]
-    hidden, _ = build(model, 'float32', remat).apply({'params': params}, TOKENS[None], *ids)
+    hidden, _ = Transformer(model, 'float32', remat).apply({'params': params}, TOKENS[None], *ids)
     return -jnp.mean(target_logps(hidden, params['head'], TARGETS[None], T)[0])
 
   return jax.value_and_grad(loss)(params)
@@ -101,7 +101,7 @@ def test_remat_policies_save_what_their_names_say():
   row = np.ones((1, T), np.int32)
 
   def recomputed(remat):
-    loss = lambda params: jnp.sum(build(LOOP, 'float32', remat).apply({'params': params}, row, row, row)[0])
+    loss = lambda params: jnp.sum(Transformer(LOOP, 'float32', remat).apply({'params': params}, row, row, row)[0])
     return str(jax.make_jaxpr(jax.grad(loss))(random_params(LOOP))).count('dot_general')
 
   counts = {remat: recomputed(remat) for remat in REMAT_POLICIES}

@@ -1,5 +1,7 @@
 """To the model a row is documents by segment and position, and nothing else."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,7 @@ import pytest
 
 from iquest_jax.kernels.gated_attention import Ids, Keys
 from iquest_jax.model.attention import Attention
-from iquest_jax.model.sizes import dense
-from iquest_jax.model.transformer import build
+from iquest_jax.model.transformer import Transformer
 
 from tests.model.small_models import DENSE, LOOP, QUICK, RESCALED, forward, random_params
 
@@ -84,7 +85,7 @@ def test_the_loop_with_one_pass_is_the_dense_model_bit_for_bit():
   _, *row = packed_row()
   params = random_params(LOOP)
   expected = forward(DENSE, without_gates(params), *row)
-  np.testing.assert_array_equal(forward(dense(LOOP), without_gates(params), *row), expected)
+  np.testing.assert_array_equal(forward(dataclasses.replace(LOOP, loops=1), without_gates(params), *row), expected)
   # So is the first of two passes, with gates present.
   first_pass = lambda module, tokens, *ids: module.final_norm(module.layers(module.embedder(tokens), Ids(*ids), None)[0])
   hidden, _ = forward(DENSE, without_gates(params), *row, method=None)
@@ -96,7 +97,7 @@ def test_the_loop_with_one_pass_is_the_dense_model_bit_for_bit():
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_logits(model):
   _, *row = packed_row()
   params = random_params(model)
-  hidden, diagnostics = jax.eval_shape(lambda *args: build(model, 'bfloat16').apply({'params': params}, *args), *row)
+  hidden, diagnostics = jax.eval_shape(lambda *args: Transformer(model, 'bfloat16').apply({'params': params}, *args), *row)
   assert hidden.dtype == jnp.bfloat16 and {leaf.dtype for leaf in diagnostics.values()} <= {jnp.dtype('float32')}
   logits, exact = (forward(model, params, *row, dtype=dtype) for dtype in ('bfloat16', 'float32'))
   assert logits.dtype == jnp.float32

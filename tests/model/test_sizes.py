@@ -11,7 +11,7 @@ import pytest
 from iquest_jax.checkpoint.restore import abstract_params
 from iquest_jax.errors import UserError
 from iquest_jax.model import cost, sizes
-from iquest_jax.model.transformer import build
+from iquest_jax.model.transformer import Transformer
 
 from tests.model.small_models import DENSE, LOOP, LOOP3, RESCALED
 
@@ -41,7 +41,7 @@ def test_visible_pairs_are_those_of_the_mask(length, window):
 def test_forward_flops_are_traced_flops_minus_invisible_pairs(model):
   T = 16
   row = jax.ShapeDtypeStruct((1, T), jnp.int32)
-  apply = lambda params, *args: build(model, 'float32').apply({'params': params}, *args, method='logits')
+  apply = lambda params, *args: Transformer(model, 'float32').apply({'params': params}, *args, method='logits')
   traced = _matmul_flops(jax.make_jaxpr(apply)(abstract_params(model), row, row, row).jaxpr)
   age = np.arange(T)[:, None] - np.arange(T)[None]
   hidden_causal, hidden_local = np.sum(age < 0), np.sum((age < 0) | (age >= model.loop_window))

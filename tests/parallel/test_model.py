@@ -60,7 +60,7 @@ def loss_and_gradients(model, mesh, transport):
   mesh = mesh_of(**MESHES[mesh])
   order = zigzag(T, mesh.shape['context'])
   batch = jax.tree.map(lambda x: x[:, order] if x.ndim == 2 else x, packed())
-  model = transformer.build(MODELS[model], 'float32', 'attention', transport)
+  model = transformer.Transformer(MODELS[model], 'float32', 'attention', transport)
   run = functools.partial(step.gradients, model, num_sources=B, accumulation=1, chunk=T, z_loss=1e-3)
   with jax.set_mesh(mesh):
     where = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(model.config, mesh))

@@ -36,7 +36,7 @@ LOOP_SPECS = DENSE_SPECS | {
 
 @pytest.mark.parametrize(('config', 'expected'), [(DENSE, DENSE_SPECS), (LOOP, LOOP_SPECS)], ids=['dense', 'loop'])
 def test_every_parameter_is_sharded_as_the_table_says(config, expected):
-  model = transformer.build(dataclasses.replace(config, vocab=64), 'float32')
+  model = transformer.Transformer(dataclasses.replace(config, vocab=64), 'float32')
   boxed = jax.eval_shape(lambda: transformer.init_params(model, jax.random.key(0)))
   leaves = jax.tree_util.tree_leaves_with_path(sharding.shardings(boxed, mesh_of(fsdp=2, context=2, tensor=2)))
   assert {'/'.join(key.key for key in path): leaf.spec for path, leaf in leaves} == expected

@@ -28,7 +28,7 @@ OPTIM = ConfigDict(
 def test_carried_moments_stay_and_counts_and_schedule_restart(tmp_path, carries):
   run_folder = RunFolder(tmp_path)
   mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
-  model, tx = transformer.build(MODEL, 'float32'), optim.optimizer(OPTIM, 10)
+  model, tx = transformer.Transformer(MODEL, 'float32'), optim.optimizer(OPTIM, 10)
   abstract = state.abstract_state(model, tx, mesh)
   trained = state.fresh_optimizer(state.random_params(model, mesh, 0), tx, abstract)
   for scale in (1.0, -0.5, 2.0):

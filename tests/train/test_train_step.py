@@ -57,7 +57,7 @@ def gradients_on(mesh_shape, batch, accumulation=1, chunk=8, devices=None):
   order = zigzag(batch.tokens.shape[1], mesh_shape['context'])
   batch = jax.tree.map(lambda x: x[:, order] if x.ndim == 2 else x, batch)
   mesh = sharding.make_mesh(mesh_shape, devices or jax.devices()[: int(np.prod(list(mesh_shape.values())))])
-  model = transformer.build(LOOP, 'float32', 'attention')
+  model = transformer.Transformer(LOOP, 'float32', 'attention')
   with jax.set_mesh(mesh):
     params = state.random_params(model, mesh, seed=3)
     placed = jax.tree.map(jax.device_put, batch, sharding.batch_shardings(mesh))
@@ -113,7 +113,7 @@ def test_chunked_loss_equals_whole_loss(alone):
 
 def test_moments_are_sharded_like_their_parameters():
   mesh = sharding.make_mesh(dict(zip(sharding.AXES, (1, 2, 2, 2))))
-  model = transformer.build(LOOP, 'float32')
+  model = transformer.Transformer(LOOP, 'float32')
   abstract = state.abstract_state(model, optim.optimizer(OPTIM, 10), mesh)
   query = abstract.params['layers']['attention']['query'].sharding.spec
   assert query == jax.sharding.PartitionSpec(None, ('fsdp', 'context'), 'tensor', None)
@@ -182,7 +182,7 @@ def test_tokens_and_visible_pairs_are_counted_per_document():
 
 
 def test_weight_decay_leaves_norms_and_gate_biases_alone():
-  params = state.random_params(transformer.build(LOOP, 'float32'), sharding.make_mesh(ONE, jax.devices()[:1]), 0)
+  params = state.random_params(transformer.Transformer(LOOP, 'float32'), sharding.make_mesh(ONE, jax.devices()[:1]), 0)
   tx = optim.optimizer(OPTIM, 10)
   updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
   moved = {jax.tree_util.keystr(path): bool(np.any(u)) for path, u in jax.tree_util.tree_leaves_with_path(updates)}

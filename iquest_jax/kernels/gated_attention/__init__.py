@@ -6,15 +6,15 @@ compiled for. `attention` and `gated_attention` name their output 'attention_out
 
 import contextlib
 import contextvars
+import functools
 
 import jax
 
 from iquest_jax.kernels.gated_attention import reference
-from iquest_jax.kernels.gated_attention.reference import MASKED, Ids, Keys, join
+from iquest_jax.kernels.gated_attention.reference import Ids, Keys, join
 
 __all__ = [
-    'MASKED', 'Ids', 'Keys', 'attention', 'attention_backward', 'attention_with_lse', 'gated_attention', 'join',
-    'kernels_for',
+    'Ids', 'Keys', 'attention', 'attention_backward', 'attention_with_lse', 'gated_attention', 'join', 'kernels_for',
 ]  # fmt: skip
 
 _target = contextvars.ContextVar('target', default=None)
@@ -47,23 +47,17 @@ def _implementation():
   return reference
 
 
-def attention(q_BTHK, q_ids: Ids, keys: Keys, window: int | None = None):
-  """reference.attention."""
-  return _implementation().attention(q_BTHK, q_ids, keys, window)
+def _of_platform(function):
+  """The function of the same name in the implementation for the platform that is compiled for."""
+
+  @functools.wraps(function)
+  def run(*args):
+    return getattr(_implementation(), function.__name__)(*args)
+
+  return run
 
 
-def attention_with_lse(q_BTHK, q_ids: Ids, keys: Keys, window: int | None = None):
-  """reference.attention_with_lse; only the reference differentiates it, kernels need `attention_backward`."""
-  return _implementation().attention_with_lse(q_BTHK, q_ids, keys, window)
-
-
-def attention_backward(q_BTHK, q_ids: Ids, keys: Keys, d_out_BTHK, lse_BTH, delta_BTH, window: int | None = None):
-  """reference.attention_backward."""
-  return _implementation().attention_backward(q_BTHK, q_ids, keys, d_out_BTHK, lse_BTH, delta_BTH, window)
-
-
-def gated_attention(
-    q_BTHK, q_ids: Ids, far: Keys, near: Keys, gate_logits_BTH, window: int, before: Keys | None = None
-):
-  """reference.gated_attention."""
-  return _implementation().gated_attention(q_BTHK, q_ids, far, near, gate_logits_BTH, window, before)
+attention = _of_platform(reference.attention)
+attention_with_lse = _of_platform(reference.attention_with_lse)
+attention_backward = _of_platform(reference.attention_backward)
+gated_attention = _of_platform(reference.gated_attention)

@@ -48,19 +48,16 @@ def forward(q_ids: Ids, k_ids: Ids, block_q: int, block_k: int, window: int | No
   Rows are in whole blocks. Every query block has at least one pair, so that its output is written.
   """
   work = _work(_summary(q_ids, block_q), _summary(k_ids, block_k), window)
-  forced = ~jnp.any(work, axis=2, keepdims=True) & _is_first(work, 2)
-  return _compact(work, (work > 0) | forced)
+  listed = _listed(work, 2)
+  return _compact(work + _edges(listed, 2, FIRST, LAST), listed)
 
 
 def backward(q_ids: Ids, k_ids: Ids, block_q: int, block_k: int, window: int | None):
   """Pairs ordered by key block, as in `forward`; every query block and every key block has at least one pair."""
   work = _work(_summary(q_ids, block_q), _summary(k_ids, block_k), window)
-  listed = work > 0
-  for axis in (1, 2):
-    # A block without pairs is listed with the first block of the other kind.
-    listed |= ~jnp.any(listed, axis=axis, keepdims=True) & _is_first(work, axis)
-  flags = jnp.where(_first_true(listed, 2), FIRST_Q, 0) + jnp.where(_last_true(listed, 2), LAST_Q, 0)
-  return _compact(jnp.swapaxes(work + flags, 1, 2), jnp.swapaxes(listed, 1, 2), transposed=True)
+  listed = _listed(work, 1, 2)
+  kind = work + _edges(listed, 1, FIRST, LAST) + _edges(listed, 2, FIRST_Q, LAST_Q)
+  return _compact(jnp.swapaxes(kind, 1, 2), jnp.swapaxes(listed, 1, 2), transposed=True)
 
 
 class _Summary(NamedTuple):
@@ -104,16 +101,19 @@ def _work(q: _Summary, k: _Summary, window: int | None):
   return jnp.where(needed, jnp.where(full, ALL, SOME), NOTHING)
 
 
-def _is_first(x, axis):
-  return jax.lax.broadcasted_iota(jnp.int32, x.shape, axis) == 0
+def _listed(work, *axes):
+  """The pairs with work; a block that has none along one of `axes` is listed with the first block of the other kind."""
+  listed = work > 0
+  for axis in axes:
+    first = jax.lax.broadcasted_iota(jnp.int32, work.shape, axis) == 0
+    listed |= ~jnp.any(listed, axis=axis, keepdims=True) & first
+  return listed
 
 
-def _first_true(x, axis):
-  return x & (jax.lax.cumsum(x.astype(jnp.int32), axis=axis) == 1)
-
-
-def _last_true(x, axis):
-  return x & (jax.lax.cumsum(x.astype(jnp.int32), axis=axis, reverse=True) == 1)
+def _edges(listed, axis, first, last):
+  """The flags `first` and `last` for the first and last listed pair along an axis."""
+  count = lambda reverse: jax.lax.cumsum(listed.astype(jnp.int32), axis=axis, reverse=reverse)
+  return jnp.where(listed & (count(False) == 1), first, 0) + jnp.where(listed & (count(True) == 1), last, 0)
 
 
 def _compact(kind, listed, transposed=False):
@@ -125,12 +125,7 @@ def _compact(kind, listed, transposed=False):
   # A stable sort moves listed pairs to the front and keeps their order.
   order = jnp.take_along_axis(jnp.argsort(~listed, axis=1, stable=True), jnp.minimum(n, counts - 1), axis=1)
   outer_block, inner_block = (order // inner).astype(jnp.int32), (order % inner).astype(jnp.int32)
-  kind = jnp.take_along_axis(kind, order, axis=1)
-  change = outer_block[:, 1:] != outer_block[:, :-1]
-  edge = jnp.ones((B, 1), bool)
-  kind += jnp.where(jnp.concatenate([edge, change], axis=1), FIRST, 0)
-  kind += jnp.where(jnp.concatenate([change, edge], axis=1) | (n == counts - 1), LAST, 0)
-  kind = jnp.where(n < counts, kind, NOTHING).astype(jnp.int32)
+  kind = jnp.where(n < counts, jnp.take_along_axis(kind, order, axis=1), NOTHING).astype(jnp.int32)
   q_block, k_block = (inner_block, outer_block) if transposed else (outer_block, inner_block)
   # Only the backward order sets these flags; the forward kernel does not use the indices below.
   latest = jax.lax.cummax(jnp.where(kind & FIRST_Q > 0, n, 0), axis=1)

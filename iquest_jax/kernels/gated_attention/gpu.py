@@ -10,10 +10,10 @@ Such a kernel shows each query one interval of its keys. Intervals can express a
 
 The local stream of whole rows would be T x T in the backward pass, so it is cut into blocks of queries with the keys of
 their own block and the one before. cuDNN, as jax binds it, needs a bound on the documents of a row and sorted documents, so
-it is not used. What no kernel takes runs as the reference, and the log gives each reason once.
+it is not used. What no kernel supports runs as the reference, and the log gives each reason once.
 
-The backward pass keeps the inputs, the output and one float32 [B, T, H] of statistics, named 'attention_output' and
-'attention_lse' for remat policies.
+The backward pass keeps the inputs, the intervals, the output and one float32 [B, T, H] of statistics; the last two are
+named 'attention_output' and 'attention_lse' for remat policies.
 
 Legend: B batch, T query positions, S key positions, H query heads, G key/value heads, K head size.
 """
@@ -28,10 +28,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from absl import flags
-from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax.kernels.gated_attention import reference
-from iquest_jax.kernels.gated_attention.reference import MASKED, Ids, Keys, join
+from iquest_jax.kernels.gated_attention.reference import MASKED, Ids, Keys, inner, join, like, save
 
 log = logging.getLogger(__name__)
 
@@ -120,26 +119,23 @@ def _tokamax() -> Library | str:
 @_or_reference
 def attention(q_BTHK, q_ids: Ids, keys: Keys, window: int | None = None, *, library: Library):
   """reference.attention."""
-  return _attention(q_BTHK, q_ids, keys, window, _same_rows(q_ids, keys, window), library)
+  return _attention(q_BTHK, keys.k, keys.v, _seen(q_ids, keys.ids, window), library)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _attention(q_BTHK, q_ids, keys, window, same_rows, library):
-  return _attention_forward(q_BTHK, q_ids, keys, window, same_rows, library)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attention(q_BTHK, k_BSGK, v_BSGK, seen, library):
+  return _attention_forward(q_BTHK, k_BSGK, v_BSGK, seen, library)[0]
 
 
-def _attention_forward(q_BTHK, q_ids, keys, window, same_rows, library):
-  out_BTHK, lse_BTH = _save(*_attend(q_BTHK, keys.k, keys.v, _seen(q_ids, keys.ids, window, same_rows), library))
-  return out_BTHK, (q_BTHK, q_ids, keys, out_BTHK, lse_BTH)
+def _attention_forward(q_BTHK, k_BSGK, v_BSGK, seen, library):
+  out_BTHK, lse_BTH = save(*_attend(q_BTHK, k_BSGK, v_BSGK, seen, library))
+  return out_BTHK, (q_BTHK, k_BSGK, v_BSGK, seen, out_BTHK, lse_BTH)
 
 
-def _attention_backward(window, same_rows, library, saved, d_out_BTHK):
-  q_BTHK, q_ids, keys, out_BTHK, lse_BTH = saved
-  seen = _seen(q_ids, keys.ids, window, same_rows)
-  delta_BTH = _inner(d_out_BTHK, out_BTHK)
-  grads = _gradients(q_BTHK, keys.k, keys.v, d_out_BTHK, lse_BTH, delta_BTH, seen, library)
-  dq, dk, dv = _like(grads, (q_BTHK, keys.k, keys.v))
-  return dq, None, Keys(dk, dv, None)
+def _attention_backward(library, saved, d_out_BTHK):
+  *inputs, seen, out_BTHK, lse_BTH = saved
+  grads = _gradients(*inputs, d_out_BTHK, lse_BTH, inner(d_out_BTHK, out_BTHK), seen, library)
+  return *like(grads, inputs), None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
@@ -148,7 +144,7 @@ _attention.defvjp(_attention_forward, _attention_backward)
 @_or_reference
 def attention_with_lse(q_BTHK, q_ids: Ids, keys: Keys, window: int | None = None, *, library: Library):
   """reference.attention_with_lse, not differentiable; its gradient is `attention_backward`."""
-  return _attend(q_BTHK, keys.k, keys.v, _seen(q_ids, keys.ids, window, _same_rows(q_ids, keys, window)), library)
+  return _attend(q_BTHK, keys.k, keys.v, _seen(q_ids, keys.ids, window), library)
 
 
 @_or_reference
@@ -156,7 +152,7 @@ def attention_backward(
     q_BTHK, q_ids: Ids, keys: Keys, d_out_BTHK, lse_BTH, delta_BTH, window: int | None = None, *, library: Library
 ):
   """reference.attention_backward, except that each gradient is rounded to the dtype of its input."""
-  seen = _seen(q_ids, keys.ids, window, _same_rows(q_ids, keys, window))
+  seen = _seen(q_ids, keys.ids, window)
   return _gradients(q_BTHK, keys.k, keys.v, d_out_BTHK, lse_BTH, delta_BTH, seen, library)
 
 
@@ -173,50 +169,47 @@ def gated_attention(
     library: Library,
 ):
   """reference.gated_attention."""
-  same_rows = _same_rows(q_ids, far, None)
   in_blocks = near.ids is q_ids and before is None and window <= BLOCK
-  return _gated(q_BTHK, q_ids, far, near, gate_logits_BTH, before, window, same_rows, in_blocks, library)
+  near = near if before is None else join(before, near)
+  return _gated(q_BTHK, q_ids, far[:2], _seen(q_ids, far.ids, None), near, gate_logits_BTH, window, in_blocks, library)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9))
-def _gated(q_BTHK, q_ids, far, near, gate_logits_BTH, before, window, same_rows, in_blocks, library):
-  return _gated_forward(
-      q_BTHK, q_ids, far, near, gate_logits_BTH, before, window, same_rows, in_blocks, library
-  )[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _gated(q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, window, in_blocks, library):
+  return _gated_forward(q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, window, in_blocks, library)[0]
 
 
-def _gated_forward(q_BTHK, q_ids, far, near, gate_logits_BTH, before, window, same_rows, in_blocks, library):
-  layout = _Layout.of(q_ids, near.ids, before and before.ids, window, in_blocks)
-  global_BTHK, lse_BTH = _attend(q_BTHK, far.k, far.v, _seen(q_ids, far.ids, None, same_rows), library)
-  local_BTHK, _ = layout.attend(q_BTHK, *layout.keys(near[:2], before and before[:2]), library)
+def _gated_forward(q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, window, in_blocks, library):
+  layout = _Layout.of(q_ids, near.ids, window, in_blocks)
+  global_BTHK, lse_BTH = _attend(q_BTHK, *far, far_seen, library)
+  local_BTHK, _ = layout.attend(q_BTHK, *layout.keys(near[:2]), library)
   gate_BTH1 = jax.nn.sigmoid(gate_logits_BTH)[..., None]
   out_BTHK = gate_BTH1 * global_BTHK + (1 - gate_BTH1) * local_BTHK
-  out_BTHK, lse_BTH = _save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
-  return out_BTHK, (q_BTHK, q_ids, far, near, gate_logits_BTH, before, out_BTHK, lse_BTH)
+  out_BTHK, lse_BTH = save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
+  return out_BTHK, (q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, out_BTHK, lse_BTH)
 
 
-def _gated_backward(window, same_rows, in_blocks, library, saved, d_out_BTHK):
+def _gated_backward(window, in_blocks, library, saved, d_out_BTHK):
   """Neither stream's output is saved: the local one is cheap to recompute, and the mix minus it is the global one."""
-  q_BTHK, q_ids, far, near, gate_logits_BTH, before, out_BTHK, lse_BTH = saved
-  layout = _Layout.of(q_ids, near.ids, before and before.ids, window, in_blocks)
-  (near_k, near_v), pull = jax.vjp(layout.keys, near[:2], before and before[:2])
+  q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, out_BTHK, lse_BTH = saved
+  layout = _Layout.of(q_ids, near.ids, window, in_blocks)
+  (near_k, near_v), pull = jax.vjp(layout.keys, near[:2])
   local_BTHK, local_lse = layout.attend(q_BTHK, near_k, near_v, library)
   gate_BTH = jax.nn.sigmoid(gate_logits_BTH)
   # Deltas of the two streams, each with its share of the gate: they sum to d_out * out.
-  local_delta_BTH = (1 - gate_BTH) * _inner(d_out_BTHK, local_BTHK)
-  delta_BTH = _inner(d_out_BTHK, out_BTHK) - local_delta_BTH
+  local_delta_BTH = (1 - gate_BTH) * inner(d_out_BTHK, local_BTHK)
+  delta_BTH = inner(d_out_BTHK, out_BTHK) - local_delta_BTH
   weighted = lambda weight_BTH: (weight_BTH[..., None] * d_out_BTHK).astype(d_out_BTHK.dtype)
-  seen = _seen(q_ids, far.ids, None, same_rows)
-  dq, dk, dv = _gradients(q_BTHK, far.k, far.v, weighted(gate_BTH), lse_BTH, delta_BTH, seen, library)
+  dq, *d_far = _gradients(q_BTHK, *far, weighted(gate_BTH), lse_BTH, delta_BTH, far_seen, library)
   # This delta is that of the gradient as rounded for the kernel, so that their rounding errors cancel.
   local_d_out = weighted(1 - gate_BTH)
   local_dq, *d_near = layout.gradients(
-      q_BTHK, near_k, near_v, local_d_out, local_lse, _inner(local_d_out, local_BTHK), library
+      q_BTHK, near_k, near_v, local_d_out, local_lse, inner(local_d_out, local_BTHK), library
   )
-  d_near, d_before = pull(_like(d_near, (near_k, near_v)))
-  dq, dk, dv = _like((dq + local_dq, dk, dv), (q_BTHK, far.k, far.v))
+  (d_near,) = pull(like(d_near, (near_k, near_v)))
+  dq, *d_far = like((dq + local_dq, *d_far), (q_BTHK, *far))
   d_logits_BTH = (1 - gate_BTH) * delta_BTH - gate_BTH * local_delta_BTH
-  return dq, None, Keys(dk, dv, None), Keys(*d_near, None), d_logits_BTH, before and Keys(*d_before, None)
+  return dq, None, tuple(d_far), None, Keys(*d_near, None), d_logits_BTH
 
 
 _gated.defvjp(_gated_forward, _gated_backward)
@@ -227,7 +220,6 @@ class _Layout(NamedTuple):
 
   Attributes:
     in_blocks: whether rows are cut into blocks of BLOCK queries, each with the keys of its own block and the one before.
-      Otherwise the keys are those of `before`, if any, and all of `near`.
     length: T.
     seen: of the queries and keys in this layout; [B x blocks, BLOCK] and [B x blocks, 2 BLOCK] if in blocks.
   """
@@ -237,10 +229,9 @@ class _Layout(NamedTuple):
   seen: '_Seen'
 
   @classmethod
-  def of(cls, q_ids: Ids, near_ids: Ids, before_ids: Ids | None, window: int, in_blocks: bool):
+  def of(cls, q_ids: Ids, near_ids: Ids, window: int, in_blocks: bool):
     layout = cls(in_blocks, q_ids.positions.shape[1], None)
-    k_ids = layout.keys(near_ids, before_ids)
-    return layout._replace(seen=_seen(jax.tree.map(layout.queries, q_ids), k_ids, window, same_rows=False))
+    return layout._replace(seen=_seen_among(jax.tree.map(layout.queries, q_ids), layout.keys(near_ids), window))
 
   def queries(self, x_BT):
     return _whole_tiles(x_BT).reshape(-1, BLOCK, *x_BT.shape[2:]) if self.in_blocks else x_BT
@@ -249,10 +240,10 @@ class _Layout(NamedTuple):
     """Undoes `queries`."""
     return x.reshape(batch, -1, *x.shape[2:])[:, : self.length]
 
-  def keys(self, near, before):
-    """Ids, or a pair of keys and values, as the kernels take them; `before` is None or like `near`."""
+  def keys(self, near):
+    """Ids, or a pair of keys and values, as the kernels take them."""
     if not self.in_blocks:
-      return near if before is None else join(before, near)
+      return near
 
     def with_block_before(x):
       own = _whole_tiles(x).reshape(x.shape[0], -1, BLOCK, *x.shape[2:])
@@ -289,12 +280,8 @@ class _Seen(NamedTuple):
   some: jax.Array
 
 
-def _same_rows(q_ids, keys: Keys, window) -> bool:
-  return q_ids is keys.ids and window is None
-
-
-def _seen(q_ids: Ids, k_ids: Ids, window: int | None, same_rows: bool) -> _Seen:
-  return _seen_along(q_ids) if same_rows else _seen_among(q_ids, k_ids, window)
+def _seen(q_ids: Ids, k_ids: Ids, window: int | None) -> _Seen:
+  return _seen_along(q_ids) if q_ids is k_ids and window is None else _seen_among(q_ids, k_ids, window)
 
 
 def _seen_along(ids: Ids) -> _Seen:
@@ -345,7 +332,7 @@ def _gradients(q_BTHK, k_BSGK, v_BSGK, d_out_BTHK, lse_BTH, delta_BTH, seen: _Se
   # row, so the output of this part does not give it. Any vector with that product will do: this one is along the gradient.
   d_out_BTHK = d_out_BTHK.astype(v.dtype)
   exact_BTHK = d_out_BTHK.astype(jnp.float32)
-  square_BTH = _inner(exact_BTHK, exact_BTHK)
+  square_BTH = inner(exact_BTHK, exact_BTHK)
   tiny = jnp.finfo(jnp.float32).tiny
   along_BTH = jnp.where(square_BTH > tiny, delta_BTH / jnp.maximum(square_BTH, tiny), 0)
   out = _whole_tiles(along_BTH[..., None] * exact_BTHK)
@@ -381,15 +368,3 @@ def _whole_tiles(x_BT, value=0):
 
 def _take(x_BSGK, order_BS):
   return jnp.take_along_axis(x_BSGK, order_BS[..., None, None], axis=1)
-
-
-def _inner(x_BTHK, y_BTHK):
-  return jnp.sum(x_BTHK.astype(jnp.float32) * y_BTHK.astype(jnp.float32), axis=-1)
-
-
-def _like(grads, values):
-  return tuple(grad.astype(value.dtype) for grad, value in zip(grads, values))
-
-
-def _save(out_BTHK, lse_BTH):
-  return checkpoint_name(out_BTHK, 'attention_output'), checkpoint_name(lse_BTH, 'attention_lse')

@@ -47,6 +47,21 @@ def join(*parts):
   return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=1), *parts)
 
 
+def save(out_BTHK, *lses):
+  """Names what the backward pass of a kernel keeps, for remat policies."""
+  return checkpoint_name(out_BTHK, 'attention_output'), *(checkpoint_name(lse, 'attention_lse') for lse in lses)
+
+
+def inner(x_BTHK, y_BTHK):
+  """Sum over K of x * y, float32 [B, T, H]; delta if these are the output and its gradient."""
+  return jnp.sum(x_BTHK.astype(jnp.float32) * y_BTHK.astype(jnp.float32), axis=-1)
+
+
+def like(grads, values):
+  """Gradients in the dtypes of what they belong to."""
+  return tuple(grad.astype(value.dtype) for grad, value in zip(grads, values))
+
+
 def _visible(q_ids, k_ids, window):
   """bool [B, 1, 1, T, S]."""
   age = q_ids.positions[:, :, None] - k_ids.positions[:, None, :]
@@ -55,19 +70,6 @@ def _visible(q_ids, k_ids, window):
   if window is not None:
     visible &= age < window
   return visible[:, None, None]
-
-
-def _attend(q_BGRCK, k_BGSK, v_BGSK, visible):
-  """One block of queries: (out, log of the softmax sum); scores, statistics and sums in float32."""
-  scores = jnp.einsum('bgrtk,bgsk->bgrts', q_BGRCK, k_BGSK, preferred_element_type=jnp.float32)
-  scores = jnp.where(visible, scores / math.sqrt(q_BGRCK.shape[-1]), MASKED)
-  # The maximum cancels out of the result, so its gradient is not worth a pass over the scores.
-  top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-  weights = jnp.exp(scores - top)
-  total = jnp.sum(weights, axis=-1)
-  # Rounding the weights to the dtype of the values would also round their gradient and what is subtracted from it.
-  out = jnp.einsum('bgrts,bgsk->bgrtk', weights, v_BGSK.astype(jnp.float32))
-  return out / total[..., None], top[..., 0] + jnp.log(total)
 
 
 def _split(x_BT):
@@ -84,6 +86,8 @@ def _unsplit(x, T):
 def attention_with_lse(q_BTHK, q_ids: Ids, keys: Keys, window: int | None = None):
   """`attention` and the log of its softmax sum, from which results over different keys can be combined.
 
+  Only this implementation can be differentiated; the gradient of the others is `attention_backward`.
+
   Returns:
     (out [B, T, H, K] in the dtype of q, lse float32 [B, T, H]); a query that sees none of the keys has out 0 and lse
     MASKED, so it has no weight beside keys that it does see.
@@ -96,7 +100,16 @@ def attention_with_lse(q_BTHK, q_ids: Ids, keys: Keys, window: int | None = None
     q_BCHK, block_ids = args
     visible = _visible(block_ids, keys.ids, window)
     q_BGRCK = jnp.moveaxis(q_BCHK.reshape(B, -1, G, H // G, K), 1, 3)
-    out_BGRCK, lse_BGRC = _attend(q_BGRCK, k_BGSK, v_BGSK, visible)
+    # Scores, statistics and sums are float32.
+    scores = jnp.einsum('bgrtk,bgsk->bgrts', q_BGRCK, k_BGSK, preferred_element_type=jnp.float32)
+    scores = jnp.where(visible, scores / math.sqrt(K), MASKED)
+    # The maximum cancels out of the result, so its gradient is not worth a pass over the scores.
+    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - top)
+    total = jnp.sum(weights, axis=-1)
+    # Rounding the weights to the dtype of the values would also round their gradient and what is subtracted from it.
+    out_BGRCK = jnp.einsum('bgrts,bgsk->bgrtk', weights, v_BGSK.astype(jnp.float32)) / total[..., None]
+    lse_BGRC = top[..., 0] + jnp.log(total)
     seen = jnp.any(visible, axis=-1)
     out_BGRCK, lse_BGRC = jnp.where(seen[..., None], out_BGRCK, 0), jnp.where(seen, lse_BGRC, MASKED)
     out_BCHK = jnp.moveaxis(out_BGRCK, 3, 1).reshape(B, -1, H, K).astype(q_BTHK.dtype)

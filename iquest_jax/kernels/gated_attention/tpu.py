@@ -13,38 +13,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax.kernels.gated_attention import block_pairs, tpu_backward, tpu_forward
-from iquest_jax.kernels.gated_attention.reference import Ids, Keys
+from iquest_jax.kernels.gated_attention.reference import Ids, Keys, inner, save
 from iquest_jax.kernels.gated_attention.tpu_common import DEFAULT, HALO, Near, Options
 
 # A device holds an early and a late chunk of a split row (batch.zigzag), and a halo has a part for each.
 CHUNKS = 2
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def attention(q_BTHK, q_ids: Ids, keys: Keys, window: int | None = None, options: Options = DEFAULT):
   """reference.attention."""
-  return _attention_forward(q_BTHK, q_ids, keys, window, options)[0]
-
-
-def _attention_forward(q_BTHK, q_ids, keys, window, options):
-  rows = _Rows.of(q_BTHK, keys, None, options)
-  out, lse = rows.forward(q_BTHK, q_ids, keys, None, window)
-  out_BTHK, lse = _save(rows.unpad(out), lse)
-  return out_BTHK, (q_BTHK, q_ids, keys, out_BTHK, lse)
-
-
-def _attention_backward(window, options, saved, d_out_BTHK):
-  q_BTHK, q_ids, keys, out_BTHK, lse = saved
-  rows = _Rows.of(q_BTHK, keys, None, options)
-  delta, dtypes = rows.to_lanes(_inner(d_out_BTHK, out_BTHK)), (q_BTHK.dtype, keys.k.dtype)
-  dq, dk, dv = rows.backward(q_BTHK, q_ids, keys, d_out_BTHK, lse, delta, None, window, dtypes)
-  return dq, None, Keys(dk, dv, None)
-
-
-attention.defvjp(_attention_forward, _attention_backward)
+  return _attention(q_BTHK, q_ids, keys, None, None, None, window, options)
 
 
 def attention_with_lse(q_BTHK, q_ids: Ids, keys: Keys, window: int | None = None, options: Options = DEFAULT):
@@ -92,35 +72,38 @@ def gated_attention(
     raise ValueError(f'gated_attention: window must be in [1, {HALO}] on a TPU, got {window}')
   if near.ids is not q_ids:
     raise ValueError("gated_attention: near keys must be the queries' own rows on a TPU; pass q_ids as near.ids")
-  return _gated(q_BTHK, q_ids, far, near, gate_logits_BTH, before, window, options)
+  return _attention(q_BTHK, q_ids, far, near, gate_logits_BTH, before, window, options)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
-def _gated(q_BTHK, q_ids, far, near, gate_logits_BTH, before, window, options):
-  return _gated_forward(q_BTHK, q_ids, far, near, gate_logits_BTH, before, window, options)[0]
+def _attention(q_BTHK, q_ids, far, near, gate_logits_BTH, before, window, options):
+  """Both kinds of attention; `near`, the logits and `before` are None if there is only one stream."""
+  return _attention_forward(q_BTHK, q_ids, far, near, gate_logits_BTH, before, window, options)[0]
 
 
-def _gated_forward(q_BTHK, q_ids, far, near, gate_logits_BTH, before, window, options):
+def _attention_forward(q_BTHK, q_ids, far, near, gate_logits_BTH, before, window, options):
   rows = _Rows.of(q_BTHK, far, before, options)
   out, *lses = rows.forward(q_BTHK, q_ids, far, _near_stream(rows, gate_logits_BTH, near, before), window)
-  out_BTHK, *lses = _save(rows.unpad(out), *lses)
+  out_BTHK, *lses = save(rows.unpad(out), *lses)
   return out_BTHK, (q_BTHK, q_ids, far, near, gate_logits_BTH, before, out_BTHK, lses)
 
 
-def _gated_backward(window, options, saved, d_out_BTHK):
-  q_BTHK, q_ids, far, near, gate_logits_BTH, before, out_BTHK, (lse, near_lse) = saved
+def _attention_backward(window, options, saved, d_out_BTHK):
+  q_BTHK, q_ids, far, near, gate_logits_BTH, before, out_BTHK, (lse, *near_lse) = saved
   rows = _Rows.of(q_BTHK, far, before, options)
   stream, pull = jax.vjp(functools.partial(_near_stream, rows), gate_logits_BTH, near, before)
-  delta, dtypes = rows.to_lanes(_inner(d_out_BTHK, out_BTHK)), (q_BTHK.dtype, far.k.dtype)
-  dq, dk, dv, d_gate, *d_keys = rows.backward(
-      q_BTHK, q_ids, far, d_out_BTHK, lse, delta, stream._replace(lse=near_lse), window, dtypes
+  delta, dtypes = rows.to_lanes(inner(d_out_BTHK, out_BTHK)), (q_BTHK.dtype, far.k.dtype)
+  dq, dk, dv, *d_stream = rows.backward(
+      q_BTHK, q_ids, far, d_out_BTHK, lse, delta, stream and stream._replace(lse=near_lse[0]), window, dtypes
   )
+  if near is None:
+    return dq, None, Keys(dk, dv, None), None, None, None
   no_tangent = np.zeros(stream.ids.shape, jax.dtypes.float0)
-  d_logits, d_near, d_before = pull(Near(d_gate, None, *d_keys, no_tangent))
+  d_logits, d_near, d_before = pull(Near(d_stream[0], None, *d_stream[1:], no_tangent))
   return dq, None, Keys(dk, dv, None), d_near, d_logits, d_before
 
 
-_gated.defvjp(_gated_forward, _gated_backward)
+_attention.defvjp(_attention_forward, _attention_backward)
 
 
 def _of_part(options: Options, q_ids, keys) -> Options:
@@ -186,7 +169,8 @@ class _Rows(NamedTuple):
     # The ring passes a gradient that may be more exact than what it is multiplied with.
     d_out_BTHK = d_out_BTHK.astype(keys.v.dtype)
     q, k, v, d_out = _heads_first(self.pad(q_BTHK), self.pad_keys(keys.k), self.pad_keys(keys.v), self.pad(d_out_BTHK))
-    T, most = q.shape[2], tpu_backward.most_rows(q.shape[1], k.shape[1], q.shape[3], o)
+    H, T, K = q.shape[1:]
+    most = o.resident_bytes // (H // k.shape[1] * K * 4) // o.block_q * o.block_q
 
     def launch(start, dk_dtype):
       """On the rows from `start` to `start + most`."""
@@ -212,7 +196,9 @@ class _Rows(NamedTuple):
     return self.unpad(dq), unpad_keys(dk), unpad_keys(dv), *d_near
 
 
-def _near_stream(rows: _Rows, gate_logits_BTH, near: Keys, before: Keys | None) -> Near:
+def _near_stream(rows: _Rows, gate_logits_BTH, near: Keys | None, before: Keys | None) -> Near | None:
+  if near is None:
+    return None
   blocks = lambda x: x.reshape(x.shape[0], -1, rows.options.block_q, *x.shape[2:])
   halo = _before_blocks(rows, near, before)
   flat = lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])
@@ -223,12 +209,6 @@ def _near_stream(rows: _Rows, gate_logits_BTH, near: Keys, before: Keys | None) 
 
 def _before_blocks(rows: _Rows, near: Keys, before: Keys | None) -> Keys:
   """The HALO rows before each block of queries, each array [B, blocks, HALO, ...]."""
-
-  def inside(x):
-    """Before each block of a chunk except its first."""
-    x = rows.pad(x)
-    x = x.reshape(x.shape[0], rows.chunks, -1, rows.options.block_q, *x.shape[2:])
-    return x[:, :, :-1, -HALO:]
 
   def preceding(x):
     """Before each chunk, zeros before the first."""
@@ -246,17 +226,15 @@ def _before_blocks(rows: _Rows, near: Keys, before: Keys | None) -> Keys:
     real = given(before.ids.segment_ids) != 0
     pick = lambda x, other: jnp.where(real.reshape(real.shape + (1,) * (x.ndim - 2)), given(x), other)
     first = jax.tree.map(pick, before, first)
-  put_first = lambda first, x: jnp.concatenate([first[:, :, None], inside(x)], axis=2)
-  return jax.tree.map(lambda first, x: (y := put_first(first, x)).reshape(y.shape[0], -1, *y.shape[3:]), first, near)
+
+  def before_each(first, x):
+    x = rows.pad(x)
+    x = x.reshape(x.shape[0], rows.chunks, -1, rows.options.block_q, *x.shape[2:])
+    x = jnp.concatenate([first[:, :, None], x[:, :, :-1, -HALO:]], axis=2)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])
+
+  return jax.tree.map(before_each, first, near)
 
 
 def _heads_first(*arrays):
   return tuple(jnp.swapaxes(x, 1, 2) for x in arrays)
-
-
-def _inner(d_out_BTHK, out_BTHK):
-  return jnp.sum(d_out_BTHK.astype(jnp.float32) * out_BTHK.astype(jnp.float32), axis=-1)
-
-
-def _save(out_BTHK, *lses):
-  return checkpoint_name(out_BTHK, 'attention_output'), *(checkpoint_name(lse, 'attention_lse') for lse in lses)

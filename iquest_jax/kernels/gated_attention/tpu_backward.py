@@ -30,11 +30,6 @@ from iquest_jax.kernels.gated_attention.tpu_forward import around
 _TINY = 1e-30
 
 
-def most_rows(H: int, G: int, K: int, options: tpu_common.Options) -> int:
-  """Query rows that one launch can take."""
-  return options.resident_bytes // (H // G * K * 4) // options.block_q * options.block_q
-
-
 def backward(
     q, k, v, d_out, lse, delta, q_ids, k_ids, pairs, count, near: tpu_common.Near | None, window, dtypes, options
 ):

@@ -32,7 +32,7 @@ class Options(NamedTuple):
     interpret: False on a TPU; True, or pltpu.InterpretParams, elsewhere.
     seen: share of the pairs that is visible if a row is one document, for the cost that a kernel declares: half of a causal
       row, and also of a zigzag part of it against the whole.
-    resident_bytes: vector memory for dq of the heads that share a key/value head; longer rows are split (backward).
+    resident_bytes: vector memory for dq, float32, of the heads that share a key/value head; longer rows are split.
   """
 
   block_q: int = 512

@@ -56,10 +56,7 @@ def forward(q, k, v, q_ids, k_ids, pairs, count, near: tpu_common.Near | None, w
       cost_estimate=pl.CostEstimate(
           flops=4 * B * H * visible_pairs * K,
           transcendentals=B * H * visible_pairs,
-          bytes_accessed=q.dtype.itemsize
-          * B
-          * H
-          * (2 * T * K * (1 + streams) + 2 * K * (visible_pairs // options.block_q)),
+          bytes_accessed=q.dtype.itemsize * B * H * 2 * K * (T * (1 + streams) + visible_pairs // options.block_q),
       ),
       interpret=options.interpret,
       name='attention_forward' if near is None else 'gated_attention_forward',
@@ -71,28 +68,28 @@ def _specs(R, K, gated, options):
   block_q, block_k = options.block_q, options.block_k
   # Plain //, which rounds down for signed numbers, does not lower for a TPU that is only a compile target.
   group = lambda h: jax.lax.div(h, jnp.int32(R))
-  rows = lambda b, h, n, q_block, k_block, kind: (b, h, q_block[b, n], 0)
-  keys = lambda b, h, n, q_block, k_block, kind: (b, group(h), k_block[b, n], 0)
-  own_keys = lambda b, h, n, q_block, k_block, kind: (b, group(h), q_block[b, n], 0)
-  lanes = lambda b, h, n, q_block, k_block, kind: (b, h, 0, q_block[b, n])
-  row_spec = pl.BlockSpec((None, None, block_q, K), rows)
-  key_spec = pl.BlockSpec((None, None, block_k, K), keys)
-  lane_spec = pl.BlockSpec((None, None, 1, block_q), lanes)
+
+  def spec(shape, index):
+    return pl.BlockSpec(shape, lambda b, h, n, q_block, k_block, kind: index(b, h, q_block[b, n], k_block[b, n]))
+
+  row_spec = spec((None, None, block_q, K), lambda b, h, q, k: (b, h, q, 0))
+  key_spec = spec((None, None, block_k, K), lambda b, h, q, k: (b, group(h), k, 0))
+  lane_spec = spec((None, None, 1, block_q), lambda b, h, q, k: (b, h, 0, q))
   in_specs = [
       row_spec,
       key_spec,
       key_spec,
-      pl.BlockSpec((None, 2, block_q), lambda b, h, n, q_block, k_block, kind: (b, 0, q_block[b, n])),
-      pl.BlockSpec((None, 2, block_k), lambda b, h, n, q_block, k_block, kind: (b, 0, k_block[b, n])),
+      spec((None, 2, block_q), lambda b, h, q, k: (b, 0, q)),
+      spec((None, 2, block_k), lambda b, h, q, k: (b, 0, k)),
   ]
-  if not gated:
-    return in_specs, [row_spec, lane_spec]
-  own_spec, halo_spec = (pl.BlockSpec((None, None, length, K), own_keys) for length in (block_q, HALO))
-  ids_spec = pl.BlockSpec(
-      (None, None, 2, HALO + block_q), lambda b, h, n, q_block, k_block, kind: (b, q_block[b, n], 0, 0)
-  )
-  in_specs += [lane_spec, own_spec, own_spec, halo_spec, halo_spec, ids_spec]
-  return in_specs, [row_spec, lane_spec, lane_spec]
+  out_specs = [row_spec, lane_spec]
+  if gated:
+    own_keys = lambda b, h, q, k: (b, group(h), q, 0)
+    own_spec, halo_spec = (spec((None, None, length, K), own_keys) for length in (block_q, HALO))
+    ids_spec = spec((None, None, 2, HALO + block_q), lambda b, h, q, k: (b, q, 0, 0))
+    in_specs += [lane_spec, own_spec, own_spec, halo_spec, halo_spec, ids_spec]
+    out_specs += [lane_spec]
+  return in_specs, out_specs
 
 
 def _kernel(q_block, k_block, kind, q, k, v, q_ids, k_ids, *refs, window, chunk, streams):
