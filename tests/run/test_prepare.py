@@ -8,8 +8,9 @@ import pytest
 
 from iquest_jax.run_folder import RunFolder
 
+from tests.processes import refusal
 from tests.run import helpers as run_helpers
-from tests.run.helpers import SAVE_EVERY, VOCAB, killed_at, refusal, steps_of, train
+from tests.run.helpers import SAVE_EVERY, VOCAB, killed_at, steps_of, train
 
 SOURCES = ('code', 'facts', 'web_text')
 # The stage's own mixture; these steps draw from all of its sources.
