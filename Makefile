@@ -1,6 +1,6 @@
-# The two commands are `make demo` and `make test`; each sets up what it needs.
+# `make demo` and `make test` set up whatever they need.
 PYTHON ?= python3
-# Another PYTHON gets an environment of its own, so that `make test PYTHON=python3.12` tests what it says.
+# Each PYTHON has an environment of its own, so that `make test PYTHON=python3.12` tests that version.
 VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 SIZE ?= tiny_loop
@@ -19,7 +19,7 @@ $(STAMP): setup.py
 	$(BIN)/python -m pip install --quiet --editable .[test]
 	touch $@
 
-# libtpu compiles for TPUs that are not there; a demo needs none of its 200 MB.
+# Tests compile for TPUs with libtpu (200 MB), which the demo does not need. It needs no TPU.
 TPU_STAMP := $(VENV)/.installed-libtpu
 $(TPU_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable .[test,tpu]
@@ -37,7 +37,7 @@ test: lint $(TPU_STAMP)
 test-long: lint $(TPU_STAMP)
 	$(BIN)/python -m pytest tests --ignore=tests/peers -n 2 -q
 
-# The other implementations live in an environment of their own; only two small scripts run there.
+# Other implementations have an environment of their own, in which only two small scripts run.
 PEERS := $(VENV)-peers
 $(PEERS)/.installed: Makefile
 	$(PYTHON) -m venv $(PEERS)

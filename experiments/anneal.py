@@ -2,30 +2,30 @@
 
   python -m launch.tpu --exp=anneal:size=14b --workdir=DIR
 
+Expected seconds per step on v5p-512: 7b 3.1, 14b 6.1, 40b 17.1, 40b_loop 34.4 (compiled, not run).
+Expected held-out loss of `make demo`: tiny_loop 3.189 -> 3.004.
 Source: IQuest-Coder-V1 report, section on pre-training, annealing on high-quality code.
 """
 
-from experiments import chain, common, mixtures
-from iquest_jax.config import from_stage
+from experiments import common, mixtures
 
 
 def get_config(arg: str = ''):
-  run = common.arguments(arg)
-  config = common.base('anneal', run)
+  config, run = common.base('anneal', arg)
 
-  # ours: the moments go on, so that the decay continues pre-training instead of starting it anew.
-  config.init = from_stage(chain.parent('anneal', run.size), carry=('params', 'optimizer'))
+  # ours: keeps the AdamW moments, so that the decay continues pre-training instead of restarting it.
+  config.init.carry = ('params', 'optimizer')
 
   config.data.context = run.pick(full=8192, tiny=128)  # ours: as in pre-training
 
   config.train.batch_rows = run.pick(full=512, tiny=16)  # ours: as in pre-training
   tokens = mixtures.tokens(mixtures.ANNEAL)
-  config.train.steps = run.pick(full=common.steps(tokens, 512, 8192), tiny=60)
+  config.train.steps = run.pick(full=common.steps(config, tokens), tiny=60)
   config.data.mixture = mixtures.staged(config.train.steps, mixtures.ANNEAL)
 
-  # ours: starts at the pre-training rate (looped: at loop_adapt's) and falls to a tenth.
+  # ours: starts at the rate of pre-training (looped: of loop_adapt) and falls to a tenth.
   peak = run.pick(full={'7b': 3e-4, '14b': 2e-4, '40b': 1.5e-4}, tiny=2e-3)
   if run.size == '40b_loop':
     peak = 5e-5
-  config.optim.update(common.schedule('wsd', peak, warmup=0.0, decay=0.9, floor=0.1))
+  config.optim.update(schedule='wsd', peak_lr=peak, warmup=0.0, decay=0.9, floor=0.1)
   return common.finish(config, run)

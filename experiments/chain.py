@@ -1,16 +1,16 @@
-"""The ordered stages and the two branches. The only place that knows which stage follows which.
+"""The stages in order, with the two branches. No other file knows which stage follows which.
 
   pretrain (-> loop_adapt) -> anneal -> midtrain_32k -> midtrain_128k -> sft_instruct
                                                                      \\-> sft_thinking
 
-Reinforcement learning (rl_instruct, rl_thinking, rl_swe) joins PARENTS behind the two SFT stages with its own issue.
+Reinforcement learning (rl_instruct, rl_thinking, rl_swe) is not implemented yet; it follows the two SFT stages.
 Source: IQuest-Coder-V1 report, overview of the code-flow chain.
 """
 
 from iquest_jax.errors import UserError, nearest
 from iquest_jax.model import sizes
 
-# stage -> the stage it continues; '' starts the chain.
+# stage -> the stage it continues; '' for the first.
 PARENTS = {
     'pretrain': '',
     'loop_adapt': 'pretrain',
@@ -27,15 +27,16 @@ def is_loop(size: str) -> bool:
 
 
 def stages(size: str) -> tuple[str, ...]:
-  """Stages of a size in the order they run; only looped sizes have loop_adapt."""
+  """The stages of a size in the order they run; only looped sizes have loop_adapt."""
   looped = is_loop(size)
   return tuple(stage for stage in PARENTS if looped or stage != 'loop_adapt')
 
 
 def parent(stage: str, size: str) -> str:
-  """The stage that `stage` continues at this size; '' for the first. Raises UserError for a stage the size lacks."""
+  """The stage that `stage` continues at this size; '' for the first. Raises UserError if the size has no such stage."""
   if stage not in PARENTS:
     raise UserError(f'experiment "{stage}" does not exist{nearest(stage, PARENTS)}')
   if stage not in stages(size):
-    raise UserError(f'experiment "{stage}" folds a dense model into a loop; size "{size}" is dense')
+    looped = ', '.join(filter(is_loop, sizes.SIZES))
+    raise UserError(f'experiment "{stage}": the size must be one of {looped}, got "{size}"')
   return 'loop_adapt' if stage == 'anneal' and is_loop(size) else PARENTS[stage]

@@ -1,4 +1,4 @@
-"""What every experiment shares: the arguments that ride on --exp=NAME:..., and the sections with their defaults."""
+"""What the experiments share: the arguments of --exp=NAME:arguments, and every section with its defaults."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ from iquest_jax.model import sizes
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-  """`size=14b,tiny,topology=v5p-256`: which model, at which scale, on which slice."""
+  """`size=14b,topology=v5p-256` or `tiny`: which model, on which slice."""
 
   size: str = '40b'
   topology: str = 'v5p-512'
@@ -23,9 +23,9 @@ class Arguments:
     return self.size.startswith('tiny')
 
   def pick(self, full: Any, tiny: Any) -> Any:
-    """The number for this scale; `full` may be a dict by size (40b_loop reads 40b).
+    """The value at this scale; `full` may be a dict by size, where 40b_loop takes that of 40b.
 
-    Every `tiny` number is ours: such that two cores take well under two minutes for a stage and its loss falls.
+    # ours: every `tiny` value. A stage takes well under two minutes on two cores, and its loss falls.
     """
     if self.tiny:
       return tiny
@@ -33,7 +33,7 @@ class Arguments:
 
 
 def arguments(text: str) -> Arguments:
-  """Parses the part of --exp after the colon; the word `tiny` shrinks the chosen size to its tiny kind."""
+  """Parses the part of --exp after the colon; `tiny` replaces the size by tiny or tiny_loop."""
   values, tiny = {}, False
   for part in filter(None, (text or '').split(',')):
     key, separator, value = part.partition('=')
@@ -50,14 +50,14 @@ def arguments(text: str) -> Arguments:
   return chosen
 
 
-def steps(tokens: float, batch_rows: int, context: int) -> int:
-  """Optimizer steps that see `tokens` tokens."""
-  return round(tokens / (batch_rows * context))
+def steps(config: ConfigDict, tokens: float) -> int:
+  """Optimizer steps that see `tokens` tokens; set the batch and the context first."""
+  return round(tokens / (config.train.batch_rows * config.data.context))
 
 
-def base(stage: str, run: Arguments) -> ConfigDict:
-  """Everything a stage has; the experiment fills in what is the stage's own."""
-  config = ConfigDict()
+def base(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
+  """The sections that all stages share, to which the experiment adds its own, and its arguments parsed from `text`."""
+  run, config = arguments(text), ConfigDict()
   config.stage = stage
   config.size = run.size
   config.seed = 0  # ours: any
@@ -66,15 +66,17 @@ def base(stage: str, run: Arguments) -> ConfigDict:
 
   config.data = ConfigDict()
   config.data.rows_dir = ''  # '' is <workdir>/rows/<stage>
-  config.data.buckets = (0.0, 1.0)  # documents are dealt into [0, 1) by a hash; a stage takes an interval
+  config.data.buckets = (0.0, 1.0)  # a hash maps documents to [0, 1); a stage takes an interval
 
   config.train = ConfigDict()
   config.train.dtype = run.pick(full='bfloat16', tiny='float32')
-  config.train.loss_chunk = 1024  # ours: logits of 1024 positions of a row exist at a time, 0.3 GB at vocab 76,800
-  config.train.z_loss = 1e-4  # ours: keeps the log-partition near 0; the usual weight
+  config.train.loss_chunk = 1024  # ours: computes logits 1024 positions at a time, 0.3 GB at vocab 76,800
+  config.train.z_loss = 1e-4  # ours: the usual weight; keeps the log-partition near 0
 
+  # Each stage adds its learning rate. ours: all of its numbers, since the report names curves without values. Warm-ups of
+  # about 1 % of the steps and floors of a tenth of the peak are usual; a stage explains the rest.
   config.optim = ConfigDict()
-  config.optim.b1 = 0.9  # ours: the usual AdamW of language models, as the four below
+  config.optim.b1 = 0.9  # ours: the usual AdamW of language models; so are the next four
   config.optim.b2 = 0.95
   config.optim.eps = 1e-8
   config.optim.weight_decay = 0.1
@@ -83,28 +85,19 @@ def base(stage: str, run: Arguments) -> ConfigDict:
 
   config.checkpoint = ConfigDict()
   config.checkpoint.every = run.pick(full=200, tiny=80)  # ours: 40b_loop at 128k loses at most about four hours
-  config.checkpoint.keep = 2  # ours: the newest, and one more should that be damaged
+  config.checkpoint.keep = 2  # ours: the newest, and one more in case it is damaged
 
   config.eval = ConfigDict()
-  config.eval.every = run.pick(full=1000, tiny=100)  # ours: at full size below a hundredth of the steps between
-  config.eval.rows = run.pick(full=64, tiny=8)  # ours: held-out rows of each source
+  config.eval.every = run.pick(full=1000, tiny=100)  # ours: at full size less than 1 % of the time
+  config.eval.rows = run.pick(full=64, tiny=8)  # ours: held-out rows per source
 
   config.log = ConfigDict()
-  config.log.every = run.pick(full=10, tiny=5)  # ours: some minutes at full size, about a second at tiny
-  return config
-
-
-def schedule(kind: str, peak: float, warmup: float, decay: float, floor: float) -> dict[str, Any]:
-  """The learning-rate section: fractions are of the stage's steps (train/optim.py draws the curve).
-
-  # ours: all these numbers, in every stage, since the report names curves and no values. Warm-ups of a hundredth or so
-  and floors of a tenth are the usual ones; what else a stage chooses it says.
-  """
-  return {'schedule': kind, 'peak_lr': peak, 'warmup': warmup, 'decay': decay, 'floor': floor}
+  config.log.every = run.pick(full=10, tiny=5)  # ours: a few minutes at full size, about a second at tiny
+  return config, run
 
 
 def finish(config: ConfigDict, run: Arguments) -> ConfigDict:
-  """Places the stage on its mesh and freezes the set of keys."""
+  """Sets the mesh and locks the keys."""
   meshes.place(config, run.size, run.topology)
   config.lock()
   return config

@@ -1,16 +1,16 @@
-"""Token tables of each stage: what is in the data, in billions of tokens. Sources are defined in iquest_jax/data.
+"""The mixture of each stage, in billions of tokens per source. iquest_jax/data/sources.py defines the sources.
 
-Only ratios enter the loader; the absolute numbers give a stage its length. Tables without published numbers are ours.
+The loader uses the ratios; the sum sets the length of a stage. Tables without published numbers are ours.
 """
 
-# ours: the report orders pre-training as general, then broad code, and gives no shares.
+# ours: the report gives the order, general text and then broad code, but no shares.
 PRETRAIN_GENERAL = {'web_text': 4200, 'code': 1600, 'facts': 200}
 PRETRAIN_CODE = {'web_text': 1800, 'code': 4000, 'facts': 200}
 
-# ours: "high-quality code"; a little text and facts against forgetting.
+# ours: the report says "high-quality code"; a little text and facts prevent forgetting.
 ANNEAL = {'code_high_quality': 200, 'facts': 25, 'web_text': 25}
 
-# Report, table of the mid-training mixture, stage 2.1 (32k) and stage 2.2 (128k); each sums to 300.
+# Report, table of the mid-training mixture, stages 2.1 (32k) and 2.2 (128k); each sums to 300.
 MIDTRAIN_32K = {
     'reasoning_qa': 175,
     'agent_trajectories': 10,
@@ -28,8 +28,8 @@ MIDTRAIN_128K = {
     'stage1': 50,
 }
 
-# ours: three curriculum phases as the report orders them, without published shares: format and basic instructions,
-# then specialised knowledge, then the hardest samples; replay of pre-training text throughout.
+# ours: the shares. The report gives three curriculum phases: format and basic instructions, specialised knowledge, the
+# hardest samples; with replay of pre-training text throughout.
 SFT_INSTRUCT = (
     {'chat_instruct': 6, 'code_edit': 2, 'replay': 2},
     {'chat_instruct': 4, 'code_edit': 4, 'replay': 2},
@@ -43,12 +43,12 @@ SFT_THINKING = (
 
 
 def tokens(*tables: dict[str, float]) -> float:
-  """Tokens of one or several tables together (not billions)."""
+  """Total tokens of one or more tables (not billions)."""
   return 1e9 * sum(sum(table.values()) for table in tables)
 
 
 def staged(steps: int, *tables: dict[str, float]):
-  """A schedule ((from_step, ((source, weight), ...)), ...) that gives each table a share of the steps by its tokens."""
+  """The schedule ((from_step, ((source, weight), ...)), ...): the tables in turn, steps in proportion to their tokens."""
   total, schedule, seen = tokens(*tables), [], 0.0
   for table in tables:
     schedule.append((round(steps * seen / total), tuple(table.items())))

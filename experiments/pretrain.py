@@ -1,30 +1,28 @@
-"""Pre-training: general text first, then broad code. Looped sizes train the dense model they are folded from.
+"""Pre-training: general text first, then broad code. A looped size trains the dense model that is folded later.
 
   python -m launch.tpu --exp=pretrain:size=7b --workdir=DIR
 
+Expected seconds per step on v5p-512: 7b 3.1, 14b 6.1, 40b 17.1 (compiled, not run).
+Expected held-out loss of `make demo`: tiny_loop 6.961 -> 3.549.
 Source: IQuest-Coder-V1 report, section on pre-training (12T+ tokens, general -> code).
 """
 
-import dataclasses
-
 from experiments import common, mixtures
-from iquest_jax.model import sizes
 
 
 def get_config(arg: str = ''):
-  run = common.arguments(arg)
-  config = common.base('pretrain', run)
+  config, run = common.base('pretrain', arg)
 
-  config.model = dataclasses.asdict(sizes.dense(sizes.get(run.size)))
+  config.model.loops = 1
 
   config.data.context = run.pick(full=8192, tiny=128)  # ours: the report gives no pre-training context
 
-  config.train.batch_rows = run.pick(full=512, tiny=16)  # ours: 4 Mi tokens a step, usual at this scale
+  config.train.batch_rows = run.pick(full=512, tiny=16)  # ours: 4 Mi tokens per step, usual at this scale
   tables = (mixtures.PRETRAIN_GENERAL, mixtures.PRETRAIN_CODE)
-  config.train.steps = run.pick(full=common.steps(mixtures.tokens(*tables), 512, 8192), tiny=240)
+  config.train.steps = run.pick(full=common.steps(config, mixtures.tokens(*tables)), tiny=240)
   config.data.mixture = mixtures.staged(config.train.steps, *tables)
 
-  # ours: peak rates as usual for these widths; no decay here, since the anneal stage is the decay.
+  # ours: usual peak rates for these widths; no decay, since the anneal stage is the decay.
   peak = run.pick(full={'7b': 3e-4, '14b': 2e-4, '40b': 1.5e-4}, tiny=4e-3)
-  config.optim.update(common.schedule('constant', peak, warmup=run.pick(full=0.001, tiny=0.1), decay=0.0, floor=1.0))
+  config.optim.update(schedule='constant', peak_lr=peak, warmup=run.pick(full=0.001, tiny=0.1), decay=0.0, floor=1.0)
   return common.finish(config, run)

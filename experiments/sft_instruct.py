@@ -2,6 +2,8 @@
 
   python -m launch.tpu --exp=sft_instruct:size=7b --workdir=DIR
 
+Expected seconds per step on v5p-512: 7b 3.6, 14b 7.1, 40b 19.9, 40b_loop 40.0 (compiled, not run).
+Expected held-out loss of `make demo`: tiny_loop 4.275 -> 2.775.
 Source: IQuest-Coder-V1 report, section on supervised fine-tuning: packing with cross-sample masking, a cosine with a
 conservative peak and an extended low-rate phase, a curriculum of three phases, replay of pre-training samples.
 """
@@ -10,16 +12,16 @@ from experiments import common, mixtures
 
 
 def get_config(arg: str = ''):
-  run = common.arguments(arg)
-  config = common.base('sft_instruct', run)
+  config, run = common.base('sft_instruct', arg)
 
   config.data.context = run.pick(full=32768, tiny=256)  # ours: instruct answers are short; the report gives no length
 
-  config.train.batch_rows = run.pick(full=128, tiny=8)  # ours: 4 Mi tokens a step, as before
-  config.train.steps = run.pick(full=3000, tiny=60)  # ours: about 12B packed tokens; unpublished
+  config.train.batch_rows = run.pick(full=128, tiny=8)  # ours: 4 Mi tokens per step, as before
+  tokens = 3000 * 2**22  # ours: about 12B packed tokens; unpublished
+  config.train.steps = run.pick(full=common.steps(config, tokens), tiny=60)
   config.data.mixture = mixtures.staged(config.train.steps, *mixtures.SFT_INSTRUCT)
 
-  # ours: the report names the shape only.
+  # ours: the report only names the shape.
   peak = run.pick(full={'7b': 1e-5, '14b': 1e-5, '40b': 5e-6}, tiny=1.5e-3)
-  config.optim.update(common.schedule('cosine', peak, warmup=run.pick(full=0.03, tiny=0.1), decay=0.7, floor=0.1))
+  config.optim.update(schedule='cosine', peak_lr=peak, warmup=run.pick(full=0.03, tiny=0.1), decay=0.7, floor=0.1)
   return common.finish(config, run)

@@ -1,4 +1,4 @@
-"""The one batch type every stage trains on. B rows, T positions."""
+"""The batch on which every stage trains. Legend: B rows, T positions."""
 
 import flax.struct
 import jax
@@ -7,19 +7,19 @@ import numpy as np
 
 @flax.struct.dataclass
 class Batch:
-  """Packed rows with everything a step needs.
+  """Packed rows with everything that a step needs.
 
-  The model sees `tokens`, `segment_ids` and `positions` only; which keys a query sees follows from the latter two: a key
-  is visible iff it has the same non-zero segment and 0 <= position_q - position_k (< window). Array index never means
-  time, so that rows may be permuted for a context axis.
+  The model sees only `tokens`, `segment_ids` and `positions`. The latter two decide which keys a query sees: a key is
+  visible if and only if it has the same nonzero segment id and 0 <= position_q - position_k (< window). The array index
+  never means time, so rows can be permuted for a context axis.
 
   Attributes:
     tokens: int32 [B, T].
-    targets: int32 [B, T], the token that follows in the same document; 0 where none does.
+    targets: int32 [B, T], the next token of the same document; 0 if there is none.
     loss_weights: float32 [B, T], weight of predicting `targets`; 0 on padding and at the end of a document.
-    segment_ids: int32 [B, T], unique per document in a row, 0 is padding.
-    positions: int32 [B, T], restart at 0 with each document.
-    source_ids: int32 [B], index into the stage's sorted source names; a row has one source.
+    segment_ids: int32 [B, T], unique per document in a row; 0 is padding.
+    positions: int32 [B, T], starting at 0 in each document.
+    source_ids: int32 [B], index into the sorted source names of the stage; all of a row is from one source.
   """
 
   tokens: jax.Array
@@ -31,13 +31,13 @@ class Batch:
 
 
 def zigzag(length: int, ways: int) -> np.ndarray:
-  """The order in which a row lies over a context axis: int32 [length], the natural index of each place.
+  """The order of a row that is split over a context axis: int32 [length], the natural index at each array index.
 
-  A row is cut into 2 * ways chunks and device r holds chunks r and 2 * ways - 1 - r, an early one and a late one, so that
-  causal work is the same on every device. The identity for one device; `np.argsort` of the order leads back.
+  The row is cut into 2 * ways chunks; device r holds chunks r and 2 * ways - 1 - r, an early and a late one, so that causal
+  work is the same on every device. For one device the order is the identity; `np.argsort` of the order inverts it.
 
   Args:
-    length: T, a multiple of 2 * ways where ways > 1.
+    length: T, a multiple of 2 * ways if ways > 1.
     ways: devices of the context axis.
   """
   order = np.arange(length, dtype=np.int32)

@@ -1,7 +1,7 @@
-"""What accelerators can do: published rates, the denominators of every utilisation figure and estimate.
+"""Published rates of accelerators: the denominators of every utilisation figure and estimate.
 
-Sources: the vendors' data sheets; dense bf16 matrix rate without sparsity. TPU memory, memory bandwidth and links are those
-of the v5p, v5e and v6e pages of the Cloud TPU documentation.
+Sources: the vendors' data sheets (dense bf16 matrix rate, no sparsity); for memory, memory bandwidth and links of TPUs, the
+v5p, v5e and v6e pages of the Cloud TPU documentation.
 """
 
 import dataclasses
@@ -21,41 +21,34 @@ _PEAK_FLOPS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-  """bf16 FLOP/s of one device; None where it is not known, and then no utilisation is reported."""
-  for prefix, flops in _PEAK_FLOPS.items():
-    if device_kind.startswith(prefix):
-      return flops
-  return None
+  """bf16 FLOP/s of one device; None if unknown, in which case no utilisation is reported."""
+  return next((flops for prefix, flops in _PEAK_FLOPS.items() if device_kind.startswith(prefix)), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One TPU chip as ahead-of-time estimates need it.
+  """One TPU chip, for ahead-of-time estimates.
 
   Attributes:
-    kind: jax's device_kind.
-    hbm_bytes: memory a program may use: what libtpu 0.0.42 names in its refusals, a little less than on the data sheet
-      (v5p 95 GiB and v6e 32 GB there).
+    peak_flops: bf16 FLOP/s.
+    hbm_bytes: memory that a program may use, from the out-of-memory errors of libtpu 0.0.42; it differs slightly from the
+      data sheet (v5p 95 GiB, v6e 32 GB).
     hbm_bandwidth: bytes/s.
-    link_bandwidth: bytes/s of one link in one direction: the documented bidirectional sum over its links and directions
+    link_bandwidth: bytes/s of one link in one direction: the documented sum, divided by the links and by two directions
       (v5p 1200 GB/s over 6 links, v6e 800 and v5e 400 over 4).
-    clock_hz: cycles/s that the compiler's cycle counts mean: peak rate over operations a cycle of its matrix units.
+    clock_hz: cycles/s behind the compiler's cycle counts: peak rate over operations per cycle of the matrix units.
   """
 
-  kind: str
+  peak_flops: float
   hbm_bytes: int
   hbm_bandwidth: float
   link_bandwidth: float
   clock_hz: float
 
-  @property
-  def peak_flops(self) -> float:
-    return peak_flops(self.kind)
 
-
-# By generation as topologies are named.
+# By generation, as in the names of topologies.
 CHIPS = {
-    'v5e': Chip('TPU v5e', int(15.75 * 2**30), 819e9, 50e9, 1.5e9),
-    'v5p': Chip('TPU v5p', int(95.74 * 2**30), 2765e9, 100e9, 1.75e9),
-    'v6e': Chip('TPU v6e', int(31.25 * 2**30), 1638e9, 100e9, 1.75e9),
+    'v5e': Chip(_PEAK_FLOPS['TPU v5e'], int(15.75 * 2**30), 819e9, 50e9, 1.5e9),
+    'v5p': Chip(_PEAK_FLOPS['TPU v5p'], int(95.74 * 2**30), 2765e9, 100e9, 1.75e9),
+    'v6e': Chip(_PEAK_FLOPS['TPU v6'], int(31.25 * 2**30), 1638e9, 100e9, 1.75e9),
 }

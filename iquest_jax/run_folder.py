@@ -1,11 +1,11 @@
-"""Where everything of a chain lies, and the one way a file is written: whole and synced, or not at all.
+"""Where every file of a chain is stored, and the one way to write a file: atomically and synced.
 
   <workdir>/tokenizer/tokenizer.json
   <workdir>/corpus/<source>/*.jsonl                 the corpus of tiny sizes
   <workdir>/rows/<stage>/manifest.json, <source>/   packed rows; data.rows_dir moves the folder
   <workdir>/<stage>/config.json                     the stage's configuration
-  <workdir>/<stage>/checkpoints/<step>/             checkpoint/store.py knows what is inside
-  <workdir>/<stage>/lineage.json                    derived from the newest checkpoint
+  <workdir>/<stage>/checkpoints/<step>/             see checkpoint/store.py
+  <workdir>/<stage>/lineage.json                    copy of the newest checkpoint's
   <workdir>/<stage>/metrics.jsonl, events/          one record per line; TensorBoard
 """
 
@@ -23,29 +23,12 @@ class StageFolder:
 
   path: pathlib.Path
 
-  @property
-  def name(self) -> str:
-    return self.path.name
-
-  @property
-  def config(self) -> pathlib.Path:
-    return self.path / 'config.json'
-
-  @property
-  def checkpoints(self) -> pathlib.Path:
-    return self.path / 'checkpoints'
-
-  @property
-  def lineage(self) -> pathlib.Path:
-    return self.path / 'lineage.json'
-
-  @property
-  def metrics(self) -> pathlib.Path:
-    return self.path / 'metrics.jsonl'
-
-  @property
-  def events(self) -> pathlib.Path:
-    return self.path / 'events'
+  name = property(lambda self: self.path.name)
+  config = property(lambda self: self.path / 'config.json')
+  checkpoints = property(lambda self: self.path / 'checkpoints')
+  lineage = property(lambda self: self.path / 'lineage.json')
+  metrics = property(lambda self: self.path / 'metrics.jsonl')
+  events = property(lambda self: self.path / 'events')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +36,7 @@ class RunFolder:
   """The folder of one chain of one size; every host must see it. Creates nothing.
 
   Attributes:
-    path: absolute, whatever was given.
+    path: absolute; a relative one is resolved.
 
   Raises:
     UserError: the path is empty or has a scheme such as gs://.
@@ -72,16 +55,11 @@ class RunFolder:
       )
     object.__setattr__(self, 'path', pathlib.Path(os.path.abspath(text)))
 
-  @property
-  def tokenizer(self) -> pathlib.Path:
-    return self.path / 'tokenizer' / 'tokenizer.json'
-
-  @property
-  def corpus(self) -> pathlib.Path:
-    return self.path / 'corpus'
+  tokenizer = property(lambda self: self.path / 'tokenizer' / 'tokenizer.json')
+  corpus = property(lambda self: self.path / 'corpus')
 
   def rows(self, stage: str, rows_dir: str = '') -> pathlib.Path:
-    """Packed rows of a stage; `rows_dir` (data.rows_dir) replaces the default place."""
+    """Packed rows of a stage; `rows_dir` (data.rows_dir) replaces the default folder."""
     return pathlib.Path(rows_dir) if rows_dir else self.path / 'rows' / stage
 
   def stage(self, name: str) -> StageFolder:
@@ -89,7 +67,7 @@ class RunFolder:
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
-  """Writes a file so that a reader, or a crash of the machine, leaves the old content or the new one, never a part.
+  """Writes a file so that readers see the old content or the new one, never a part, even after a crash of the machine.
 
   Raises:
     OSError: the disk is full or refuses; the old file is untouched.

@@ -1,11 +1,11 @@
-"""Where arrays live: four mesh axes, one table from logical to mesh axes, and the checks that go with them.
+"""How arrays are split over devices: four mesh axes, one table from logical to mesh axes, and their checks.
 
-Model code names logical axes; the mesh is the ambient one (`jax.set_mesh`), so no module ever holds a mesh.
+Model code names logical axes; the mesh is the ambient one (`jax.set_mesh`), so no module holds a mesh.
 
-  data     replicas of the parameters, each with its own rows
-  fsdp     rows and parameters both split: weights are gathered when used (ZeRO-3)
-  context  positions of a row split; parameters split as with fsdp
-  tensor   heads, ffn and vocabulary split
+  data     replicates parameters; each replica has its own rows
+  fsdp     splits rows and parameters; weights are gathered for use (ZeRO-3)
+  context  splits the positions of a row, and parameters like fsdp
+  tensor   splits heads, ffn and vocabulary
 """
 
 import math
@@ -21,7 +21,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from iquest_jax.batch import Batch
 from iquest_jax.errors import UserError, nearest
 
-AXES = ('data', 'fsdp', 'context', 'tensor')
+CONTEXT = 'context'
+AXES = ('data', 'fsdp', CONTEXT, 'tensor')
 
 RULES = {
     # activations
@@ -40,16 +41,16 @@ RULES = {
     'gate': (),
 }
 
-# A gather over more devices than this goes in two legs, the first within LEG neighbours: a row of a 16 x 16 torus.
+# A gather over more devices than MOST_WAYS_A_LEG takes two legs, the first among LEG neighbours: a row of a 16 x 16 torus.
 MOST_WAYS_A_LEG = 64
 LEG = 16
 
 
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A mesh of the four axes; one size may be -1: what the others leave.
+  """A mesh of the four axes; one size may be -1, for all devices that the other axes leave.
 
   Raises:
-    UserError: the product is not the number of devices.
+    UserError: the product of the sizes differs from the number of devices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [shape[axis] for axis in AXES]
@@ -58,31 +59,35 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
   if min(sizes) < 1 or np.prod(sizes) != len(devices):
     wanted = ' x '.join(f'{axis} {size}' for axis, size in zip(AXES, sizes))
     raise UserError(
-        f'mesh: {wanted} = {np.prod(sizes)} devices, but there are {len(devices)} ({devices[0].device_kind}); '
-        'set --exp.mesh.data, .fsdp, .context, .tensor to the slice at hand'
+        f'mesh: the axes must multiply to {len(devices)} devices ({devices[0].device_kind}), got {wanted} = '
+        f'{np.prod(sizes)}; set --exp.mesh.data, .fsdp, .context, .tensor to fit the slice'
     )
-  # A torus axis may be split: 16 x 16 on a slice of 8 x 8 x 4 has no other way, and jax.make_mesh refuses it.
-  placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-  return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  # Axes of the torus may be split, which jax.make_mesh refuses: a 16 x 16 mesh does not fit a slice of 8 x 8 x 4 otherwise.
+  grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def spec(*names: str | None) -> PartitionSpec:
-  """PartitionSpec of logical names; None is unsharded. Raises UserError where a mesh axis would be used twice."""
+  """PartitionSpec of logical names; None is unsharded.
+
+  Raises:
+    UserError: a name is not in the table, or a mesh axis would be used twice.
+  """
   entries, used = [], {}
   for name in names:
     if name is not None and name not in RULES:
-      raise UserError(f'sharding: logical axis "{name}" is not in the table{nearest(name, RULES)}')
+      raise UserError(f'sharding: logical axis "{name}" does not exist{nearest(name, RULES)}')
     axes = RULES[name] if name else ()
     for axis in axes:
       if axis in used:
-        raise UserError(f'sharding: {names} puts mesh axis "{axis}" on both "{used[axis]}" and "{name}"')
+        raise UserError(f'sharding: {names} uses mesh axis "{axis}" for both "{used[axis]}" and "{name}"')
       used[axis] = name
     entries.append(axes[0] if len(axes) == 1 else (axes or None))
   return PartitionSpec(*entries)
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-  """Fixes the layout of an activation by logical names under the ambient mesh; the identity where there is none."""
+  """Fixes the sharding of an activation by logical names under the ambient mesh; without a mesh, the identity."""
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, spec(*names))
@@ -91,18 +96,18 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 def with_gathered_weight(
     function: Callable, weight: jax.Array, names: Sequence[str | None], dtype, *activations: jax.Array
 ):
-  """function(weight, *activations) on every device's own rows and positions, the weight gathered along 'embed'.
+  """function(weight, *activations) on each device's own rows and positions, with the weight gathered along 'embed'.
 
-  Written out, because the partitioner does it wrong at full size: it moves whole weights and whole gradients by
-  all-reduce. Here the weight is cast before it is gathered, so that half the bytes move; it comes leg by leg, since
-  libtpu lowers the scatter of one over a whole torus to an all-reduce; and the transpose of all this takes the gradient
-  back by reduce-scatter, in the compute dtype, and sums over data what is left of it, in float32. `tensor` stays with
-  the partitioner.
+  This is explicit because at full size the partitioner moves whole weights and whole gradients by all-reduce. Here the
+  weight is cast before it is gathered, so that half the bytes move. It is gathered leg by leg, because libtpu lowers a
+  scatter over a whole torus to an all-reduce. The transpose returns the gradient by reduce-scatter in the compute dtype and
+  then sums it over data in float32. The partitioner still handles `tensor`.
 
   Args:
-    weight: float32, laid out by its logical `names`, one of which is 'embed'.
-    dtype: compute dtype, that of the weight `function` gets.
-    activations: [B, T, ...] each; so is what `function` returns (one array or a tuple).
+    function: takes the weight and the activations.
+    weight: float32, sharded by its logical `names`, one of which is 'embed'.
+    dtype: compute dtype, in which `function` gets the weight.
+    activations: [B, T, ...] each, like what `function` returns (one array or a tuple).
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
@@ -117,8 +122,8 @@ def with_gathered_weight(
       if dim == 0:
         weight = jax.lax.all_gather(weight, axis, axis_index_groups=groups, tiled=True)
       else:
-        # An axis of its own, then merged: along the last axis a shard ends within a tile, and libtpu would scatter the
-        # gradient by all-reduce and slice.
+        # Gathered along a new first axis, then merged: along the last axis a shard ends inside a tile, and libtpu would
+        # scatter the gradient by all-reduce and slice.
         weight = jax.lax.all_gather(jnp.moveaxis(weight, dim, 0), axis, axis_index_groups=groups)
         weight = jnp.moveaxis(weight.reshape(-1, *weight.shape[2:]), 0, dim)
     return function(weight, *activations)
@@ -131,20 +136,21 @@ def with_gathered_weight(
 
 
 def _legs(axis: str, ways: int) -> list[tuple[str, list[list[int]] | None]]:
-  """The all-gathers, one after the other, that make a whole of `ways` shards: [(mesh axis, groups of its indices)]."""
+  """The consecutive all-gathers that join `ways` shards: [(mesh axis, groups of its indices)]."""
   if ways == 1:
     return []
   if ways <= MOST_WAYS_A_LEG:
     return [(axis, None)]
-  # Neighbours first: what they hold follows each other, so that the parts come out in order.
+  # Neighbours first: they hold consecutive shards, so the parts end up in order.
   index = np.arange(ways).reshape(-1, math.gcd(ways, LEG))
   return [(axis, index.tolist()), (axis, index.T.tolist())]
 
 
 def shardings(boxed, mesh: Mesh):
-  """NamedShardings for a tree of logically partitioned leaves (as `nn.with_logical_partitioning` makes them).
+  """NamedShardings for a tree of leaves from `nn.with_logical_partitioning`; other leaves (step counters) are replicated.
 
-  Leaves without names (step counters) are replicated. Raises UserError where a dimension does not divide.
+  Raises:
+    UserError: a dimension does not divide over its mesh axes.
   """
 
   def one(path, leaf):
@@ -155,7 +161,7 @@ def shardings(boxed, mesh: Mesh):
       ways = int(np.prod([mesh.shape[axis] for axis in ((entry,) if isinstance(entry, str) else entry or ())]))
       if size % ways:
         raise UserError(
-            f'sharding: {jax.tree_util.keystr(path)} has {size} {name}, which do not divide by mesh axes {entry} = {ways}'
+            f'sharding: {name} of {jax.tree_util.keystr(path)} must be a multiple of mesh axes {entry} = {ways}, got {size}'
         )
     return NamedSharding(mesh, partition)
 
@@ -174,8 +180,3 @@ def batch_shardings(mesh: Mesh) -> Batch:
       tokens=rows, targets=rows, loss_weights=rows, segment_ids=rows, positions=rows,
       source_ids=NamedSharding(mesh, spec('batch')),
   )  # fmt: skip
-
-
-def row_ways(mesh: Mesh) -> int:
-  """How many ways the rows of a batch are split."""
-  return mesh.shape['data'] * mesh.shape['fsdp']

@@ -1,30 +1,33 @@
-"""The whole chain of a size: run it or the rest of it, print it, compare its stages, verify its lineage.
+"""The whole chain of a size: run it, show it, compare its stages, verify its checkpoints.
 
-  python -m launch.chain run --size=tiny_loop --workdir=runs/tiny_loop     prepares rows, trains every stage, shows it
-  python -m launch.chain show --size=tiny_loop --workdir=runs/tiny_loop    the lineage tree and what is still to do
-  python -m launch.chain diff --size=40b_loop                              what each stage changes against the one before
-  python -m launch.chain verify --size=tiny_loop --workdir=runs/tiny_loop  recomputes hashes and fingerprints
+  python -m launch.chain run --workdir=runs/first     prepare, train every stage, show and sample
+  python -m launch.chain show --workdir=runs/first    print the lineage tree and the stages to do
+  python -m launch.chain diff --size=40b_loop         print what each stage changes in its parent's
+                                                      configuration
+  python -m launch.chain verify --workdir=runs/first  recompute every hash and fingerprint
 
-`run` on a finished chain only shows it. It ends with status 1 if a stage's held-out loss did not fall.
+`run` resumes an unfinished chain and trains nothing in a finished one. It exits with status 1 if
+the held-out loss of a stage did not fall.
 """
 
 import subprocess
 import sys
+import textwrap
 
 from absl import flags
 
 from experiments import chain
 from iquest_jax.config import diff
-from iquest_jax.errors import RunStopped, UserError, nearest
-from launch import command
+from iquest_jax.errors import RunStopped, UserError
+from launch import command, devices
 
 flags.declare_key_flag('workdir')
 flags.declare_key_flag('size')
-flags.DEFINE_integer('steps', 0, 'Steps of every stage, to try the chain out; 0 keeps each stage\'s own.', lower_bound=0)
+flags.DEFINE_integer('steps', 0, 'Steps per stage, for a trial run; 0 keeps those of each stage.', lower_bound=0)
 
 FLAGS = flags.FLAGS
 
-# What the last checkpoints are asked at the end of a run.
+# (stage, whether as a chat, prompt) of the samples at the end of a run.
 _PROMPTS = (
     ('midtrain_128k', False, 'def add(a, b):\n'),
     ('sft_instruct', True, 'What is 2 + 3?'),
@@ -34,9 +37,7 @@ _PROMPTS = (
 
 def main(argv):
   commands = {'run': _run, 'show': _show, 'diff': _diff, 'verify': _verify}
-  name = argv[1] if len(argv) == 2 else ' '.join(argv[1:])
-  if name not in commands:
-    raise UserError(f'chain: sub-command "{name}" does not exist{nearest(name, commands)}')
+  name, _ = command.subcommand(argv, commands)
   commands[name]()
 
 
@@ -50,8 +51,6 @@ def _configs():
 
 def _run():
   run_folder, configs = command.run_folder(), _configs()
-  from launch import devices
-
   devices.start(FLAGS.size)
   import jax
   from jax.experimental import multihost_utils
@@ -71,58 +70,57 @@ def _run():
 
 
 def _prepare(configs, run_folder) -> None:
-  """Makes missing rows in a process of its own: preparing imports TensorFlow, training never does."""
+  """Prepares missing rows in a process of its own: preparing imports TensorFlow, training never does."""
   from iquest_jax.data.loader import Loader
 
   try:
     for config in configs:
       Loader.of_stage(config, run_folder)
   except UserError:
-    wanted = [sys.executable, '-m', 'launch.prepare', f'--size={FLAGS.size}', f'--workdir={run_folder.path}']
-    status = subprocess.run(wanted, check=False).returncode
+    arguments = [sys.executable, '-m', 'launch.prepare', f'--size={FLAGS.size}', f'--workdir={run_folder.path}']
+    status = subprocess.run(arguments, check=False).returncode
     if status:
-      sys.exit(status)  # it has said why
+      sys.exit(status)  # it has printed the reason
 
 
-def _check_size(run_folder, stages) -> None:
-  """Raises UserError where a stage in the folder is of another size than --size."""
-  from iquest_jax.checkpoint import lineage
+def _lineages(run_folder, configs) -> dict[str, dict]:
+  """Lineage by stage, of those that have a checkpoint; raises UserError if one has another size than --size."""
+  from iquest_jax.checkpoint import lineage, restore
   from iquest_jax.model import transformer
-  from iquest_jax.train import initial_state
 
-  models = {config.stage: transformer.model_config(config.model) for config in _configs()}
-  for stage, found in lineage.tree(run_folder.path, stages).items():
-    initial_state.check_same_model(run_folder.stage(stage).path, found, models[stage])
+  lineages = lineage.tree(run_folder, [config.stage for config in configs])
+  for config in configs:
+    if config.stage in lineages:
+      model = transformer.model_config(config.model)
+      restore.check_same_model(run_folder.stage(config.stage), lineages[config.stage], model)
+  return lineages
 
 
 def _show():
-  run_folder, stages = command.run_folder(), chain.stages(FLAGS.size)
+  run_folder, configs = command.run_folder(), _configs()
   if not run_folder.path.is_dir():
-    raise UserError(f'--workdir: {run_folder.path} is no folder; python -m launch.chain run makes one')
-  _check_size(run_folder, stages)
+    raise UserError(f'--workdir: {run_folder.path} does not exist; python -m launch.chain run creates it')
   from iquest_jax.checkpoint import lineage
   from iquest_jax.train import metrics
 
-  losses = {stage: metrics.held_out(run_folder.stage(stage)) for stage in stages}
-  print(lineage.render(lineage.tree(run_folder.path, stages), losses))
-  for config in _configs():
-    done = lineage.tree(run_folder.path, [config.stage]).get(config.stage, {}).get('steps', 0)
+  lineages = _lineages(run_folder, configs)
+  print(lineage.render(lineages, {stage: metrics.held_out(run_folder.stage(stage)) for stage in lineages}))
+  for config in configs:
+    done = lineages.get(config.stage, {}).get('steps', 0)
     if done < config.train.steps:
       print(f'to do: {config.stage}, step {done:,} of {config.train.steps:,}')
 
 
 def _sample(run_folder) -> None:
-  from iquest_jax import sharding
+  from iquest_jax.checkpoint import restore
   from iquest_jax.infer import sampling
   from iquest_jax.text.tokenizer import Tokenizer
-  from iquest_jax.train import initial_state
 
-  mesh = sharding.make_mesh({'data': 1, 'fsdp': -1, 'context': 1, 'tensor': 1})
   tokenizer = Tokenizer.load(run_folder.tokenizer)
   for stage, chat, prompt in _PROMPTS:
-    model, params = initial_state.newest_model(run_folder.stage(stage).path, mesh)
+    model, params = restore.newest_model(run_folder.stage(stage))
     text = sampling.complete(model, params, tokenizer, prompt, chat=chat, length=48)
-    print(f'\n{stage} goes on after {prompt!r}:\n{text}')
+    print(f'\n{stage} continues {prompt!r}:\n{text}')
 
 
 def _check_losses(configs, run_folder) -> None:
@@ -137,43 +135,44 @@ def _check_losses(configs, run_folder) -> None:
 def _diff():
   configs = {config.stage: config for config in _configs()}
   for stage, config in configs.items():
-    parent = chain.parent(stage, FLAGS.size)
-    if not parent:
+    if not (parent := chain.parent(stage, FLAGS.size)):
       continue
     print(f'{parent} -> {stage}')
     for key, before, after in diff(configs[parent], config):
-      if key not in ('stage', 'init.stage'):
-        print(f'  {key}: {_short(before)} -> {_short(after)}')
+      if key == 'data.mixture':
+        print(f'  {key}:', *_phases('-', before), *_phases('+', after), sep='\n')
+      elif key not in ('stage', 'init.stage'):
+        print(f'  {key}: {before!r} -> {after!r}')
 
 
-def _short(value) -> str:
-  """A mixture as its sources and shares, anything else as it is."""
-  if not isinstance(value, tuple) or not value or not isinstance(value[0], tuple):
-    return repr(value)
-  phases = []
-  for step, weights in value:
+def _phases(sign: str, mixture) -> list[str]:
+  """Every phase of a mixture as text: the step it starts at, and the share of each source."""
+  lines = []
+  for step, weights in mixture:
     total = sum(weight for _, weight in weights)
-    phases.append(f'from step {step}: ' + ', '.join(f'{name} {weight / total:.0%}' for name, weight in weights))
-  return '; '.join(phases)
+    shares = ', '.join(f'{name} {weight / total:.0%}' for name, weight in weights)
+    lines.append(textwrap.fill(f'    {sign} from step {step:,}: {shares}', width=100, subsequent_indent=' ' * 6))
+  return lines
 
 
 def _verify():
   run_folder = command.run_folder()
   from iquest_jax.checkpoint import lineage
 
-  # A lineage.json without checkpoints is a stage, too: one that has lost them.
-  there = lambda stage: (folder := run_folder.stage(stage)).checkpoints.exists() or folder.lineage.exists()
-  stages = [stage for stage in chain.stages(FLAGS.size) if there(stage)]
+  # A lineage.json without checkpoints also marks a stage: one that has lost them.
+  exists = lambda stage: (folder := run_folder.stage(stage)).checkpoints.exists() or folder.lineage.exists()
+  stages = [stage for stage in chain.stages(FLAGS.size) if exists(stage)]
   if not stages:
-    raise UserError(f'{run_folder.path}: holds no stage of size {FLAGS.size}; run python -m launch.chain run first')
-  problems = lineage.verify(run_folder.path, stages)
-  if not problems:
-    _check_size(run_folder, stages)  # reads what has been found whole
-  for problem in problems:
-    print(problem)
+    raise UserError(
+        f'{run_folder.path}: no stage of size {FLAGS.size} has been trained here; run python -m launch.chain run first'
+    )
+  devices.log_devices()
+  problems = lineage.verify(run_folder, stages)
   if problems:
-    raise RunStopped(f'{len(problems)} problems in {run_folder.path}')
-  print(f'verified: {len(stages)} stages, every file, every leaf, every link to a parent')
+    print('\n'.join(problems))
+    raise RunStopped(f'{run_folder.path}: problems found: {len(problems)}')
+  _lineages(run_folder, _configs())  # compares sizes, for which checkpoints must be intact
+  print(f'verified {len(stages)} stages: every file, every parameter, every link to a parent stage')
 
 
 if __name__ == '__main__':

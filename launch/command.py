@@ -1,30 +1,33 @@
-"""What every command line shares: --exp and its overrides, one-line errors, exit status, short help.
+"""What all command lines share: --exp and its overrides, sub-commands, one-line errors, exit status, short help.
 
 Imports no jax, so that --help answers at once.
 """
 
 import errno
 import importlib
+import inspect
 import logging as std_logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from experiments import chain
+from iquest_jax.checkpoint.quiet import quiet_orbax
 from iquest_jax.config import check_start, flatten
-from iquest_jax.errors import RunStopped, UserError, nearest
+from iquest_jax.errors import RunStopped, UserError, check_name, nearest
 from iquest_jax.run_folder import RunFolder
+from launch import devices
 
-flags.DEFINE_string('workdir', '', 'Folder of one chain: its tokenizer, its rows, and one folder a stage.')
+flags.DEFINE_string('workdir', '', 'Folder of one chain: its tokenizer, its rows, and one folder per stage.')
 flags.DEFINE_string('size', 'tiny_loop', 'Size of the model: 7b, 14b, 40b, 40b_loop, tiny, tiny_loop.')
 
 FLAGS = flags.FLAGS
-# Fields that other fields were chosen by; changed alone they would be a wrong label.
+# Other fields were chosen to match these; changed alone, they would mislabel the run.
 _NAMED = ('stage', 'size', 'init.stage')
-# What a disk or folder answers when a person must act.
+# Errors of a disk or folder that the user has to resolve.
 _REFUSALS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
     errno.EEXIST,
@@ -32,80 +35,101 @@ _REFUSALS = (
 
 
 def experiment(text: str) -> ConfigDict:
-  """The configuration `NAME` or `NAME:arguments`; raises UserError with the nearest name."""
+  """The configuration of `NAME` or `NAME:arguments`; raises UserError with the nearest name."""
   name, _, arguments = text.partition(':')
-  if name not in chain.PARENTS:
-    raise UserError(f'--exp: experiment "{name}" does not exist{nearest(name, chain.PARENTS)}')
+  check_name('--exp: experiment', name, chain.PARENTS)
   return importlib.import_module(f'experiments.{name}').get_config(arguments)
 
 
 def config() -> ConfigDict:
-  """The configuration named by --exp, overrides applied; its start is checked here, before anything is read."""
+  """The configuration named by --exp, with overrides; its `init` is checked here, before anything is read."""
   if 'exp' not in FLAGS:
     raise UserError('--exp is missing; name an experiment, as in --exp=midtrain_128k:size=7b')
   check_start(FLAGS.exp.init)
   return FLAGS.exp
 
 
-def check_stage(name: str) -> None:
-  """Raises UserError with the nearest name unless `name` is a stage of the chain."""
-  if name not in chain.PARENTS:
-    raise UserError(f'--stage: stage "{name}" does not exist{nearest(name, chain.PARENTS)}')
-
-
 def run_folder() -> RunFolder:
-  """The folder named by --workdir; several hosts must all see it (a mounted bucket does)."""
+  """The folder named by --workdir; all hosts of a run must see it (a mounted bucket will do)."""
   return RunFolder(FLAGS.workdir)
 
 
-def run(main: Callable[[list[str]], int | None], operands: bool = False) -> None:
+def subcommand(argv: list[str], commands: Mapping[str, Callable[..., None]]) -> tuple[str, list[str]]:
+  """(name of the sub-command, its operands): one operand per parameter of its function.
+
+  Raises:
+    UserError: the sub-command is missing or unknown, or has other operands.
+  """
+  name, *operands = argv[1:] or ['']
+  if name not in commands:
+    problem = f'"{name}" does not exist' if name else 'is missing'
+    raise UserError(f'sub-command {problem}{nearest(name, commands)}')
+  expected = [parameter.upper() for parameter in inspect.signature(commands[name]).parameters]
+  if len(operands) != len(expected):
+    raise UserError(f'{name}: expected {" ".join(expected) or "only flags"}, got {" ".join(operands) or "only flags"}')
+  return name, operands
+
+
+def run(
+    main: Callable[[list[str]], int | None],
+    operands: bool = False,
+    rewrite_exp: Callable[[str], str] = lambda text: text,
+) -> None:
   """Runs a command: parses flags, turns a UserError into one line on stderr, and exits with 0, 1 or 2.
 
   Args:
-    main: takes what is left of the command line, the program's name first.
-    operands: whether it takes anything beside flags.
+    main: takes what flags leave of the command line, the program's name first.
+    operands: whether it takes anything besides flags.
+    rewrite_exp: takes the text of --exp and returns the one to use; all other flags have their values by then.
   """
 
   def checked(argv):
     if argv[1:] and not operands:
-      raise UserError(f'"{argv[1]}" is no flag, and there is nothing else to be said here; see --help')
+      raise UserError(f'unexpected argument "{argv[1]}"; this command takes only flags (see --help)')
     return main(argv)
 
-  def guarded(step, argument):
+  def guarded(step, *arguments):
     try:
-      return step(argument)
+      return step(*arguments)
     except (UserError, RunStopped) as error:
       line, status = str(error), 2 if isinstance(error, UserError) else 1
     except OSError as error:
       if error.errno not in _REFUSALS:
         raise
-      line, status = f'{error.filename or "disk"}: {error.strerror}; nothing written before is lost', 2
+      line, status = f'{error.filename or "disk"}: {error.strerror}; everything written earlier is intact', 2
     print(f'error: {line}', file=sys.stderr, flush=True)
     sys.exit(status)
 
-  # Reading rows logs a line a source; a person wants the line of the run.
+  devices.ignore_absent_tpu()
+  # TensorFlow Datasets logs a line per source of rows, which would drown those of the run.
   logging.get_absl_logger().addFilter(lambda record: f'{os.sep}tensorflow_datasets{os.sep}' not in record.pathname)
+  quiet_orbax()
   logging.get_absl_handler().setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
-  app.run(lambda argv: guarded(checked, argv), flags_parser=lambda argv: guarded(_parse, argv))
+  app.run(lambda argv: guarded(checked, argv), flags_parser=lambda argv: guarded(_parse, argv, rewrite_exp))
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], rewrite_exp: Callable[[str], str]) -> list[str]:
   if {'-h', '--help', '-help'} & set(argv):
     about, options = sys.modules['__main__'].__doc__.strip(), FLAGS.main_module_help().strip().partition('\n')[2]
     print(f'{about}\n\nFlags:\n{options}')
     sys.exit(0)
-  argv = _define_experiment(argv)
+  # The overrides become flags once the experiment is known.
+  _set_flags(argv, known_only=True)
+  return _set_flags(_define_experiment(argv, rewrite_exp))
+
+
+def _set_flags(argv: list[str], known_only: bool = False) -> list[str]:
   try:
-    return FLAGS(argv)
+    return FLAGS(argv, known_only=known_only)
   except flags.UnrecognizedFlagError as error:
     raise UserError(f'flag --{error.flagname} does not exist{nearest(error.flagname, FLAGS)}') from None
   except (flags.Error, ValueError, TypeError) as error:
     raise UserError(' '.join(str(error).split())) from None
 
 
-def _define_experiment(argv: list[str]) -> list[str]:
+def _define_experiment(argv: list[str], rewrite_exp: Callable[[str], str]) -> list[str]:
   """Defines the flag `exp` from --exp=NAME and checks the overrides' keys; returns argv without --exp=NAME."""
-  argv = [f'-{arg}' if arg.startswith('-exp') else arg for arg in argv]  # one dash is as good as two elsewhere
+  argv = [f'-{arg}' if arg.startswith('-exp') else arg for arg in argv]  # absl takes one dash for two
   chosen = [arg.partition('=')[2] for arg in argv if arg.startswith('--exp=')]
   overrides = [arg for arg in argv if arg.startswith('--exp.')]
   rest = [arg for arg in argv if arg not in overrides and not arg.startswith('--exp=')]
@@ -113,7 +137,7 @@ def _define_experiment(argv: list[str]) -> list[str]:
     if overrides or '--exp' in argv:
       raise UserError('--exp=NAME is missing; write it with an equals sign, as in --exp=midtrain_128k:size=7b')
     return argv
-  settings = experiment(chosen[-1])
+  settings = experiment(rewrite_exp(chosen[-1]))
   leaves = flatten(settings)
   for arg in overrides:
     key, separator, _ = arg.removeprefix('--exp.').partition('=')
@@ -121,11 +145,11 @@ def _define_experiment(argv: list[str]) -> list[str]:
       raise UserError(f'--exp.{key} does not exist in {settings.stage}{nearest(key, leaves)}')
     if key in _NAMED:
       raise UserError(
-          f'--exp.{key} follows from --exp; name another experiment or size there, as in --exp=anneal:size=7b'
+          f'--exp.{key} is set by --exp; choose another experiment or size there, as in --exp=anneal:size=7b'
       )
     if not separator:
       raise UserError(f'--exp.{key} has no value; write --exp.{key}=VALUE')
-  # config_flags reads the overrides from sys.argv and checks each against the type of the field.
+  # config_flags reads the overrides from sys.argv and checks each against its field's type.
   sys.argv = [argv[0], *overrides, *rest[1:]]
   config_flags.DEFINE_config_dict('exp', settings)
   return sys.argv

@@ -1,22 +1,43 @@
-"""Starts jax for a command: several hosts joined into one, and a clear word where there is no accelerator."""
+"""What a command runs on: hosts joined into one run, hardware that is absent left alone, one line that says what it is.
+
+Imports jax only where it is needed, so that --help answers at once.
+"""
 
 import glob
+import importlib.util
 import os
 
-import jax
+from absl import logging
 
 from iquest_jax.errors import UserError
 
-# As a host sees its chips.
+# How a host sees its accelerators.
 _TPU_CHIPS = ('/dev/accel[0-9]*', '/dev/vfio/[0-9]*')
+_NVIDIA_GPUS = ('/dev/nvidia[0-9]*', '/dev/dxg')
+
+
+def ignore_absent_tpu() -> None:
+  """Keeps jax from loading libtpu on a machine without a TPU, where libtpu prints errors of its own.
+
+  `make test` installs libtpu to compile for TPUs. Call this before jax is imported; JAX_PLATFORMS wins if it is set.
+  """
+  if os.environ.get('JAX_PLATFORMS') or _exists(_TPU_CHIPS) or not importlib.util.find_spec('libtpu'):
+    return
+  cuda = any(importlib.util.find_spec(f'jax_cuda{version}_plugin') for version in (12, 13))
+  os.environ['JAX_PLATFORMS'] = 'cuda,cpu' if cuda and _exists(_NVIDIA_GPUS) else 'cpu'
 
 
 def start(size: str) -> None:
-  """Joins the hosts of a pod or cluster and checks that there is hardware for this size.
+  """Joins the hosts of a pod or cluster, logs what the run has, and checks that it suffices for this size.
 
-  On TPU pods (also several slices), under Slurm and Open MPI jax.distributed finds the others by itself; anywhere else
-  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it.
+  On TPU pods (also several slices), under Slurm and under Open MPI, jax.distributed finds the other hosts by itself;
+  elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
+
+  Raises:
+    UserError: a full size without an accelerator, or one of these variables is not a number.
   """
+  import jax
+
   if 'JAX_COORDINATOR_ADDRESS' in os.environ:
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize(
@@ -24,25 +45,49 @@ def start(size: str) -> None:
     )  # reads the coordinator's address itself
   elif _several_hosts():
     jax.distributed.initialize()
+  log_devices()
   if jax.default_backend() == 'cpu' and not size.startswith('tiny'):
     raise UserError(
-        f'size "{size}" needs TPUs or NVIDIA GPUs and jax sees only this CPU; install the extra "tpu" or "gpu", '
+        f'size "{size}" needs TPUs or NVIDIA GPUs, and jax sees only this CPU; install the extra "tpu" or "gpu", '
         'or try the same stage with --exp=NAME:tiny'
     )
 
 
+def log_devices() -> None:
+  """Logs what jax runs on, as in `running on 1 CPU device (jax 0.10.2)`.
+
+  Raises:
+    UserError: jax cannot start the platform that JAX_PLATFORMS names.
+  """
+  import jax
+
+  try:
+    kind, count = jax.devices()[0].device_kind, jax.device_count()
+  except RuntimeError as error:
+    reason = str(error).partition('\n')[0]
+    raise UserError(f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: {reason}') from error
+  kind = 'CPU' if kind == 'cpu' else kind
+  hosts = f' in {jax.process_count()} processes' if jax.process_count() > 1 else ''
+  logging.info('running on %d %s device%s%s (jax %s)', count, kind, 's' * (count > 1), hosts, jax.__version__)
+
+
 def _several_hosts() -> bool:
-  """Whether others may wait for this process; a TPU host that is alone may join itself, which does no harm."""
+  """Whether other hosts may wait for this process; a single TPU host that joins only itself does no harm."""
   for tasks in ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'MEGASCALE_NUM_SLICES'):
     if tasks in os.environ and _number(tasks) > 1:
       return True
   if 'TPU_WORKER_HOSTNAMES' in os.environ:
     return ',' in os.environ['TPU_WORKER_HOSTNAMES']
-  # A Cloud TPU VM knows the other hosts of its pod from the metadata server alone, which jax.distributed asks.
-  return os.environ.get('JAX_PLATFORMS') != 'cpu' and any(glob.glob(pattern) for pattern in _TPU_CHIPS)
+  # A Cloud TPU VM learns of the other hosts of its pod only from the metadata server, which jax.distributed asks.
+  return os.environ.get('JAX_PLATFORMS') != 'cpu' and _exists(_TPU_CHIPS)
+
+
+def _exists(patterns: tuple[str, ...]) -> bool:
+  return any(glob.glob(pattern) for pattern in patterns)
 
 
 def _number(name: str) -> int:
-  if not os.environ.get(name, '').isdigit():
-    raise UserError(f'{name} is "{os.environ.get(name, "")}" in the environment; where hosts join it must be a number')
-  return int(os.environ[name])
+  value = os.environ.get(name, '')
+  if not value.isdigit():
+    raise UserError(f'{name} must be a number where hosts join a run, got "{value}"; set it in the environment')
+  return int(value)

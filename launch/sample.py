@@ -6,16 +6,17 @@
 
 from absl import flags
 
-from iquest_jax.errors import UserError
-from launch import command
+from experiments import chain
+from iquest_jax.errors import UserError, check_name
+from launch import command, devices
 
 flags.declare_key_flag('workdir')
-flags.DEFINE_string('stage', '', 'Stage to sample from, as midtrain_128k.')
-flags.DEFINE_string('prompt', '', 'Text to continue; special tokens may be written out.')
-flags.DEFINE_bool('chat', False, 'Whether the prompt is a user\'s message and the answer an assistant\'s turn.')
-flags.DEFINE_integer('tokens', 64, 'New tokens at most.', lower_bound=1)
-flags.DEFINE_float('temperature', 0.0, 'Temperature of the draws; 0 takes the most likely token.', lower_bound=0.0)
-flags.DEFINE_integer('seed', 0, 'Seed of the draws.')
+flags.DEFINE_string('stage', '', 'Stage to sample from, such as midtrain_128k.')
+flags.DEFINE_string('prompt', '', 'Text to continue; it may spell out special tokens.')
+flags.DEFINE_bool('chat', False, 'Treat the prompt as a user message and print the assistant\'s reply.')
+flags.DEFINE_integer('tokens', 64, 'Maximum number of new tokens.', lower_bound=1)
+flags.DEFINE_float('temperature', 0.0, 'Sampling temperature; 0 takes the most likely token.', lower_bound=0.0)
+flags.DEFINE_integer('seed', 0, 'Seed of the sampling.')
 
 FLAGS = flags.FLAGS
 
@@ -23,16 +24,15 @@ FLAGS = flags.FLAGS
 def main(argv):
   del argv
   run_folder = command.run_folder()
-  command.check_stage(FLAGS.stage)
+  check_name('--stage: stage', FLAGS.stage, chain.PARENTS)
   if not FLAGS.temperature < float('inf'):
-    raise UserError(f'--temperature is {FLAGS.temperature}; it is a number of at least 0')
-  from iquest_jax import sharding
+    raise UserError(f'--temperature must be finite and at least 0, got {FLAGS.temperature}')
+  from iquest_jax.checkpoint import restore
   from iquest_jax.infer import sampling
   from iquest_jax.text.tokenizer import Tokenizer
-  from iquest_jax.train import initial_state
 
-  mesh = sharding.make_mesh({'data': 1, 'fsdp': -1, 'context': 1, 'tensor': 1})
-  model, params = initial_state.newest_model(run_folder.stage(FLAGS.stage).path, mesh)
+  devices.log_devices()
+  model, params = restore.newest_model(run_folder.stage(FLAGS.stage))
   text = sampling.complete(
       model,
       params,

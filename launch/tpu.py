@@ -1,15 +1,16 @@
-"""Train one stage: on a TPU pod (the same command on every host), on NVIDIA GPUs, or at tiny size on a CPU.
+"""Train one stage: on a TPU pod (same command on every host), NVIDIA GPUs, or a CPU at tiny size.
 
   python -m launch.tpu --exp=midtrain_128k:size=40b_loop --workdir=runs/40b_loop
   python -m launch.tpu --exp=midtrain_128k:tiny --workdir=runs/tiny --exp.train.steps=10
 
-Arguments ride on the name: size=7b|14b|40b|40b_loop, topology=v5p-256|v5p-512|v6e-256, tiny. Fields of the
-configuration are overridden as --exp.FIELD=VALUE. Started again, a stage goes on at its newest checkpoint.
+Arguments follow the name: size=7b|14b|40b|40b_loop, topology=v5p-256|v5p-512|v6e-256, tiny.
+--exp.FIELD=VALUE overrides a field of the configuration. Started again, a stage resumes from its
+newest checkpoint.
 """
 
 from absl import flags
 
-from launch import command
+from launch import command, devices
 
 flags.declare_key_flag('workdir')
 
@@ -17,8 +18,6 @@ flags.declare_key_flag('workdir')
 def main(argv):
   del argv
   config, run_folder = command.config(), command.run_folder()
-  from launch import devices
-
   devices.start(config.size)
   from iquest_jax.train import loop
 

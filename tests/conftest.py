@@ -1,8 +1,40 @@
-"""Tests run on eight CPU devices in one process; set before jax is imported anywhere."""
+"""Tests run on eight CPU devices in one process, chosen before jax is imported; commands run in processes of their own."""
 
 import os
+import socket
+
+import pytest
+from hypothesis import settings
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = ' '.join(
     [os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=8', '--xla_backend_optimization_level=0']
 )
+
+# Hypothesis limits the wall time of an example by default, which fails by chance on a busy machine.
+settings.register_profile('without deadline', deadline=None)
+settings.load_profile('without deadline')
+
+@pytest.fixture(scope='session')
+def session_folder(tmp_path_factory):
+  """A folder that all test processes of this session share."""
+  base = tmp_path_factory.getbasetemp()
+  return base.parent if os.environ.get('PYTEST_XDIST_WORKER') else base
+
+
+@pytest.fixture(scope='session')
+def commands(session_folder):
+  """Runs commands as a user would; see processes.Commands."""
+  from tests.processes import Commands
+
+  commands = Commands(session_folder / 'compilation_cache')
+  yield commands
+  commands.close()
+
+
+@pytest.fixture
+def unused_port():
+  """A port of this machine on which nothing listens."""
+  with socket.socket() as listener:
+    listener.bind(('localhost', 0))
+    return listener.getsockname()[1]

@@ -1,1 +1,1 @@
-"""Ahead-of-time compilation: what a stage costs on a pod, found out on a machine without one."""
+"""Ahead-of-time compilation: what a stage costs on a pod, without having one."""

@@ -1,4 +1,4 @@
-"""From the measure of a compiled step to seconds, tokens and utilisation. Arithmetic only, nothing here was timed."""
+"""Estimates step time, throughput and utilisation from the measure of a compiled step. Nothing is timed."""
 
 import dataclasses
 
@@ -10,54 +10,55 @@ from iquest_jax.model import cost, sizes
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """A step of a stage on a slice, by arithmetic.
+  """One train step of a stage on a slice.
 
-  The four parts add up to the step: matrix units and memory from the compiler's cycle counts, kernels at the slower of
-  matrix rate and memory bandwidth by their declared costs, links for transfers that no work hides. Hidden transfers
-  count only where they take longer than the work beside them.
+  The step is the sum of four parts: matrix units and memory from the compiler's cycle counts; kernels, whose declared
+  costs take the longer of FLOPs over peak rate and bytes over bandwidth; links, for transfers that overlap with nothing.
+  Overlapped transfers count only as far as they take longer than the rest of the work.
 
   Attributes:
-    fits: whether the compiler took the program.
-    peak_bytes: HBM of one chip at its fullest, or what the refused program asks for (None: the compiler does not say).
-    useful_flops: of a step of the whole slice, without recomputation; rows taken as one document each.
-    seconds: by part; `links_hidden` is beside, not in the sum.
-    moved: bytes that leave a chip in a step, by kind of collective.
+    fits: whether the compiler accepted the program and its peak is within the HBM of a chip.
+    peak_bytes: peak HBM per chip, or what a refused program asks for (None: the compiler does not say).
+    useful_flops: per step of the whole slice, without recomputation; each row is one document.
+    seconds: per step, by part: matrix, memory, kernels, links, links_hidden.
+    moved: bytes that leave a chip per step, by kind of collective.
+    tokens: per step of the whole slice.
+    slice_: the slice.
   """
 
   fits: bool
   peak_bytes: int | None
-  hbm_bytes: int
   useful_flops: int
   seconds: dict[str, float]
   moved: dict[str, float]
   tokens: int
-  chips: int
-  peak_flops: float
+  slice_: Slice
 
   @property
   def step_seconds(self) -> float:
-    parts = {name: spent for name, spent in self.seconds.items() if name != 'links_hidden'}
-    work = sum(spent for name, spent in parts.items() if name != 'links')
-    return sum(parts.values()) + max(0.0, self.seconds['links_hidden'] - work)
+    """Estimated seconds per step."""
+    work = self.seconds['matrix'] + self.seconds['memory'] + self.seconds['kernels']
+    return max(work, self.seconds['links_hidden']) + self.seconds['links']
 
   @property
   def dominant(self) -> str:
+    """The part that takes longest."""
     return max(self.seconds, key=self.seconds.get)
 
   @property
   def tokens_per_chip_second(self) -> float:
-    return self.tokens / self.step_seconds / self.chips
+    return self.tokens / self.step_seconds / self.slice_.chips
 
   @property
   def mfu(self) -> float:
-    return self.useful_flops / (self.step_seconds * self.chips * self.peak_flops)
+    return self.useful_flops / (self.step_seconds * self.slice_.chips * self.slice_.chip.peak_flops)
 
 
-def held(config: ConfigDict) -> dict[str, int]:
-  """Bytes a chip keeps of one micro-batch from the forward pass to the backward, by name; arithmetic.
+def kept_for_backward(config: ConfigDict) -> dict[str, int]:
+  """Bytes per chip that one micro-batch keeps from the forward to the backward pass, by name of the activation.
 
-  Empty for remat policies that keep more than names. A looped model keeps the first pass's keys and values for the later
-  ones, and in the backward pass their gradients, which grow until the first pass is reached.
+  Empty for remat policies that keep more than named activations. A looped model keeps the keys and values of the first
+  pass for the later ones; in the backward pass their gradients accumulate until it reaches the first pass.
   """
   model, train = sizes.ModelConfig(**config.model.to_dict()), config.train
   if train.remat not in ('full', 'attention', 'offload'):
@@ -75,7 +76,7 @@ def held(config: ConfigDict) -> dict[str, int]:
 
 
 def estimate(measure: dict, config: ConfigDict, slice_: Slice) -> Estimate:
-  """Reads a measure (aot.program) of `config` on `slice_`."""
+  """The estimate of `config` on `slice_` from its measure (aot.program)."""
   chip, model = slice_.chip, sizes.ModelConfig(**config.model.to_dict())
   rows, length = config.train.batch_rows, config.data.context
   refused = 'refused' in measure
@@ -87,18 +88,16 @@ def estimate(measure: dict, config: ConfigDict, slice_: Slice) -> Estimate:
   )
   seconds |= {'links': 0.0, 'links_hidden': 0.0}
   moved = {}
-  for found in measure.get('collectives', ()):
-    moved[found['kind']] = moved.get(found['kind'], 0) + found['moved']
-    seconds['links_hidden' if found['hidden'] else 'links'] += found['moved'] / (found['links'] * chip.link_bandwidth)
+  for each in measure.get('collectives', ()):
+    moved[each['kind']] = moved.get(each['kind'], 0) + each['moved']
+    seconds['links_hidden' if each['hidden'] else 'links'] += each['moved'] / (each['links'] * chip.link_bandwidth)
   peak = measure['needed_bytes'] if refused else measure['peak_bytes']
   return Estimate(
       fits=not refused and peak <= chip.hbm_bytes,
       peak_bytes=peak,
-      hbm_bytes=chip.hbm_bytes,
       useful_flops=cost.TRAIN_PASSES * rows * cost.forward_flops(model, length),
       seconds=seconds,
       moved=moved,
       tokens=rows * length,
-      chips=slice_.chips,
-      peak_flops=chip.peak_flops,
+      slice_=slice_,
   )

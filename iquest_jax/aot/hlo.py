@@ -1,9 +1,8 @@
-"""Reads an optimised HLO module as text: what runs how often, what moves between chips, what lies in memory.
+"""Parses the text of an optimised HLO module: how often each instruction runs, transfers between chips, buffers in HBM.
 
-Bytes are those of one chip. Imports no jax.
+All byte counts are per chip. Imports no jax.
 """
 
-import collections
 import dataclasses
 import json
 import math
@@ -11,16 +10,16 @@ import re
 from collections.abc import Iterator
 
 COLLECTIVES = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective-permute')
-# Instructions whose result is an operand seen otherwise, or that of the computation they call.
+# Instructions without a buffer of their own: the result is a view of an operand, or belongs to another instruction.
 _NO_BUFFER = {
     'parameter', 'get-tuple-element', 'tuple', 'bitcast', 'while', 'conditional', 'call', 'optimization-barrier',
     'dynamic-update-slice', 'copy-done', 'async-start', 'async-update', 'async-done', 'constant',
     'collective-permute-done', 'all-gather-done', 'all-reduce-done',
 }  # fmt: skip
-# Instructions that run a computation as it stands; a reduction's is folded into the reduction.
+# Instructions that run the computation they name. A reduction's computation is part of the reduction itself.
 _RUNS = ('while', 'fusion', 'call', 'conditional', 'async-start', 'custom-call')
 _BITS = {'pred': 8, 'bf16': 16, 'token': 0, 'opaque': 0}
-# The compiler's word for "not estimated".
+# How the compiler writes "no estimate".
 _NO_ESTIMATE = 2**63 - 1
 
 _COMPUTATION = re.compile(r'^(ENTRY )?(%?[\w.<>-]+) \(.*\{$')
@@ -31,7 +30,7 @@ _CALLED = re.compile(r'(?:calls|body|to_apply)=(%?[\w.<>-]+)')
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line: `rest` is everything behind the opening bracket of its operands."""
+  """One line of the text; `rest` is everything after the opening bracket of the operands."""
 
   name: str
   shape: str
@@ -42,40 +41,43 @@ class Instruction:
     return re.findall(r'%[\w.<>-]+', self.rest.partition(')')[0])
 
   def source(self) -> str:
-    """Where in the program it comes from, as jax names it; '' where the compiler made it."""
-    found = re.search(r'op_name="([^"]*)"', self.rest)
-    return found[1] if found else ''
+    """The operation of the jax program it comes from; '' if the compiler added it."""
+    op_name = re.search(r'op_name="([^"]*)"', self.rest)
+    return op_name[1] if op_name else ''
 
   def cycles(self) -> int:
-    """The compiler's estimate of one run; 0 where it gives none."""
-    found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
-    return int(found[1]) if found and int(found[1]) != _NO_ESTIMATE else 0
+    """The compiler's estimate for one run; 0 if it gives none."""
+    estimate = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
+    return int(estimate[1]) if estimate and int(estimate[1]) != _NO_ESTIMATE else 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One transfer as it is run `times` in a step.
+  """One transfer between chips.
 
   Attributes:
-    shape: of its result.
+    kind: one of COLLECTIVES.
+    channels: its channel_id, if it has one; several transfers may share channel 1.
+    shape: type of the result.
     size: bytes of the whole array: the result of a gather, the argument of a scatter.
-    group: chips that take part together.
-    links: of a chip that it keeps busy, as the compiler's chosen algorithm says.
-    hidden: whether it runs beside other work.
+    group: chips per replica group.
+    links: links of a chip in use, from the algorithm that the compiler chose.
+    times: runs per step.
+    hidden: whether it overlaps with other work.
   """
 
   kind: str
+  channels: tuple[int, ...]
   shape: str
   size: int
   group: int
   links: int
   times: int
   hidden: bool
-  source: str
 
   @property
   def moved(self) -> float:
-    """Bytes that leave one chip, all runs together."""
+    """Bytes that leave one chip per step."""
     if self.kind == 'collective-permute':
       return self.times * self.size
     passes = 2 if self.kind == 'all-reduce' else 1
@@ -84,7 +86,7 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """A Mosaic call as it is run `times` in a step, with what its author says it costs: operations and HBM bytes."""
+  """A Mosaic call that runs `times` per step, with the FLOPs and HBM bytes per run that its author declares."""
 
   name: str
   flops: int
@@ -93,7 +95,7 @@ class Kernel:
 
 
 def size_of(shape: str) -> int:
-  """Bytes of an array or tuple type, padded to its tiles, what lies outside HBM left out."""
+  """Bytes in HBM of an array or tuple type, padded to its tiles; other memory spaces count as 0."""
   total = 0
   for dtype, dims, layout in _SHAPE.findall(shape):
     bits = _BITS.get(dtype) or (0 if dtype in _BITS else int(re.search(r'\d+', dtype)[0]))
@@ -105,7 +107,7 @@ def size_of(shape: str) -> int:
     if tile and dims:
       minor = [int(n) for n in order.split(',')]
       for axis, step in zip(minor, reversed([int(n) for n in tile[1].split(',')])):
-        # Arrays of one dimension are padded in the order of a cache line, which never shows.
+        # Padding of a one-dimensional array is too small to matter.
         dims[axis] = math.ceil(dims[axis] / step) * step if len(dims) > 1 else dims[axis]
     total += math.prod(dims) * bits // 8
   return total
@@ -125,7 +127,7 @@ class Module:
         current.append(Instruction(*instruction.groups()))
 
   def trips(self, loop: Instruction) -> int:
-    """How often a while loop runs: the constant its counter is compared with; loops of lax.scan count from 0 by 1."""
+    """Iterations of a while loop: the constant that its counter is compared with (lax.scan counts from 0 in ones)."""
     condition = self.computations[re.search(r'condition=(%?[\w.<>-]+)', loop.rest)[1]]
     inner = [name for line in condition for name in _CALLED.findall(line.rest)]
     lines = condition + [line for name in inner for line in self.computations.get(name, [])]
@@ -134,7 +136,7 @@ class Module:
     return max(bounds, default=1)
 
   def runs(self) -> Iterator[tuple[Instruction, int, str]]:
-    """Every instruction with how often a step runs it and its computation; fused ones included."""
+    """Every instruction, inside fusions too, with its runs per step and its computation."""
     stack = [(self.entry, 1)]
     while stack:
       name, times = stack.pop()
@@ -145,20 +147,20 @@ class Module:
           stack += [(called, inner) for called in self._called(line)]
 
   def _called(self, line: Instruction) -> list[str]:
-    """Computations that one run of an instruction runs; of a conditional's branches the one with most work."""
+    """Computations that one run of an instruction runs; of a conditional, the branch with the most work."""
     if branches := re.search(r'branch_computations=\{([^}]*)\}', line.rest):
       return [max(branches[1].split(', '), key=self._work)]
     return _CALLED.findall(line.rest)
 
   def _work(self, name: str) -> int:
-    """Operations of the kernels in a computation, or else its length: enough to tell branches apart."""
+    """Kernel FLOPs plus instruction count of a computation, enough to rank branches."""
     lines = self.computations.get(name, [])
     own = sum(kernel.flops for line in lines for kernel in [_kernel(line, 1)] if kernel)
     return own + len(lines) + sum(self._work(called) for line in lines for called in _CALLED.findall(line.rest))
 
   def collectives(self) -> list[Collective]:
-    """Transfers between chips, groups of one left out."""
-    found = []
+    """Transfers between chips; groups of one chip are left out."""
+    transfers = []
     for line, times, where in self.runs():
       kind = line.opcode.removesuffix('-start')
       if kind not in COLLECTIVES:
@@ -168,56 +170,56 @@ class Module:
         # (operand, result, ...) of an asynchronous pair.
         shape = max(_SHAPE.finditer(shape), key=lambda part: size_of(part[0]))[0]
       group = group_size(line.rest)
-      # libtpu writes a scatter that starts inside a fusion as the reduce it is made of.
+      # libtpu writes a scatter inside a fusion as the all-reduce that it starts from.
       if kind == 'all-reduce' and where.lstrip('%').startswith('all-reduce-scatter'):
         kind = 'reduce-scatter'
       elif kind == 'reduce-scatter':
-        shape = ' '.join(_type_of(self.computations[where], name) for name in line.operands()) or shape
+        types = {other.name: other.shape for other in self.computations[where]}
+        shape = ' '.join(types.get(name, '') for name in line.operands()) or shape
       if group > 1 or kind == 'collective-permute':
         hidden = line.opcode.endswith('-start') or 'async' in where
-        found.append(
-            Collective(kind, line.shape, size_of(re.sub(r'S\(\d\)', '', shape)), group, links(kind, line.rest), times,
-                       hidden, line.source())
-        )  # fmt: skip
-    return found
+        channels = tuple(map(int, re.findall(r'channel_id=(\d+)', line.rest)))
+        transfers.append(Collective(
+            kind, channels, line.shape, size_of(re.sub(r'S\(\d\)', '', shape)), group,
+            links(kind, line.rest), times, hidden,
+        ))  # fmt: skip
+    return transfers
 
   def kernels(self) -> list[Kernel]:
     """Mosaic calls."""
-    return [found for line, times, _ in self.runs() if (found := _kernel(line, times))]
+    return [kernel for line, times, _ in self.runs() if (kernel := _kernel(line, times))]
 
   def cycles(self) -> dict[str, int]:
-    """The compiler's cycles of a step: 'matrix' where a product is in the fusion, 'memory' elsewhere."""
-    total = collections.Counter()
+    """The compiler's cycles per step: 'matrix' for fusions with a matrix product, 'memory' for everything else."""
+    total = {'matrix': 0, 'memory': 0}
     for line, times, _ in self.runs():
       inside = [inner.opcode for name in _CALLED.findall(line.rest) for inner in self.computations.get(name, ())]
       product = line.opcode in ('convolution', 'dot') or 'convolution' in inside or 'dot' in inside
       total['matrix' if product else 'memory'] += times * line.cycles()
-    return {'matrix': total['matrix'], 'memory': total['memory']}
+    return total
 
   def allocations(self) -> list[tuple[int, str, str]]:
-    """(bytes, shape, source) of the buffers the module makes or is given, largest first; not all live at once."""
-    found = []
+    """(bytes, shape, source) of every buffer once, arguments too, largest first; not all are live at the same time."""
+    loops = (line for lines in self.computations.values() for line in lines if line.opcode == 'while')
+    buffers, bodies = [], {re.search(r'body=(%?[\w.<>-]+)', loop.rest)[1] for loop in loops}
     for name, lines in self.computations.items():
-      if name.lstrip('%').startswith(('fused_computation', 'region')) and name != self.entry and not self._is_body(name):
+      if name.lstrip('%').startswith(('fused_computation', 'region')) and name != self.entry and name not in bodies:
         continue
       for line in lines:
-        given = name == self.entry and line.opcode == 'parameter'
-        if (line.opcode in _NO_BUFFER and not given) or self._in_place(line):
+        argument = name == self.entry and line.opcode == 'parameter'
+        if (line.opcode in _NO_BUFFER and not argument) or self._in_place(line):
           continue
-        shapes = [part[0] for part in _SHAPE.finditer(line.shape)] if line.opcode != 'copy-start' else []
-        found += [(size_of(shape), shape, line.source() or line.name) for shape in shapes]
-    return sorted(found, reverse=True)
-
-  def _is_body(self, name: str) -> bool:
-    return name in self._bodies
-
-  @property
-  def _bodies(self) -> set[str]:
-    whiles = (line for lines in self.computations.values() for line in lines if line.opcode == 'while')
-    return {re.search(r'body=(%?[\w.<>-]+)', line.rest)[1] for line in whiles}
+        shapes = [part[0] for part in _SHAPE.finditer(line.shape)]
+        if line.opcode == 'copy-start':  # (result, operand, context)
+          shapes = shapes[:1]
+        elif line.opcode.endswith('-start'):  # (operands, results, contexts), or only results
+          count = len(line.operands())
+          shapes = shapes[count : 2 * count] or shapes
+        buffers += [(size_of(shape), shape, line.source() or line.name) for shape in shapes]
+    return sorted(buffers, reverse=True)
 
   def _in_place(self, line: Instruction) -> bool:
-    """Whether a fusion only writes a slice of its argument, or a call writes into its arguments."""
+    """Whether a fusion writes a slice of its argument, or a call writes into its arguments."""
     if '"output_to_operand_aliasing"' in line.rest or 'output_to_operand_aliasing=' in line.rest:
       return True
     inside = [inner for name in re.findall(r'calls=(%?[\w.<>-]+)', line.rest) for inner in self.computations.get(name, ())]
@@ -229,34 +231,30 @@ class Module:
 def _kernel(line: Instruction, times: int) -> Kernel | None:
   if line.opcode != 'custom-call' or 'tpu_custom_call' not in line.rest:
     return None
-  found = re.search(r'"cost_estimate":(\{[^}]*\})', line.rest)
-  cost = json.loads(found[1]) if found else {}
-  name = line.source().rsplit('/', 1)[-1] or line.name
+  declared = re.search(r'"cost_estimate":(\{[^}]*\})', line.rest)
+  cost = json.loads(declared[1]) if declared else {}
+  name = re.sub(r'[.\d]+$', '', line.name.lstrip('%'))
   return Kernel(name, int(cost.get('flops', 0)), int(cost.get('bytes_accessed', 0)), times)
 
 
-def _type_of(lines: list[Instruction], name: str) -> str:
-  return next((line.shape for line in lines if line.name == name), '')
-
-
 def group_size(rest: str) -> int:
-  """Chips of one replica group in any of the notations: {{0,1},{2,3}}, [2,4]<=[8], mesh['x'=2,'y'=4] {'y'}."""
-  if found := re.search(r'replica_groups=\{\{([\d,]*)\}', rest):
-    return len(found[1].split(','))
-  if found := re.search(r'replica_groups=\[\d+,(\d+)\]', rest):
-    return int(found[1])
-  if found := re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', rest):
-    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
-    parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])
+  """Chips per replica group, in every notation: {{0,1},{2,3}}, [2,4]<=[8], mesh['x'=2,'y'=4] {'y'}; 1 if there is none."""
+  if groups := re.search(r'replica_groups=\{\{([\d,]*)\}', rest):
+    return len(groups[1].split(','))
+  if groups := re.search(r'replica_groups=\[\d+,(\d+)\]', rest):
+    return int(groups[1])
+  if groups := re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', rest):
+    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", groups[1])}
+    parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", groups[2])
     return math.prod(int(part) if part else sizes[name] for name, part in parts)
   return 1
 
 
 def links(kind: str, rest: str) -> int:
-  """Links of a chip that a collective uses: a colour is a ring, in one direction or both; a permute takes one link."""
+  """Links of a chip that a collective uses: one ring per colour, in one direction or both; a permute uses one link."""
   if kind == 'collective-permute':
     return 1
-  found = re.search(r'(\w*)Strategy\w*\{colors:(\d+)', rest)
-  if not found:
+  strategy = re.search(r'(\w*)Strategy\w*\{colors:(\d+)', rest)
+  if not strategy:
     return 2
-  return int(found[2]) * (1 if 'UniDirection' in found[0] else 2)
+  return int(strategy[2]) * (1 if 'UniDirection' in strategy[0] else 2)

@@ -1,16 +1,16 @@
-"""Compiles the train step of a stage for a slice that is not there, and takes the compiled program's measure.
+"""Compiles a stage's train step for a TPU slice without having one, and measures the compiled program.
 
-Run as a module it reads {"config": ..., "topology": ...} from stdin and writes the measure to stdout: every compile has a
-process of its own, for its memory and because libtpu keeps state.
+Run as a module, it reads {"config": ..., "topology": ...} from stdin and writes the measure to stdout. Every compile runs
+in its own process, which frees the memory afterwards and isolates libtpu's global state.
 """
 
 import dataclasses
+import importlib.metadata
 import json
 import math
 import os
 import re
 import sys
-import time
 
 from ml_collections import ConfigDict
 
@@ -18,8 +18,8 @@ from iquest_jax.aot import hlo, topology
 from iquest_jax.aot.topology import Slice
 from iquest_jax.errors import UserError
 
-# The slice is described, not opened: no accelerator is looked for, here or on a metadata server, and two processes may
-# describe one at once. The last three only have to be there.
+# A topology is described, not opened: libtpu must not look for chips, here or on a metadata server, and two processes may
+# use it at the same time. It wants the last three to be set, whatever their values.
 ENVIRONMENT = {
     'JAX_PLATFORMS': 'cpu',
     'TPU_SKIP_MDS_QUERY': '1',
@@ -29,12 +29,17 @@ ENVIRONMENT = {
     'TPU_WORKER_ID': '0',
 }
 
+# The fields of a measure that are recorded: what estimate.estimate reads, and the versions.
+_RECORDED = ('jax', 'libtpu', 'refused', 'needed_bytes', 'peak_bytes', 'cycles', 'collectives', 'kernels')
+# Fields that add up when equal transfers or kernels are merged.
+_SUMMED = ('times', 'moved', 'channels')
+
 
 def lower(config: ConfigDict, slice_: Slice):
-  """The stage's train step on its mesh, traced for the chips of a slice.
+  """The stage's train step on its mesh, lowered for the chips of a slice.
 
   Raises:
-    UserError: mesh, batch, row or heads do not fit the slice or each other; nothing has been compiled then.
+    UserError: mesh, batch, context or heads do not fit the slice or each other. Raised before anything is compiled.
   """
   import jax
   import jax.numpy as jnp
@@ -50,75 +55,71 @@ def lower(config: ConfigDict, slice_: Slice):
   mesh = sharding.make_mesh(config.mesh, devices)
   loop.check(config, mesh)
   shape = (config.train.batch_rows, config.data.context)
-  row = lambda dtype, where: jax.ShapeDtypeStruct(shape[: len(where.spec)], dtype, sharding=where)
+  row = lambda dtype, placed: jax.ShapeDtypeStruct(shape[: len(placed.spec)], dtype, sharding=placed)
   dtypes = Batch(jnp.int32, jnp.int32, jnp.float32, jnp.int32, jnp.int32, jnp.int32)
   batch = jax.tree.map(row, dtypes, sharding.batch_shardings(mesh))
-  # The abstract mesh, because constants of the trace must have a device that is there.
+  # With the mesh itself, constants of the trace would be placed on chips that do not exist.
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), gated_attention.kernels_for('tpu'):
     stage = step.of_stage(config, mesh, len(mixture.source_names(config.data.mixture)))
     return stage.train_step.lower(stage.abstract, batch)
 
 
 def measure(config: ConfigDict, slice_: Slice) -> dict:
-  """What the compiler says about the train step of a stage on a slice, as plain data (bytes, cycles, seconds).
+  """What the compiler reports about a stage's train step on a slice, as plain data: bytes and cycles per chip, seconds.
 
-  `refused` holds the compiler's words where it refuses the program for want of memory, and only `needed_bytes` is known.
+  If the program needs too much memory, `refused` has the compiler's message and `needed_bytes` is all that is known.
   """
   import jax
 
-  versions = {'jax': jax.__version__, 'libtpu': libtpu_version()}
+  versions = {'jax': jax.__version__, 'libtpu': importlib.metadata.version('libtpu')}
   lowered = lower(config, slice_)
-  began = time.monotonic()
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    return versions | {'refused': str(error).splitlines()[0], 'needed_bytes': _needed(str(error))}
+    return versions | {'refused': str(error).splitlines()[0], 'needed_bytes': _needed_bytes(str(error))}
   memory, module = compiled.memory_analysis(), hlo.Module(compiled.as_text())
   return versions | {
-      'compile_seconds': round(time.monotonic() - began, 1),
       'peak_bytes': memory.peak_memory_in_bytes,
       'argument_bytes': memory.argument_size_in_bytes,
       'host_bytes': memory.host_temp_size_in_bytes,
       'allocations': module.allocations()[:5],
-      'collectives': _together(module.collectives()),
-      'kernels': [dataclasses.asdict(found) for found in module.kernels()],
+      'collectives': _merged([dataclasses.asdict(each) | {'moved': each.moved} for each in module.collectives()]),
+      'kernels': _merged([dataclasses.asdict(kernel) for kernel in module.kernels()]),
       'cycles': module.cycles(),
   }
 
 
-def _together(collectives: list[hlo.Collective]) -> list[dict]:
-  """Equal transfers as one, `times` and `moved` added up; the largest movers first."""
-  total = {}
-  for found in collectives:
-    alike = dataclasses.replace(found, times=0, source='')
-    line = total.setdefault(alike, dataclasses.asdict(found) | {'times': 0, 'moved': 0})
-    line['times'] += found.times
-    line['moved'] += found.moved
-  return sorted(total.values(), key=lambda line: -line['moved'])
+def for_estimate(measure: dict) -> dict:
+  """The part of a measure that an estimate needs, and so a table: no buffers, no shapes."""
+  return {
+      name: _merged(value, without=('shape', 'size', 'group')) if name in ('collectives', 'kernels') else value
+      for name, value in measure.items()
+      if name in _RECORDED
+  }
 
 
-def _needed(words: str) -> int | None:
+def _merged(records: list[dict], without: tuple[str, ...] = ()) -> list[dict]:
+  """Merges records that differ only in _SUMMED, after dropping the fields named in `without`."""
+  merged = {}
+  for record in records:
+    same = {name: value for name, value in record.items() if name not in (*_SUMMED, *without)}
+    total = merged.setdefault(tuple(same.values()), same)
+    total |= {name: total[name] + record[name] if name in total else record[name] for name in _SUMMED if name in record}
+  return list(merged.values())
+
+
+def _needed_bytes(message: str) -> int | None:
   """Bytes in 'Used 120.5G of 95.7G hbm' or 'memory required for HLO temporaries (131.50G) exceeds'."""
-  found = re.search(r'(?:Used |\()([\d.]+)([KMG])', words)
-  return math.ceil(float(found[1]) * 2 ** {'K': 10, 'M': 20, 'G': 30}[found[2]]) if found else None
-
-
-def libtpu_version() -> str:
-  """Version of the installed libtpu; UserError with the way to install it where there is none."""
-  import importlib.metadata
-
-  try:
-    return importlib.metadata.version('libtpu')
-  except importlib.metadata.PackageNotFoundError:
-    raise UserError('aot: libtpu is not installed; it is the extra "tpu": pip install -e .[tpu]') from None
+  size = re.search(r'(?:Used |\()([\d.]+)([KMG])', message)
+  return math.ceil(float(size[1]) * 2 ** {'K': 10, 'M': 20, 'G': 30}[size[2]]) if size else None
 
 
 def main() -> None:
-  asked = json.load(sys.stdin)
+  request = json.load(sys.stdin)
   try:
-    print(json.dumps(measure(ConfigDict(asked['config']), topology.find(asked['topology']))))
+    print(json.dumps(measure(ConfigDict(request['config']), topology.find(request['topology']))))
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)

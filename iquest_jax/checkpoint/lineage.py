@@ -1,8 +1,8 @@
-"""Lineage: what a checkpoint came from, how it was made, and whether that is still true of the files on disk.
+"""Lineage: where a checkpoint came from, how it was trained, and whether the files on disk still agree.
 
 A stage's lineage is a dictionary of JSON values, stored inside each of its checkpoints and so committed with it;
-`<workdir>/<stage>/lineage.json` is a copy of the newest one's. `begin` or `resume` states what is fixed when a run
-starts, `progress` what a checkpoint adds, and `Checkpoints.save` the fingerprint of what it saves.
+`<workdir>/<stage>/lineage.json` is a copy of the newest one. `begin` or `resume` states what is fixed when a run
+starts, `progress` adds what changes from checkpoint to checkpoint, and `Checkpoints.save` adds the fingerprint.
 """
 
 import importlib.metadata
@@ -12,31 +12,22 @@ import subprocess
 from typing import Any
 
 import jax
-from etils import epath
 from ml_collections import ConfigDict
 
 import iquest_jax
-from iquest_jax.checkpoint.store import Checkpoints, Start
+from iquest_jax.checkpoint.start import Start
+from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.config import TRANSFORMS, config_hash
 from iquest_jax.errors import UserError
-from iquest_jax.run_folder import StageFolder, write_whole
-
-_FILE = 'lineage.json'
+from iquest_jax.run_folder import RunFolder, StageFolder, write_whole
 
 
 def begin(start: Start, config: ConfigDict, rows_manifest_hash: str, start_fingerprint: str) -> dict[str, Any]:
-  """Lineage of a stage that begins.
-
-  Args:
-    start: what it begins from; kind 'parent', 'imported' or 'random'.
-    config: of the stage.
-    rows_manifest_hash: of the packed rows it reads.
-    start_fingerprint: fingerprint.combine of the first parameters, after the transform.
-  """
+  """Lineage of a stage that does not resume; `start_fingerprint` is that of its first parameters, after the transform."""
   parent = None
   if start.kind == 'parent':
-    parent = {'stage': start.checkpoints.run_dir.name, 'step': start.step,
-              'fingerprint': start.lineage['end_fingerprint']}
+    ended = start.lineage['end_fingerprint']
+    parent = {'stage': start.checkpoints.stage.name, 'step': start.step, 'fingerprint': ended}
   return {
       'stage': config.stage,
       'size': config.size,
@@ -52,19 +43,18 @@ def begin(start: Start, config: ConfigDict, rows_manifest_hash: str, start_finge
 
 
 def resume(start: Start, config: ConfigDict, rows_manifest_hash: str) -> dict[str, Any]:
-  """Lineage of a stage that goes on: how it began stays, what runs it is stated anew."""
+  """Lineage of a stage that resumes: how it began stays, what it runs with now is replaced."""
   return start.lineage | _present(config, rows_manifest_hash)
 
 
 def progress(
     lineage: dict[str, Any], *, steps: int, tokens_seen: int, wall_seconds: float, finished: bool
 ) -> dict[str, Any]:
-  """Lineage to save with a checkpoint; losses are not in it, since a step is saved first and evaluated then.
+  """Lineage to save with a checkpoint. It holds no losses, since a step is evaluated after it is saved.
 
   Args:
     lineage: of `begin` or `resume`, unchanged since.
-    steps: optimizer steps of the stage.
-    tokens_seen: tokens of the stage, over all its runs.
+    steps, tokens_seen: of the stage, over all its runs.
     wall_seconds: of this run alone; earlier runs are added.
     finished: whether the stage has taken all its steps, so that another may start from here.
   """
@@ -72,44 +62,39 @@ def progress(
   return lineage | {'steps': steps, 'tokens_seen': tokens_seen, 'wall_seconds': passed, 'finished': finished}
 
 
-def imported(stage: str, size: str, source: str) -> dict[str, Any]:
-  """Lineage of a model imported at step 0, from `source`: a path or a name on Hugging Face."""
-  return {'stage': stage, 'size': size, 'parent': None, 'imported': source, 'transform': '', 'carry': [],
-          'wall_seconds': 0.0, 'steps': 0, 'tokens_seen': 0, 'finished': True, 'code_version': code_version(),
-          'versions': _versions()}
+def imported(stage: str, size: str, source: str, model: dict[str, Any]) -> dict[str, Any]:
+  """Lineage of a model imported at step 0: the name of its folder, and the fields of its ModelConfig."""
+  start = {'stage': stage, 'size': size, 'model': model, 'parent': None, 'imported': source, 'transform': '', 'carry': []}
+  return progress(start | {'wall_seconds': 0.0} | _code(), steps=0, tokens_seen=0, wall_seconds=0.0, finished=True)
 
 
 def _present(config: ConfigDict, rows_manifest_hash: str) -> dict[str, Any]:
+  """What a run may change when it resumes."""
   return {
       'config_hash': config_hash(config),
       'rows_manifest_hash': rows_manifest_hash,
-      'code_version': code_version(),
-      'versions': _versions(),
       'devices': {'kind': jax.devices()[0].device_kind, 'count': jax.device_count(), 'processes': jax.process_count()},
-  }
+  } | _code()
 
 
-def _versions() -> dict[str, str]:
-  return {name: importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'orbax-checkpoint')}
+def _code() -> dict[str, Any]:
+  versions = {name: importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'orbax-checkpoint')}
+  return {'code_version': code_version(), 'versions': versions}
 
 
 def code_version() -> str:
   """`git describe` of the checkout that holds this package, else the package's version."""
   root = pathlib.Path(iquest_jax.__file__).resolve().parents[1]
-  if (root / '.git').exists():  # a virtual environment inside another repository must not lend its version
-    git = subprocess.run(['git', '-C', root, 'describe', '--always', '--dirty', '--tags'], capture_output=True,
-                         text=True, check=False)
+  if (root / '.git').exists():  # a virtual environment inside another repository must not report that one's version
+    command = ['git', '-C', root, 'describe', '--always', '--dirty', '--tags']
+    git = subprocess.run(command, capture_output=True, text=True, check=False)
     if git.returncode == 0:
       return git.stdout.strip()
   return iquest_jax.__version__
 
 
-def write(folder: StageFolder, lineage: dict[str, Any]):
-  """Writes the folder's lineage.json, on the primary process; a reader sees the old one or the new one, whole.
-
-  Args:
-    folder: of the stage.
-    lineage: `Checkpoints.lineage()` of its newest checkpoint.
+def write(folder: StageFolder, lineage: dict[str, Any]) -> None:
+  """Writes the stage's lineage.json, the lineage of its newest checkpoint, on the primary process.
 
   Raises:
     UserError: the disk is full or refuses.
@@ -126,23 +111,23 @@ def _text(lineage: dict[str, Any]) -> str:
   return json.dumps(lineage, indent=1, sort_keys=True) + '\n'
 
 
-def tree(workdir: epath.PathLike, stages: list[str]) -> dict[str, dict[str, Any]]:
+def tree(run_folder: RunFolder, stages: list[str]) -> dict[str, dict[str, Any]]:
   """{stage: lineage of its newest checkpoint}, in the order of `stages`, of those that have one."""
-  found = {stage: Checkpoints(epath.Path(workdir) / stage) for stage in stages}
-  return {stage: checkpoints.lineage() for stage, checkpoints in found.items() if checkpoints.steps()}
+  checkpoints = {stage: Checkpoints(run_folder.stage(stage)) for stage in stages}
+  return {stage: saved.lineage() for stage, saved in checkpoints.items() if saved.steps()}
 
 
-def verify(workdir: epath.PathLike, stages: list[str]) -> list[str]:
-  """Reads all checkpoints of a chain and says, a line each, what is not as it was written; [] when all is well.
+def verify(run_folder: RunFolder, stages: list[str]) -> list[str]:
+  """Reads all checkpoints of a chain and returns one line per problem; [] when everything is as written.
 
-  Files are hashed, parameters fingerprinted anew, and every stage must start where its parent ended, or record the
-  transform that lies between. Memory: one leaf of the parameters at a time, on the host and the default device.
+  Files are hashed and parameters fingerprinted again. Every stage must start where its parent ended, or record the
+  transform between them. Memory: one leaf of the parameters at a time, on the host and the default device.
   """
   problems = []
   for stage in stages:
-    checkpoints = Checkpoints(epath.Path(workdir) / stage)
-    for check in (_check_files, _check_copy, _check_parent):
-      problems += [f'{stage}: {problem}' for problem in check(checkpoints)]
+    checkpoints = Checkpoints(run_folder.stage(stage))
+    own = _check_files(checkpoints) + _check_copy(checkpoints) + _check_parent(run_folder, checkpoints)
+    problems += [f'{stage}: {problem}' for problem in own]
   return problems
 
 
@@ -158,40 +143,38 @@ def _check_files(checkpoints: Checkpoints) -> list[str]:
 
 
 def _check_copy(checkpoints: Checkpoints) -> list[str]:
-  file, step = checkpoints.run_dir / _FILE, checkpoints.latest_step()
+  file, step = checkpoints.stage.lineage, checkpoints.latest_step()
   if step is None:
-    return [f'{file}: there is no checkpoint it could be of; run the stage again'] if file.exists() else []
-  if _known(checkpoints, step) is None:
-    return []  # told by _check_files
-  if not file.exists() or file.read_bytes() != _text(checkpoints.lineage(step)).encode():
-    return [f'{file}: is not the lineage in checkpoint {step}; start the stage again to write it anew']
+    return [f'{file}: belongs to no checkpoint; run the stage again'] if file.exists() else []
+  stored = _readable(checkpoints, step)
+  if stored and (not file.exists() or file.read_bytes() != _text(stored).encode()):
+    return [f'{file}: is not the lineage in checkpoint {step}; start the stage again to rewrite it']
   return []
 
 
-def _check_parent(checkpoints: Checkpoints) -> list[str]:
+def _check_parent(run_folder: RunFolder, checkpoints: Checkpoints) -> list[str]:
   step = checkpoints.latest_step()
-  lineage = _known(checkpoints, step) if step is not None else None
+  lineage = _readable(checkpoints, step) if step is not None else None
   parent = lineage and lineage['parent']
   if not parent:
     return []
-  before = Checkpoints(checkpoints.run_dir.parent / parent['stage'])
+  before = Checkpoints(run_folder.stage(parent['stage']))
   origin = f'{checkpoints.folder / str(step)}: starts from step {parent["step"]} of {parent["stage"]}'
   if parent['step'] not in before.steps():
-    return [f'{origin}, which is no longer there']
-  problems = []
-  ended = (_known(before, parent['step']) or {}).get('end_fingerprint')
+    return [f'{origin}, which no longer exists']
+  problems, origin = [], f'{origin} with fingerprint {parent["fingerprint"]}'
+  ended = (_readable(before, parent['step']) or {}).get('end_fingerprint')
   if ended not in (None, parent['fingerprint']):
-    problems.append(f'{origin} with fingerprint {parent["fingerprint"]}, which now has {ended}')
+    problems.append(f'{origin}, which now has {ended}')
   if lineage['transform'] not in TRANSFORMS:
     problems.append(f'{origin} by transform "{lineage["transform"]}", which does not exist')
   if not lineage['transform'] and lineage['start_fingerprint'] != parent['fingerprint']:
-    problems.append(f'{origin} with fingerprint {parent["fingerprint"]}, but began with '
-                    f'{lineage["start_fingerprint"]} and names no transform')
+    problems.append(f'{origin}, but began with {lineage["start_fingerprint"]} and names no transform')
   return problems
 
 
-def _known(checkpoints: Checkpoints, step: int) -> dict[str, Any] | None:
-  """Lineage of a step; None when it cannot be read, which is another check's to tell."""
+def _readable(checkpoints: Checkpoints, step: int) -> dict[str, Any] | None:
+  """Lineage of a step; None if it cannot be read, which `_check_files` reports."""
   try:
     return checkpoints.lineage(step)
   except UserError:
@@ -199,11 +182,10 @@ def _known(checkpoints: Checkpoints, step: int) -> dict[str, Any] | None:
 
 
 def render(lineages: dict[str, dict[str, Any]], losses: dict[str, tuple[float, float] | None]) -> str:
-  """The result of `tree` as text of at most 120 columns: a stage hangs below the one it starts from.
+  """The result of `tree` as text of at most 100 columns: a stage hangs below the one it starts from.
 
   Args:
-    lineages: of `tree`.
-    losses: by stage, first and last held-out loss in nats a token; None where none was measured.
+    losses: by stage, first and last held-out loss in nats per token; None where none was measured.
   """
   children = {stage: [] for stage in lineages}
   roots = []
@@ -231,4 +213,4 @@ def _cells(lineage: dict[str, Any], losses: tuple[float, float] | None) -> tuple
 
 
 def _row(stage: str, steps: str, tokens: str, losses: str, parameters: str, source: str) -> str:
-  return f'{stage:<34} {steps:>11} {tokens:>19} {losses:>16}  {parameters:<16}  {source}'[:120].rstrip()
+  return f'{stage:<27} {steps:>9} {tokens:>17} {losses:>13} {parameters:<16} {source}'[:100].rstrip()

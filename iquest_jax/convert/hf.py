@@ -1,8 +1,8 @@
-"""Published checkpoints (Hugging Face layout), both ways: one table of names, safetensors files, config.json.
+"""Published checkpoints (Hugging Face layout), import and export: one table of names, safetensors files, config.json.
 
-Memory here holds the parameters once as tensors are read (import), one leaf and one shard as they are written (export).
-Every header is checked before the first byte of data is read: a loop checkpoint relabelled as a dense one runs once through
-the layers and still writes fluent text, so a mismatch of architecture and tensors is refused.
+An import holds the parameters in memory once, an export one leaf and one shard. Every header is checked before any data is
+read: a loop checkpoint relabelled as a dense one would run once through the layers and still write fluent text, so a
+mismatch of architecture and tensors is refused.
 
 Legend: L layers, D model width, F ffn width, H query heads, G key/value heads, K head size, V vocabulary.
 """
@@ -13,27 +13,25 @@ import json
 import math
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import flax.traverse_util
-import jax
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from iquest_jax.checkpoint.restore import abstract_params
 from iquest_jax.convert import hf_config
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name
 from iquest_jax.model.sizes import ModelConfig
-from iquest_jax.model.transformer import build, init_params
 
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 SHARD_BYTES = 5 * 10**9
 DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
-# All exact in float32.
+# Every value of these is exact in float32.
 _READABLE = ('F32', 'BF16', 'F16')
 
 
@@ -41,10 +39,10 @@ class _Name(NamedTuple):
   """One tensor under both names.
 
   Attributes:
-    ours: path in the parameter tree; below layers/ the leaf has a leading L, and is one tensor a layer in `theirs`.
-    theirs: published name, {n} is the layer.
-    inputs: leading axes of ours that a matrix multiplies over; theirs is then [outputs, inputs], both flattened.
-      0: the same shape on both sides.
+    ours: path in the parameter tree; below layers/ the leaf has a leading L, and `theirs` is one tensor per layer.
+    theirs: published name; {n} is the layer.
+    inputs: number of leading axes of ours that a matrix multiplies over; theirs is then [outputs, inputs], both
+      flattened. 0: the same shape on both sides.
   """
 
   ours: str
@@ -73,7 +71,7 @@ _GATES = (
 
 
 class _Tensor(NamedTuple):
-  """A published tensor and where it lives with us: leaf `ours`, the layer's slice of it unless layer is None."""
+  """A published tensor and its place in our tree: leaf `ours`, or the slice of one layer unless layer is None."""
 
   ours: str
   layer: int | None
@@ -88,16 +86,11 @@ class _Tensor(NamedTuple):
 
   def publish(self, leaf: np.ndarray, dtype: np.dtype) -> np.ndarray:
     array = (leaf if self.layer is None else leaf[self.layer]).astype(dtype)
-    # safetensors writes the memory as it lies, so a transposed view would be stored wrong without a word.
+    # safetensors writes memory as it is laid out, so it would silently store a transposed view wrong.
     return np.ascontiguousarray(array.reshape(self.published_shape[::-1]).T if self.inputs else array)
 
   def adopt(self, array: np.ndarray) -> np.ndarray:
     return array.T.reshape(self.shape) if self.inputs else array
-
-
-def abstract_params(model: ModelConfig) -> dict[str, Any]:
-  """Nested dicts of jax.ShapeDtypeStruct, shaped as `from_hf` returns them; asked of the model, not allocated."""
-  return nn.unbox(jax.eval_shape(lambda key: init_params(build(model, 'float32'), key), jax.random.key(0)))
 
 
 def from_hf(model_dir: str | pathlib.Path) -> tuple[ModelConfig, dict[str, Any]]:
@@ -118,8 +111,7 @@ def from_hf(model_dir: str | pathlib.Path) -> tuple[ModelConfig, dict[str, Any]]
   shapes = _leaf_shapes(model)
   tensors = _tensors(model, shapes)
   with contextlib.ExitStack() as stack:
-    files = {path: stack.enter_context(_opened(path)) for path in _weight_files(model_dir)}
-    owners = _owners(model_dir, files)
+    owners = _owners(model_dir, stack)
     _check_names(model_dir, model, tensors, owners)
     for name, tensor in tensors.items():
       _check_tensor(name, tensor, *owners[name])
@@ -133,20 +125,19 @@ def from_hf(model_dir: str | pathlib.Path) -> tuple[ModelConfig, dict[str, Any]]
 def to_hf(
     model: ModelConfig, leaves: Iterable[tuple[str, np.ndarray]], out_dir: str | pathlib.Path, dtype: str = 'float32'
 ) -> None:
-  """Writes a checkpoint under the published names; the folder appears whole or not at all.
+  """Writes a checkpoint under the published names; the folder appears atomically.
 
   Args:
     leaves: (path, float32 array) of every parameter of `Transformer`; in order of path, so that shards fill one by one.
     out_dir: must not exist; more than SHARD_BYTES of tensors are split into shards with an index.
-    dtype: 'float32' keeps every bit of the masters; 'bfloat16' rounds to nearest, and keeps every bit of weights that
-      were imported from bfloat16.
+    dtype: 'float32' keeps every bit of the parameters; 'bfloat16' rounds to nearest, and keeps every bit of weights
+      that were imported from bfloat16.
 
   Raises:
-    UserError: the folder exists or cannot be written, the model has no published format, or the leaves are not its.
+    UserError: the folder exists or cannot be written, the model has no published format, or other leaves are given.
   """
   out_dir = pathlib.Path(out_dir)
-  if dtype not in DTYPES:
-    raise UserError(f'export: dtype is "{dtype}"{nearest(dtype, DTYPES)}')
+  check_name('export: dtype', dtype, DTYPES)
   if model.loops > 1 and model.loop_variant != 'released':
     raise UserError(
         f'export: loop_variant "{model.loop_variant}" has no published format; only "released" loops can be exported'
@@ -155,7 +146,7 @@ def to_hf(
     raise UserError(f'export: {out_dir} exists; choose another --out or remove it')
   shapes, partial = _leaf_shapes(model), out_dir.with_name(out_dir.name + '.partial')
   try:
-    # What a killed export left.
+    # A killed export leaves one.
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     _write_shards(partial, shapes, _tensors(model, shapes), leaves, DTYPES[dtype])
@@ -165,16 +156,17 @@ def to_hf(
     shutil.rmtree(partial, ignore_errors=True)
     if isinstance(error, (OSError, SafetensorError)):
       raise UserError(f'export: cannot write {out_dir}: {error}; choose another --out or make room') from error
-    raise  # what is wrong with the leaves
+    raise
 
 
 def _leaf_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
   """{'head': (D, V), ...}: the shape of every parameter."""
-  return {ours: leaf.shape for ours, leaf in flax.traverse_util.flatten_dict(abstract_params(model), sep='/').items()}
+  leaves = flax.traverse_util.flatten_dict(abstract_params(model), sep='/')
+  return {ours: leaf.shape for ours, leaf in leaves.items()}
 
 
 def _tensors(model: ModelConfig, shapes: dict[str, tuple[int, ...]]) -> dict[str, _Tensor]:
-  """Every published tensor of a model by its name, in the order in which they are written: leaf by leaf."""
+  """Every published tensor of a model by its name, in the order of writing: leaf by leaf."""
   tensors = {}
   for name in sorted(_NAMES + (_GATES if model.loops > 1 else ()), key=lambda name: name.ours.split('/')):
     stacked = '{n}' in name.theirs
@@ -184,7 +176,7 @@ def _tensors(model: ModelConfig, shapes: dict[str, tuple[int, ...]]) -> dict[str
 
 
 def _weight_files(model_dir: pathlib.Path) -> list[pathlib.Path]:
-  """The files that hold the tensors: those of the index if there is one."""
+  """The files that hold the tensors: those in the index, if one exists."""
   index = model_dir / INDEX
   if not index.exists():
     return [model_dir / SINGLE]
@@ -195,59 +187,57 @@ def _weight_files(model_dir: pathlib.Path) -> list[pathlib.Path]:
   # A name with folders in it would read outside the checkpoint.
   for name in names:
     if not isinstance(name, str) or pathlib.PurePath(name).name != name:
-      raise UserError(f'{index}: shard "{name}" is not a file name')
+      raise UserError(f'{index}: shard "{name}" is not a file name; fetch the file again')
   return [model_dir / name for name in names]
 
 
-@contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Any]:
-  """A safetensors file, mapped; tensors are read when asked for."""
-  try:
-    handle = safe_open(path, framework='numpy')
-  except (OSError, SafetensorError) as error:
-    raise UserError(f'{path}: missing or damaged ({error}); fetch the file again') from error
-  with handle as file:
-    yield file
+def _owners(model_dir: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, tuple[pathlib.Path, Any]]:
+  """{tensor name: (path, open file)}; files are memory-mapped, so a tensor is read on request.
 
-
-def _owners(model_dir: pathlib.Path, files: dict[pathlib.Path, Any]) -> dict[str, tuple[pathlib.Path, Any]]:
-  """{tensor name: (path, open file)}; each tensor is stored once."""
+  Raises:
+    UserError: a file is missing or damaged, or two files hold the same tensor.
+  """
   owners = {}
-  for path, file in files.items():
+  for path in _weight_files(model_dir):
+    try:
+      file = stack.enter_context(safe_open(path, framework='numpy'))
+    except (OSError, SafetensorError) as error:
+      raise UserError(f'{path}: missing or damaged ({error}); fetch the file again') from error
     for name in file.keys():
       if name in owners:
-        raise UserError(f'{model_dir}: tensor {name} is in both {owners[name][0].name} and {path.name}')
+        both = f'{owners[name][0].name} and {path.name}'
+        raise UserError(f'{model_dir}: tensor {name} is in both {both}; fetch the files again')
       owners[name] = path, file
   return owners
 
 
 def _check_names(model_dir: pathlib.Path, model: ModelConfig, tensors, owners) -> None:
-  """The tensors are those of the architecture, no fewer and no more."""
+  """Raises UserError unless the tensors are exactly those of the architecture."""
   gates = any(name.startswith('model.gate_projections.') for name in owners)
   if gates and model.loops == 1:
     raise UserError(
-        f'{model_dir}: config.json names a dense architecture, but there are gate tensors: a loop checkpoint '
-        'relabelled as dense; mend its architectures, model_type (iquestloopcoder), loop_num and loop_window_size'
+        f'{model_dir}: config.json names a dense architecture, but the files hold gate tensors: a loop checkpoint '
+        'relabelled as dense; fix its architectures, model_type (iquestloopcoder), loop_num and loop_window_size'
     )
   if not gates and model.loops > 1:
     raise UserError(
-        f'{model_dir}: config.json names the loop architecture, but there are no gate tensors; a dense checkpoint is '
-        'imported as IQuestCoderForCausalLM and folded by the stage loop_adapt'
+        f'{model_dir}: config.json names the loop architecture, but the files hold no gate tensors; import a dense '
+        'checkpoint as IQuestCoderForCausalLM and fold it by the stage loop_adapt'
     )
   differences = {'is missing': tensors.keys() - owners.keys(), 'is unexpected': owners.keys() - tensors.keys()}
   for what, wrong in differences.items():
     if wrong:
-      raise UserError(f'{model_dir}: tensor {min(wrong)} {what} (and {len(wrong) - 1} more); it must match config.json')
+      raise UserError(f'{model_dir}: tensor {min(wrong)} {what} (and {len(wrong) - 1} more); fix config.json or the files')
 
 
 def _check_tensor(name: str, tensor: _Tensor, path: pathlib.Path, file) -> None:
-  """Shape and type as the header tells them."""
+  """Raises UserError unless shape and type in the header are those of the architecture."""
   header = file.get_slice(name)
   shape = tuple(header.get_shape())
   if shape != tensor.published_shape:
-    raise UserError(f'{path}: tensor {name} is {shape}; config.json makes it {tensor.published_shape}')
+    raise UserError(f'{path}: tensor {name} must be {tensor.published_shape} by config.json, got {shape}; fix one of them')
   if header.get_dtype() not in _READABLE:
-    raise UserError(f'{path}: tensor {name} is {header.get_dtype()}; it is one of {", ".join(_READABLE)}')
+    raise UserError(f'{path}: tensor {name} must be one of {", ".join(_READABLE)}, got {header.get_dtype()}')
 
 
 def _write_shards(
@@ -257,23 +247,23 @@ def _write_shards(
     leaves: Iterable[tuple[str, np.ndarray]],
     dtype: np.dtype,
 ) -> None:
-  """Each shard as soon as its tensors are there, and the index of several."""
+  """Writes each shard as soon as its tensors are complete, and an index if there are several shards."""
   weight_map, missing = _weight_map(tensors, dtype), dict(shapes)
   full, filling = collections.Counter(weight_map.values()), collections.defaultdict(dict)
   for ours, leaf in leaves:
-    leaf, wanted = np.asarray(leaf), missing.pop(ours, None)  # a view where the array lies on the CPU
+    leaf, wanted = np.asarray(leaf), missing.pop(ours, None)  # a view of an array on the CPU
     if leaf.shape != wanted:
-      raise UserError(f'export: parameter {ours} is {leaf.shape}; the model has {wanted}')
+      raise UserError(f'export: parameter {ours} must be {wanted or "absent"}, got {leaf.shape}')
     for name, tensor in tensors.items():
       if tensor.ours == ours:
         file = weight_map[name]
         filling[file][name] = tensor.publish(leaf, dtype)
         if len(filling[file]) == full[file]:
-          # transformers wants to be told that the layout is PyTorch's: matrices as [outputs, inputs].
+          # transformers requires this mark of PyTorch's layout: matrices as [outputs, inputs].
           save_file(filling.pop(file), folder / file, metadata={'format': 'pt'})
     del leaf  # before the next is read
   for ours, wanted in missing.items():
-    raise UserError(f'export: parameter {ours} is None; the model has {wanted}')
+    raise UserError(f'export: parameter {ours} must be {wanted}, got none')
   if len(full) > 1:
     total = sum(math.prod(tensor.shape) for tensor in tensors.values()) * dtype.itemsize
     index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
@@ -281,7 +271,7 @@ def _write_shards(
 
 
 def _weight_map(tensors: dict[str, _Tensor], dtype: np.dtype) -> dict[str, str]:
-  """The file of each tensor: one, or shards of at most SHARD_BYTES (a larger tensor has its own)."""
+  """The file of each tensor: one, or shards of at most SHARD_BYTES; a larger tensor gets a shard of its own."""
   shards, room = [[]], SHARD_BYTES
   for name, tensor in tensors.items():
     size = math.prod(tensor.shape) * dtype.itemsize

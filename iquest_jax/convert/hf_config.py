@@ -1,7 +1,7 @@
-"""config.json of a published checkpoint, both ways: which architecture it names and the shape of the model.
+"""config.json of a published checkpoint, read and written: the architecture it names and the shape of the model.
 
-A key that changes the computation in a way this model does not follow is refused: a checkpoint read with the wrong
-meaning still writes fluent text. Imports no jax.
+A key that would change the computation in a way this model does not support is refused, because a misread checkpoint
+still writes fluent text. Imports no jax.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 from iquest_jax.errors import UserError, nearest
 from iquest_jax.model.sizes import ModelConfig
 
-# architecture -> (looped, the model types it is published under; the first is the one we write).
+# architecture -> (looped, model types it is published under; we write the first).
 ARCHITECTURES = {
     'IQuestCoderForCausalLM': (False, ('iquestcoder', 'llama')),
     'IQuestLoopCoderForCausalLM': (True, ('iquestloopcoder',)),
@@ -32,29 +32,22 @@ _SHAPE = {
 _LOOP = {'loops': 'loop_num', 'loop_window': 'loop_window_size'}
 _REAL = {'norm_eps': 'rms_norm_eps', 'init_std': 'initializer_range'}
 
-# Each would change the computation; all are off in the released checkpoints.
-_MUST_BE_OFF = (
-    'attention_bias',
-    'clip_qkv',
-    'mlp_bias',
-    'quantization',
-    'quantization_config',
-    'tie_word_embeddings',
-)
+# Each would change the computation; the released checkpoints have none of them.
+_MUST_BE_OFF = ('attention_bias', 'clip_qkv', 'mlp_bias', 'quantization', 'quantization_config', 'tie_word_embeddings')
 
 
 def read(path: pathlib.Path) -> ModelConfig:
-  """The model a config.json describes; raises UserError where it is unreadable, incomplete or of another kind."""
+  """The model a config.json describes; raises UserError if it is unreadable, incomplete or describes another kind."""
   config = _read_object(path)
   looped = _architecture(path, config)
   for key in _MUST_BE_OFF:
     if _is_on(config.get(key)):
-      raise UserError(f'{path}: {key} is {config[key]}; this model has none, so the checkpoint cannot be imported')
+      raise UserError(f'{path}: {key} is not supported, got {config[key]}; import a checkpoint without it')
   if config.get('hidden_act', 'silu') != 'silu':
-    raise UserError(f'{path}: hidden_act is "{config["hidden_act"]}"; this model has "silu"')
+    raise UserError(f'{path}: hidden_act must be "silu", got "{config["hidden_act"]}"')
   if _slides(config):
-    raise UserError(f'{path}: the sliding window is on; every layer of this model sees the whole context')
-  # Llama's own defaults for configurations older than these two keys.
+    raise UserError(f'{path}: a sliding window is not supported; every layer of this model sees the whole context')
+  # Llama's own defaults, for configurations older than these two keys.
   config.setdefault('num_key_value_heads', config.get('num_attention_heads'))
   if 'head_dim' not in config:
     config['head_dim'] = _whole(path, config, 'hidden_size') // _whole(path, config, 'num_attention_heads')
@@ -67,8 +60,8 @@ def read(path: pathlib.Path) -> ModelConfig:
     fields |= {ours: _whole(path, config, theirs) for ours, theirs in _LOOP.items()}
   if looped != (loops != 1):
     raise UserError(
-        f'{path}: architecture "{config["architectures"][0]}" with loop_num {loops}; a loop checkpoint runs as '
-        'IQuestLoopCoderForCausalLM with at least two passes, a dense one has no loop_num'
+        f'{path}: architecture "{config["architectures"][0]}" with loop_num {loops}; a loop checkpoint must be '
+        'IQuestLoopCoderForCausalLM with at least two passes, a dense one must have no loop_num'
     )
   try:
     return ModelConfig(**fields)
@@ -77,11 +70,7 @@ def read(path: pathlib.Path) -> ModelConfig:
 
 
 def write(path: pathlib.Path, model: ModelConfig, dtype: str) -> None:
-  """Writes the config.json of a model under its published architecture.
-
-  Args:
-    dtype: type of the stored tensors, for loaders that follow it.
-  """
+  """Writes the config.json of a model under its published architecture; `dtype` is that of the stored tensors."""
   architecture = next(name for name, (looped, _) in ARCHITECTURES.items() if looped == (model.loops > 1))
   config: dict[str, Any] = {'architectures': [architecture], 'model_type': ARCHITECTURES[architecture][1][0]}
   table = _SHAPE | {'rope_theta': 'rope_theta'} | _REAL | (_LOOP if model.loops > 1 else {})
@@ -100,7 +89,7 @@ def _read_object(path: pathlib.Path) -> dict[str, Any]:
   except ValueError as error:
     raise UserError(f'{path}: not JSON ({error}); fetch the file again') from error
   if not isinstance(value, dict):
-    raise UserError(f'{path}: holds a {type(value).__name__}, not a JSON object; fetch the file again')
+    raise UserError(f'{path}: must hold a JSON object, got a {type(value).__name__}; fetch the file again')
   return value
 
 
@@ -108,23 +97,23 @@ def _architecture(path: pathlib.Path, config: dict[str, Any]) -> bool:
   """Whether the named architecture is the looped one."""
   names = config.get('architectures')
   if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
-    raise UserError(f'{path}: architectures is {names}; it is a list of one name, such as "IQuestCoderForCausalLM"')
+    raise UserError(f'{path}: architectures must be a list of one name, as ["IQuestCoderForCausalLM"], got {names}')
   if names[0] not in ARCHITECTURES:
     raise UserError(f'{path}: architecture "{names[0]}" cannot be imported{nearest(names[0], ARCHITECTURES)}')
   looped, model_types = ARCHITECTURES[names[0]]
   if config.get('model_type') not in model_types:
     wanted = ' or '.join(f'"{model_type}"' for model_type in model_types)
-    raise UserError(f'{path}: architecture "{names[0]}" with model_type "{config.get("model_type")}"; it is {wanted}')
+    raise UserError(f'{path}: model_type of "{names[0]}" must be {wanted}, got "{config.get("model_type")}"')
   return looped
 
 
 def _is_on(value: Any) -> bool:
-  """Zero is on: clipping at 0 is clipping."""
+  """Whether a key is set; zero counts as set, since clipping at 0 is clipping."""
   return value is not None and value is not False
 
 
 def _slides(config: dict[str, Any]) -> bool:
-  """Whether any layer would see less than the whole context; a width without its switch counts as on."""
+  """Whether any layer would see less than the whole context; a window without its switch counts as on."""
   switch = config.get('use_sliding_window', config.get('sliding_window'))
   return _is_on(switch) or any(kind != 'full_attention' for kind in config.get('layer_types') or ())
 
@@ -132,19 +121,19 @@ def _slides(config: dict[str, Any]) -> bool:
 def _whole(path: pathlib.Path, config: dict[str, Any], key: str) -> int:
   value = config.get(key)
   if type(value) is not int or value < 1:
-    raise UserError(f'{path}: {key} is {json.dumps(value)}; it is a positive whole number')
+    raise UserError(f'{path}: {key} must be a positive integer, got {json.dumps(value)}')
   return value
 
 
 def _real(path: pathlib.Path, config: dict[str, Any], key: str) -> float:
   value = config.get(key)
   if type(value) not in (int, float) or not 0 < value < float('inf'):
-    raise UserError(f'{path}: {key} is {json.dumps(value)}; it is a positive number')
+    raise UserError(f'{path}: {key} must be a positive number, got {json.dumps(value)}')
   return float(value)
 
 
 def _rope_theta(path: pathlib.Path, config: dict[str, Any]) -> float:
-  """The base of the rotation, from the top level or the newer nested form; any scaling of it is refused."""
+  """The base of the rotation, from the top level or the newer nested form; raises UserError if it is scaled."""
   thetas = set()
   if 'rope_theta' in config:
     thetas.add(_real(path, config, 'rope_theta'))
@@ -154,9 +143,9 @@ def _rope_theta(path: pathlib.Path, config: dict[str, Any]) -> float:
       continue
     plain = isinstance(nested, dict) and nested.get('rope_type', nested.get('type')) == 'default'
     if not plain or nested.keys() - {'rope_theta', 'rope_type', 'type'}:
-      raise UserError(f'{path}: {key} is {json.dumps(nested)}; this model rotates without scaling')
+      raise UserError(f'{path}: {key} with scaling is not supported, got {json.dumps(nested)}')
     if 'rope_theta' in nested:
       thetas.add(_real(path, nested, 'rope_theta'))
   if len(thetas) != 1:
-    raise UserError(f'{path}: rope_theta is {sorted(thetas) or "missing"}; it is one positive number')
+    raise UserError(f'{path}: rope_theta must be one positive number, got {sorted(thetas) or "none"}')
   return thetas.pop()

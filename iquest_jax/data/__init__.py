@@ -1,1 +1,1 @@
-"""From documents to batches: collect, format, tokenise, pack, write rows, mix, load."""
+"""From documents to batches: read, build, format, tokenise, pack, write rows, mix, load."""

@@ -1,154 +1,155 @@
-"""The one plain type every kind of training text comes in, its JSONL form, and how documents are split.
+"""What training text comes in: one frozen record per kind of document, and its JSONL form.
 
-A document is text or code (one file), a repository (several files), a commit (the files `message` and `patch`) or a
-conversation (messages).
+A line of JSONL is a record with its kind, {"kind": "file", "id": "a#0", "path": "a.py", "text": "x = 1"}; fields with a
+default may be left out. The last two records are what builders hand to formats.
 """
 
 import dataclasses
-import gzip
 import hashlib
-import itertools
 import json
-import math
-import pathlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
-from iquest_jax.errors import UserError
-
-HELD_OUT_SHARE = 1 / 16
-# So many documents in a row of which nothing comes into a row of tokens, and an endless generator counts as read to its
-# end. Documents in files end by themselves: there, any number may be passed over.
-PATIENCE = 10_000
 ROLES = ('system', 'user', 'assistant', 'tool')
 
 
 @dataclasses.dataclass(frozen=True)
-class Document:
-  """One unit of training text.
+class File:
+  """Text or code; `repo` names the repository or folder it comes from, '' if there is none.
 
-  Attributes:
-    id: unique within the source; decides bucket and, without a repo, split.
-    source: name of the source, e.g. 'code'.
-    files: ((path, text), ...); a commit has the two files ('message', ...) and ('patch', ...).
-    messages: ({'role': ..., 'content': ..., 'tool_calls': ({'name': ..., 'arguments': {...}}, ...)}, ...);
-      tool_calls may be absent.
-    repo: name of the repository the files come from; '' where there is none.
+  The id of every kind of document is unique within its source.
   """
 
   id: str
-  source: str
-  files: tuple[tuple[str, str], ...] = ()
-  messages: tuple[dict[str, Any], ...] = ()
+  path: str
+  text: str
   repo: str = ''
 
-  def to_json(self) -> str:
-    """One line of JSONL."""
-    return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
 
-  @classmethod
-  def from_json(cls, line: str) -> 'Document':
-    """Parses one line of JSONL; raises ValueError with the reason where it is not a document."""
-    record = json.loads(line)
-    if not isinstance(record, dict):
-      raise ValueError(f'a document is an object, not {type(record).__name__}')
-    if unknown := record.keys() - {field.name for field in dataclasses.fields(cls)}:
-      raise ValueError(f'unknown field "{min(unknown)}"')
-    for name in ('id', 'source', 'repo'):
-      if not isinstance(record.setdefault(name, ''), str):
-        raise ValueError(f'"{name}" is not a string')
-    if not record['id']:
-      raise ValueError('"id" is missing')
-    files, messages = _checked_files(record.get('files', [])), _checked_messages(record.get('messages', []))
-    if bool(files) == bool(messages):
-      raise ValueError('a document has either files or messages')
-    return cls(record['id'], record['source'], files, messages, record['repo'])
+@dataclasses.dataclass(frozen=True)
+class Repository:
+  """Several files of a repository, ((path, text), ...), in reading order."""
+
+  id: str
+  name: str
+  files: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Commit:
+  """A commit without its author; `patch` is a unified diff."""
+
+  id: str
+  message: str
+  patch: str
+  repo: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+  """A chat: messages as in text/chat.py, and definitions of the tools that the assistant may call."""
+
+  id: str
+  messages: tuple[Mapping[str, Any], ...]
+  tools: tuple[Mapping[str, Any], ...] = ()
+
+
+Document = File | Repository | Commit | Conversation
+KINDS = {kind.__name__.lower(): kind for kind in (File, Repository, Commit, Conversation)}
+
+
+@dataclasses.dataclass(frozen=True)
+class FimSplit:
+  """A text cut in three: prefix + middle + suffix is the text."""
+
+  prefix: str
+  middle: str
+  suffix: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RepositoryView:
+  """What one example shows of a repository: files as context, ((path, text), ...), then the target.
+
+  The target is completed in the middle if it is cut, otherwise read to its end.
+  """
+
+  name: str
+  context: tuple[tuple[str, str], ...]
+  path: str
+  target: FimSplit | str
+
+
+def texts(document: Document) -> tuple[str, ...]:
+  """All text of a document, paths and tool calls aside."""
+  match document:
+    case File():
+      return (document.text,)
+    case Repository():
+      return tuple(text for _, text in document.files)
+    case Commit():
+      return (document.message, document.patch)
+  return tuple(message[part] for message in document.messages for part in ('thinking', 'content') if part in message)
+
+
+def to_json(document: Document) -> str:
+  """One line of JSONL."""
+  return json.dumps({'kind': type(document).__name__.lower(), **vars(document)}, ensure_ascii=False)
+
+
+def from_json(line: str) -> Document:
+  """Parses one line of JSONL; raises ValueError with the reason if it is not a document."""
+  record = json.loads(line)
+  if not isinstance(record, dict):
+    raise ValueError(f'a document must be a JSON object, got {type(record).__name__}')
+  name = record.pop('kind', None)
+  kind = KINDS.get(name) if isinstance(name, str) else None
+  if kind is None:
+    raise ValueError(f'"kind" must be one of {", ".join(KINDS)}, got {json.dumps(name)}')
+  fields = dataclasses.fields(kind)
+  if unknown := record.keys() - {field.name for field in fields}:
+    raise ValueError(f'a {name} has no field "{min(unknown)}"')
+  required = [field.name for field in fields if field.default is dataclasses.MISSING]
+  if missing := [field for field in required if field not in record or field in _NEVER_EMPTY and not record[field]]:
+    raise ValueError(f'"{missing[0]}" is missing or empty')
+  return kind(**{field: _CHECKED.get(field, _string)(field, value) for field, value in record.items()})
 
 
 def content_id(*parts: str) -> str:
-  """An id that is equal for equal content, so that a generated document met twice stays on one side of the split."""
+  """An id that is equal for equal content, so that two copies of a document are on the same side of the split."""
   return hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]
 
 
-def bucket(document: Document) -> float:
-  """Place of a document in [0, 1), by its id: stages that take disjoint ranges see disjoint documents."""
-  return _unit_hash('bucket', document.id)
+def _string(field: str, value: Any) -> str:
+  if not isinstance(value, str):
+    raise ValueError(f'"{field}" must be a string, got {type(value).__name__}')
+  return value
 
 
-def is_held_out(document: Document) -> bool:
-  """Whether a document is kept from training. A repository is held out whole, at file and repository level alike."""
-  return _unit_hash('held_out', document.repo or document.id) < HELD_OUT_SHARE
+def _files(field: str, value: Any) -> tuple[tuple[str, str], ...]:
+  pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+  if not pairs or not all(isinstance(part, str) for pair in value for part in pair):
+    raise ValueError(f'"{field}" must be a list of [path, text]')
+  return tuple((path, text) for path, text in value)
 
 
-def select(
-    documents: Iterator[Document], split: str, buckets: tuple[float, float], patience: float = math.inf
-) -> Iterator[Document]:
-  """The documents of one split ('train' or 'held_out') whose bucket lies in [low, high).
-
-  Ends after `patience` documents in a row that do not.
-  """
-  low, high = buckets
-  passed = 0
-  for document in documents:
-    if is_held_out(document) == (split == 'held_out') and low <= bucket(document) < high:
-      passed = 0
-      yield document
-    else:
-      passed += 1
-      if passed >= patience:
-        return
+def _objects(field: str, value: Any) -> tuple[dict[str, Any], ...]:
+  if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+    raise ValueError(f'"{field}" must be a list of objects')
+  return tuple(value)
 
 
-def jsonl_files(directory: str | pathlib.Path, source: str) -> tuple[pathlib.Path, ...]:
-  """The files `<directory>/<source>/*.jsonl[.gz]`, sorted; UserError where there are none."""
-  folder = pathlib.Path(directory) / source
-  files = tuple(sorted(itertools.chain(folder.glob('*.jsonl'), folder.glob('*.jsonl.gz'))))
-  if not files:
-    raise UserError(f'documents: no *.jsonl or *.jsonl.gz in {folder}; put the documents of "{source}" there')
-  return files
-
-
-def read_jsonl(directory: str | pathlib.Path, source: str) -> Iterator[Document]:
-  """Reads the documents of a source in the order of file names and lines.
-
-  Raises:
-    UserError: naming file and line, on a line that is not a document.
-  """
-  for path in jsonl_files(directory, source):
-    number = 0
-    try:
-      with (gzip.open if path.suffix == '.gz' else open)(path, 'rt', encoding='utf-8') as lines:
-        for line in lines:
-          number += 1
-          if line.strip():
-            yield dataclasses.replace(Document.from_json(line), source=source)
-    except json.JSONDecodeError as error:
-      raise UserError(f'{path}:{number}: not JSON ({error.msg}, column {error.colno}); one document a line') from error
-    except (ValueError, EOFError, gzip.BadGzipFile) as error:
-      raise UserError(f'{path}:{max(number, 1)}: not a document: {error}; mend or remove the line') from error
-
-
-def _checked_files(files: Any) -> tuple[tuple[str, str], ...]:
-  pairs = isinstance(files, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in files)
-  if not pairs or not all(isinstance(part, str) for pair in files for part in pair):
-    raise ValueError('"files" is not a list of [path, text]')
-  return tuple((path, text) for path, text in files)
-
-
-def _checked_messages(messages: Any) -> tuple[dict[str, Any], ...]:
-  if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-    raise ValueError('"messages" is not a list of objects')
-  for message in messages:
+def _messages(field: str, value: Any) -> tuple[dict[str, Any], ...]:
+  for message in (messages := _objects(field, value)):
     if message.get('role') not in ROLES:
-      raise ValueError(f'role "{message.get("role")}" is none of {", ".join(ROLES)}')
-    if not isinstance(message.get('content'), str):
-      raise ValueError('"content" of a message is not a string')
+      raise ValueError(f'the role of a message must be one of {", ".join(ROLES)}, got "{message.get("role")}"')
+    if not isinstance(message.get('content'), str) or not isinstance(message.get('thinking', ''), str):
+      raise ValueError('"content" and "thinking" of a message must be strings')
     calls = message.get('tool_calls', [])
     if not isinstance(calls, list) or not all(isinstance(c, dict) and {'name', 'arguments'} <= c.keys() for c in calls):
-      raise ValueError('"tool_calls" is not a list of {"name", "arguments"}')
-  return tuple(messages)
+      raise ValueError('"tool_calls" must be a list of {"name", "arguments"}')
+  return messages
 
 
-def _unit_hash(*parts: str) -> float:
-  digest = hashlib.sha256('\0'.join(parts).encode()).digest()
-  return int.from_bytes(digest[:6], 'big') / 2**48
+_NEVER_EMPTY = ('id', 'files', 'messages')
+_CHECKED = {'files': _files, 'messages': _messages, 'tools': _objects}

@@ -1,8 +1,8 @@
 """From packed rows to batches, as a pure function of (seed, step, row).
 
 Row i of step s is global row s * batch_rows + i. The mixture says which source it comes from and which draw of that
-source it is; Grain's indexed shuffle says which row on disk that draw is. No state is kept, so any step is reached at
-once, and hosts and devices do not enter: each process reads the rows its devices hold.
+source it is; Grain's indexed shuffle maps that draw to a row on disk. No state is kept, so a resume at any step is
+immediate and independent of hosts and devices: each process reads the rows its devices hold.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.text.tokenizer import Tokenizer
 
-# Batches read ahead: enough to ride out a slow read, little enough for long contexts. More than one thread would only
-# take turns on the interpreter's lock.
+# Batches read ahead: enough to hide a slow read, few enough for long contexts. More threads would only wait for the
+# interpreter's lock.
 _READ_AHEAD = 4
 _THREADS = 1
 
@@ -36,7 +36,7 @@ class Loader:
 
   Attributes:
     sources: sorted source names; `source_ids` index them.
-    manifest_hash: SHA-256 of the rows' manifest.
+    manifest_hash: SHA-256 (hex) of the rows' manifest, which contains the hashes of the rows.
   """
 
   def __init__(
@@ -50,29 +50,18 @@ class Loader:
       tokenizer_fingerprint: str,
       command: str,
   ):
-    """Opens the rows.
-
-    Args:
-      rows_dir: folder of the stage's rows.
-      schedule: ((from_step, ((source, weight), ...)), ...).
-      context: T, tokens in a row.
-      batch_rows: B, rows of a whole batch over all hosts.
-      seed: of the order in which a source's rows are drawn.
-      tokenizer_fingerprint: of the tokenizer the rows must have been made with.
-      command: makes the rows; named in errors.
+    """Opens the rows of [B, T] batches: B = `batch_rows` over all hosts, T = `context`; errors name `command`.
 
     Raises:
-      UserError: the schedule is wrong, or the rows are missing, damaged, empty, or made for something else; also later,
-        where damage shows only as rows are read.
+      UserError: the schedule is malformed, or the rows are missing, damaged, empty, or made for another context or
+        tokenizer. Damage may also be found later, as rows are read.
     """
     mixture = Mixture(schedule, batch_rows)
     self.sources = mixture.sources
-    manifest = manifest_lib.check_manifest(
-        rows_dir, sources=self.sources, context=context, tokenizer_fingerprint=tokenizer_fingerprint, command=command
-    )
-    self.manifest_hash = manifest_lib.manifest_hash(rows_dir)
-    self._mixture, self._counts = mixture, {name: manifest['sources'][name]['train']['rows'] for name in self.sources}
-    self._context, self._batch_rows = context, batch_rows
+    manifest = manifest_lib.check_manifest(rows_dir, self.sources, context, tokenizer_fingerprint, command)
+    self.manifest_hash = manifest_lib.stamp(pathlib.Path(rows_dir) / manifest_lib.MANIFEST)['sha256']
+    self._counts = {name: manifest['sources'][name]['train']['rows'] for name in self.sources}
+    self._mixture, self._context, self._batch_rows = mixture, context, batch_rows
     drawn = []
     for index, source in enumerate(self.sources):
       rows = grain.MapDataset.source(Rows(rows_dir, source, 'train', command))
@@ -86,9 +75,9 @@ class Loader:
     """The loader of a stage in a run folder; reads config.stage, size, seed, data and train.batch_rows."""
     command = manifest_lib.command(config, run)
     if not run.tokenizer.exists():
-      raise UserError(f'rows: {run.tokenizer} is missing; prepare it and the rows by {command}')
+      raise UserError(f'rows: {run.tokenizer} is missing; prepare it and the rows with {command}')
     return cls(
-        manifest_lib.folder(config, run),
+        run.rows(config.stage, config.data.rows_dir),
         config.data.mixture,
         context=config.data.context,
         batch_rows=config.train.batch_rows,
@@ -98,29 +87,18 @@ class Loader:
     )
 
   def epochs(self, steps: int) -> dict[str, float]:
-    """How often each source is read over so many steps; above 1 its rows repeat."""
+    """How often the rows of each source are read in `steps` steps; above 1 they repeat."""
     drawn = self._mixture.drawn_before(steps * self._batch_rows)
     return {name: rows / self._counts[name] for name, rows in drawn.items()}
 
   def batches(self, start_step: int, end_step: int, shardings: Batch) -> Iterator[Batch]:
-    """Global batches of steps start_step .. end_step - 1, read ahead in threads.
-
-    Args:
-      start_step: first step.
-      end_step: one past the last.
-      shardings: a Batch of NamedShardings; this process reads the rows its devices hold.
-    """
+    """Global batches of steps start_step .. end_step - 1; this process reads the rows its devices hold."""
     mine = local_rows(shardings, self._batch_rows, self._context)
     for batch in self.numpy_batches(start_step, end_step, mine):
       yield to_global(batch, mine, self._batch_rows, shardings)
 
   def numpy_batches(self, start_step: int, end_step: int, rows: Sequence[int]) -> Iterator[NumpyBatch]:
-    """Some rows of each batch, read ahead in threads.
-
-    Args:
-      start_step: first step.
-      end_step: one past the last.
-      rows: sorted indices into the batch, R of them.
+    """R rows, at these sorted indices, of the batches of steps start_step .. end_step - 1, read ahead in a thread.
 
     Yields:
       {tokens, targets, loss_weights, segment_ids, positions [R, T], source_ids [R]}; see batch.Batch.
@@ -130,43 +108,34 @@ class Loader:
     return iter(read.to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD)))
 
   def held_out(self, rows_per_source: int, batch_rows: int, shardings: Batch) -> list[Batch]:
-    """The first held-out rows of every source, source by source.
-
-    Args:
-      rows_per_source: at most this many of each source.
-      batch_rows: rows of a batch over all hosts; the last batch is filled up with padding, which weighs nothing.
-      shardings: as in `batches`.
-    """
+    """The first held-out rows, at most `rows_per_source` of each source; padding of weight 0 fills up the last batch."""
     mine = local_rows(shardings, batch_rows, self._context)
     sizes = [min(rows_per_source, len(rows)) for rows in self._held_out]
     chosen = [(index, row) for index, size in enumerate(sizes) for row in range(size)]
-    chosen += [None] * (-len(chosen) % batch_rows)
-    return [
-        to_global(_stack([self._held_out_row(chosen[start + row]) for row in mine]), mine, batch_rows, shardings)
-        for start in range(0, len(chosen), batch_rows)
-    ]
+    padding = {name: np.zeros(self._context, dtype) for name, dtype in FIELDS.items()} | {'source_ids': np.int32(0)}
 
-  def _held_out_row(self, chosen: tuple[int, int] | None) -> Row:
-    if chosen is None:
-      return {**{name: np.zeros(self._context, dtype) for name, dtype in FIELDS.items()}, 'source_ids': np.int32(0)}
-    index, row = chosen
-    return {**self._held_out[index][row], 'source_ids': np.int32(index)}
+    def read(number: int) -> Row:
+      if number >= len(chosen):
+        return padding
+      index, row = chosen[number]
+      return {**self._held_out[index][row], 'source_ids': np.int32(index)}
+
+    starts = range(0, len(chosen), batch_rows)
+    return [to_global(_stack([read(start + row) for row in mine]), mine, batch_rows, shardings) for start in starts]
 
 
 def local_rows(shardings: Batch, batch_rows: int, context: int) -> tuple[int, ...]:
   """Sorted indices of the rows of a [B, T] batch that devices of this process hold."""
-  places = shardings.tokens.addressable_devices_indices_map((batch_rows, context)).values()
-  return tuple(sorted({row for rows, _ in places for row in range(batch_rows)[rows]}))
+  shards = shardings.tokens.addressable_devices_indices_map((batch_rows, context)).values()
+  return tuple(sorted({row for rows, _ in shards for row in range(batch_rows)[rows]}))
 
 
 def to_global(batch: NumpyBatch, rows: Sequence[int], batch_rows: int, shardings: Batch) -> Batch:
-  """Makes global arrays out of the rows that this process has read, positions in the order of the mesh's context axis.
+  """Global arrays from the rows that this process has read, with positions in the order of the mesh's context axis.
 
   Args:
     batch: [R, T] and [R] arrays, in natural order.
     rows: the R sorted row indices of `batch`, among them `local_rows(...)`.
-    batch_rows: B.
-    shardings: a Batch of NamedShardings.
   """
   rows = np.asarray(rows)
   ways = shardings.tokens.mesh.shape.get('context', 1)
@@ -185,7 +154,7 @@ def to_global(batch: NumpyBatch, rows: Sequence[int], batch_rows: int, shardings
 
 
 def _stack(rows: list[Row]) -> NumpyBatch:
-  """Stacks rows and makes targets: what follows in the same document, with the weight of learning it."""
+  """Stacks rows and makes targets: the next token of the same document, with its loss weight."""
   batch = {name: np.stack([row[name] for row in rows]) for name in (*FIELDS, 'source_ids')}
   segments = batch['segment_ids']
   follows = np.zeros_like(segments, bool)
@@ -196,5 +165,5 @@ def _stack(rows: list[Row]) -> NumpyBatch:
 
 
 def _seed_of(seed: int, source: str) -> int:
-  """32 bits for a source: adding a source to a stage leaves the order of the others alone."""
+  """A 32-bit seed that depends on the name of a source: adding a source to a stage keeps the order of the others."""
   return int.from_bytes(hashlib.sha256(f'{seed}:{source}'.encode()).digest()[:4], 'big')

@@ -1,66 +1,76 @@
-"""Where the documents of a source come from: collectors and generators at tiny sizes, JSONL everywhere else."""
+"""The table of sources: what kind of document each reads, how an example is built from it, and whether it may be cut."""
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+import random
+from collections.abc import Callable
+from typing import Any
 
-from iquest_jax.data import commits, documents, repos
-from iquest_jax.data.documents import Document
-from iquest_jax.data.tiny import chats, facts, packages, reasoning, trajectories
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.data.build import context as context_builder
+from iquest_jax.data.build import edits
+from iquest_jax.data.documents import Commit, Conversation, Document, File, Repository
+from iquest_jax.data.format import commit, fim, repository, text
+from iquest_jax.errors import UserError, check_name
+from iquest_jax.text import chat
+from iquest_jax.text.example import Example, Segment, build
+from iquest_jax.text.tokenizer import Tokenizer
 
 
-def read(source: str, seed: int, directory: str = '') -> Iterator[Document]:
-  """Documents of a source in a fixed order; endless where a generator makes them.
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """How the documents of a source become examples.
 
-  Args:
-    source: one of BUILT_IN, or any name there is a folder for.
-    seed: seed of the generators.
-    directory: folder with `<source>/*.jsonl[.gz]`; '' takes the built-in collectors and generators.
-
-  Raises:
-    UserError: unknown source, no files, or a malformed line.
+  Attributes:
+    kind: the record its documents are read as.
+    format: (document, or what `build` made of it) -> segments.
+    build: (document, context in tokens, tokenizer, rng) -> what `format` takes.
+    whole: whether an example longer than a row is dropped; otherwise it continues in further rows.
   """
-  if directory:
-    return documents.read_jsonl(directory, source)
-  if source not in BUILT_IN:
-    raise UserError(f'data: unknown source "{source}"{nearest(source, BUILT_IN)}')
-  return iter(BUILT_IN[source](seed))
+
+  kind: type
+  format: Callable[[Any], list[Segment]]
+  build: Callable[[Any, int, Tokenizer, random.Random], Any] = lambda document, *_: document
+  whole: bool = False
 
 
-def inputs(source: str, directory: str = '') -> list:
-  """What the documents of a source depend on, seed aside: JSON that changes when they do."""
-  if directory:
-    stats = [(path.name, path.stat()) for path in documents.jsonl_files(directory, source)]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-  return [packages.versions(), repos.own_head() if source in ('commits', 'code_edit') else '']
-
-
-def _alternate(*parts: Iterable[Document]) -> Iterator[Document]:
-  """One of each in turn; a longer part goes on alone."""
-  for group in itertools.zip_longest(*parts):
-    yield from (document for document in group if document is not None)
-
-
-def _edits(seed: int) -> Iterator[Document]:
-  """Commits that change existing code: the others ask for nothing that the shown code could answer."""
-  return (commit for commit in repos.history(seed) if commits.as_edit(commit))
+def _chat(conversation: Conversation) -> list[Segment]:
+  return chat.segments(conversation.messages, conversation.tools)
 
 
 # Stage 1 is pre-training seen again in mid-training; replay is its best part seen again in fine-tuning.
-BUILT_IN: dict[str, Callable[[int], Iterable[Document]]] = {
-    'web_text': lambda seed: packages.web_text(),
-    'code': lambda seed: packages.code(),
-    'code_high_quality': lambda seed: packages.code_high_quality(),
-    'facts': facts.facts,
-    'stage1': lambda seed: _alternate(packages.web_text(), packages.code()),
-    'replay': lambda seed: _alternate(packages.code_high_quality(), packages.web_text()),
-    'commits': repos.history,
-    'file_level': lambda seed: packages.code(),
-    'repository_level': lambda seed: packages.repositories(),
-    'reasoning_qa': lambda seed: reasoning.samples(seed, 'reasoning_qa', thinking=False),
-    'agent_trajectories': trajectories.sessions,
-    'chat_instruct': lambda seed: chats.chats(seed, 'chat_instruct', thinking=False),
-    'chat_thinking': lambda seed: chats.chats(seed, 'chat_thinking', thinking=True),
-    'reasoning_thinking': lambda seed: reasoning.samples(seed, 'reasoning_thinking', thinking=True),
-    'code_edit': _edits,
+SOURCES = {
+    'web_text': Source(File, text.segments),
+    'code': Source(File, text.segments),
+    'code_high_quality': Source(File, text.segments),
+    'facts': Source(File, text.segments),
+    'stage1': Source(File, text.segments),
+    'replay': Source(File, text.segments),
+    'commits': Source(Commit, commit.segments),
+    'file_level': Source(File, fim.segments, build=context_builder.file),
+    'repository_level': Source(Repository, repository.segments, build=context_builder.repository),
+    'reasoning_qa': Source(Conversation, _chat, whole=True),
+    'agent_trajectories': Source(Conversation, _chat, whole=True),
+    'chat_instruct': Source(Conversation, _chat, whole=True),
+    'chat_thinking': Source(Conversation, _chat, whole=True),
+    'reasoning_thinking': Source(Conversation, _chat, whole=True),
+    'code_edit': Source(Commit, _chat, build=lambda commit, *_: edits.conversation(commit), whole=True),
 }
+
+
+def get(name: str) -> Source:
+  """A source of the table; raises UserError with the nearest name."""
+  check_name('data: source', name, SOURCES)
+  return SOURCES[name]
+
+
+def check(name: str, document: Document) -> None:
+  """Raises UserError if a document is not of the kind that its source reads."""
+  kind = get(name).kind
+  if not isinstance(document, kind):
+    wanted, got = kind.__name__.lower(), type(document).__name__.lower()
+    raise UserError(f'documents: "{document.id}" of "{name}" must be a {wanted}, got a {got}; fix or remove it')
+
+
+def render(name: str, document: Document, tokenizer: Tokenizer, context: int, seed: int) -> Example:
+  """The example of a document that passed `check`; its randomness depends only on seed, source and the document's id."""
+  source, rng = get(name), random.Random(f'{seed}:{name}:{document.id}')
+  return build(tokenizer, source.format(source.build(document, context, tokenizer, rng)))

@@ -1,1 +1,1 @@
-"""Decoding from a checkpoint."""
+"""Decoding: text from a model and a prompt."""

@@ -1,6 +1,6 @@
-"""Continue a prompt by plain full-context decoding: every new token runs the whole row again.
+"""Sampling without a cache: every new token runs the whole row through the model again.
 
-Slow and simple: the first cut, and what a cached engine will be tested against. Legend: T row length.
+Slow and simple, and the reference for a cached engine. Legend: B batch, T row length, D width, V vocabulary.
 """
 
 import jax
@@ -11,34 +11,36 @@ from iquest_jax.errors import UserError
 from iquest_jax.model.transformer import Transformer
 from iquest_jax.text import chat as chat_format
 from iquest_jax.text import example
-from iquest_jax.text.tokenizer import END_OF_TEXT, IM_END, IM_START, Tokenizer
+from iquest_jax.text.tokenizer import END_OF_TEXT, IM_END, Tokenizer
 
 
 def generate(
     model: Transformer, params, prompt: np.ndarray, *, length: int, stop: tuple[int, ...], temperature: float, seed: int
 ) -> np.ndarray:
-  """Token ids that follow a prompt.
+  """Token ids, int32 [n], that continue a prompt.
 
   Args:
     prompt: int32 [n], n >= 1.
-    length: at most this many new tokens.
-    stop: ids that end the text; the one met is not returned.
+    length: maximum number of new tokens.
+    stop: ids that end the text and are not returned.
     temperature: 0 takes the most likely token.
-    seed: of the draws.
 
   Raises:
     UserError: the prompt is empty, or prompt and length together exceed the model's context.
   """
   if not len(prompt):
-    raise UserError('sample: the prompt is empty; give --prompt some text')
+    raise UserError('sample: the prompt must not be empty; give --prompt some text')
   total = len(prompt) + length
   if total > model.config.max_context:
-    raise UserError(f'sample: {len(prompt)} prompt + {length} new tokens exceed the context {model.config.max_context}')
+    raise UserError(
+        f'sample: prompt and --tokens must fit the context, at most {model.config.max_context} tokens, '
+        f'got {len(prompt)} + {length}; shorten one of them'
+    )
   positions = jnp.arange(total, dtype=jnp.int32)[None]
 
   @jax.jit
   def next_token(params, row_T, filled, key):
-    """The token at index `filled`, from the logits of the one before; later places are padding."""
+    """The token at index `filled`, from the logits at the index before it; the rest of the row is padding."""
     segment_ids = (positions < filled).astype(jnp.int32)
     hidden_BTD, _ = model.apply({'params': params}, row_T[None], segment_ids, positions)
     last_D = jax.lax.dynamic_index_in_dim(hidden_BTD[0], filled - 1, keepdims=False)
@@ -68,16 +70,13 @@ def complete(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> str:
-  """The text that follows a prompt, up to `length` tokens or the end of the turn or document.
+  """The text that continues a prompt, up to `length` tokens or the end of the turn or document; see `generate`.
 
   Args:
-    prompt: text, special tokens spelled out; with `chat` the content of a user's message, in which nothing is special.
-    length, temperature, seed: as in `generate`.
+    prompt: text that may spell out special tokens; with `chat`, the content of a user message, where nothing is special.
   """
   if chat:
-    segments = chat_format.segments([{'role': 'user', 'content': prompt}])
-    segments += [(example.Structure(IM_START), 0.0), ('assistant\n', 0.0)]
-    ids = example.build(tokenizer, segments).tokens
+    ids = example.build(tokenizer, chat_format.prompt([{'role': 'user', 'content': prompt}])).tokens
   else:
     ids = np.asarray(tokenizer.encode(prompt, allow_special=True), np.int32)
   stop = (tokenizer.id(IM_END), tokenizer.id(END_OF_TEXT))

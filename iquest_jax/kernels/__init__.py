@@ -1,1 +1,1 @@
-"""One folder a kernel: reference.py is plain JAX and the meaning."""
+"""One folder per kernel; its reference.py, in plain JAX, defines what it computes."""

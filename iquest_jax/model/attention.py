@@ -1,16 +1,14 @@
-"""Attention of one layer in both roles: the first pass, and later passes that also look back at the first.
+"""Attention of one layer in both roles: in the first pass, and in later passes that also look back at the first.
 
 Legend: B batch, T positions, D model width, H query heads, G key/value heads, K head size.
 """
-
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from iquest_jax import sharding
-from iquest_jax.kernels.gated_attention import Ids
+from iquest_jax.kernels.gated_attention import Ids, Keys
 from iquest_jax.model.layers import linear, param, rotate
 from iquest_jax.model.sizes import ModelConfig
 from iquest_jax.parallel import context
@@ -19,15 +17,8 @@ from iquest_jax.parallel import context
 GATE_BIAS = 2.0
 
 
-class Memory(NamedTuple):
-  """Rotated keys and values of a layer's first pass, [B, T, G, K] each."""
-
-  k1: jax.Array
-  v1: jax.Array
-
-
 class Attention(nn.Module):
-  """Grouped-query attention; with loops > 1 it owns the gate of its layer, whichever pass runs."""
+  """Grouped-query attention; with loops > 1 it has the gate of its layer, in every pass."""
 
   config: ModelConfig
   dtype: jnp.dtype
@@ -44,46 +35,35 @@ class Attention(nn.Module):
       self.gate_weight = param(self, 'gate_weight', (c.heads, c.gate_width), ('heads', 'gate'), init)
       self.gate_bias_H = param(self, 'gate_bias', (c.heads,), ('heads',), nn.initializers.constant(GATE_BIAS))
 
-  def __call__(self, x_BTD, segment_ids, positions, memory: Memory | None):
+  def __call__(self, x_BTD, ids: Ids, first: Keys | None):
     """Attends within documents.
 
     Args:
       x_BTD: normalised hidden states.
-      segment_ids, positions: int32 [B, T].
-      memory: None in the first pass; that pass's keys and values in later ones.
+      ids: Ids [B, T].
+      first: None in the first pass, its keys in later passes.
 
     Returns:
-      (out_BTD, memory, mean gate or None): the first pass hands on its own keys and values as memory.
+      (out_BTD, keys of this pass, mean gate over heads and tokens that are not padding or, in the first pass, None).
     """
     c = self.config
     project = lambda weight, heads: linear('btd,dhk->bthk', x_BTD, weight, ('embed', heads, 'head_dim'), self.dtype)
-    q_BTHK = rotate(project(self.query_DHK, 'heads'), positions, c.rope_theta)
-    k_BTGK = rotate(project(self.key_DGK, 'kv_heads'), positions, c.rope_theta)
-    v_BTGK = project(self.value_DGK, 'kv_heads')
+    q_BTHK = rotate(project(self.query_DHK, 'heads'), ids.positions, c.rope_theta)
+    k_BTGK = rotate(project(self.key_DGK, 'kv_heads'), ids.positions, c.rope_theta)
+    keys = Keys(k_BTGK, project(self.value_DGK, 'kv_heads'), ids)
     q_BTHK = sharding.constrain(q_BTHK, 'batch', 'sequence', 'heads', None)
-    ids = Ids(segment_ids, positions)
-    if memory is None:
-      out_BTHK, gate = context.attention(q_BTHK, k_BTGK, v_BTGK, ids, self.context_transport), None
-      memory = Memory(k_BTGK, v_BTGK)
+    if first is None:
+      out_BTHK, gate = context.attention(q_BTHK, keys, self.context_transport), None
     else:
       logits_BTH = self._gate_logits(x_BTD, q_BTHK)
-      out_BTHK = context.gated_attention(
-          q_BTHK, memory.k1, memory.v1, k_BTGK, v_BTGK, logits_BTH, ids, c.loop_window, self.context_transport
-      )
-      gate = _masked_mean(jax.nn.sigmoid(logits_BTH), segment_ids)
+      out_BTHK = context.gated_attention(q_BTHK, first, keys, logits_BTH, c.loop_window, self.context_transport)
+      real_BT1 = (ids.segment_ids != 0)[..., None]
+      gate = jnp.sum(jnp.where(real_BT1, jax.nn.sigmoid(logits_BTH), 0)) / jnp.maximum(jnp.sum(real_BT1) * c.heads, 1)
     out_BTD = linear('bthk,hkd->btd', out_BTHK, self.output_HKD, ('heads', 'head_dim', 'embed'), self.dtype)
-    return out_BTD, memory, gate
+    return out_BTD, keys, gate
 
   def _gate_logits(self, x_BTD, q_BTHK):
     """float32 [B, T, H]; the released gate reads the rotated query, the rescaled variant the normalised hidden state."""
-    if self.config.loop_variant == 'released':
-      logits_BTH = jnp.einsum('bthk,hk->bth', q_BTHK.astype(jnp.float32), self.gate_weight)
-    else:
-      logits_BTH = jnp.einsum('btd,hd->bth', x_BTD.astype(jnp.float32), self.gate_weight)
-    return logits_BTH + self.gate_bias_H
-
-
-def _masked_mean(values_BTH, segment_ids):
-  """Mean over heads and tokens that are not padding."""
-  real = (segment_ids != 0)[..., None]
-  return jnp.sum(jnp.where(real, values_BTH, 0)) / jnp.maximum(jnp.sum(real) * values_BTH.shape[-1], 1)
+    released = self.config.loop_variant == 'released'
+    subscripts, read = ('bthk,hk->bth', q_BTHK) if released else ('btd,hd->bth', x_BTD)
+    return jnp.einsum(subscripts, read.astype(jnp.float32), self.gate_weight) + self.gate_bias_H

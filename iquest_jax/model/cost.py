@@ -1,13 +1,10 @@
-"""What a model costs: parameters and floating-point operations. Imports no jax.
-
-Legend: model/sizes.py.
-"""
+"""Cost of a model: parameters and floating-point operations. Imports no jax."""
 
 from iquest_jax.model.sizes import ModelConfig
 
 
 def num_params(model: ModelConfig) -> int:
-  """Exact number of parameters; the loop adds one gate per layer and head."""
+  """Exact number of parameters; a looped model has one gate per layer and head."""
   m = model
   attention = m.d_model * m.head_dim * (2 * m.heads + 2 * m.kv_heads)
   block = attention + 3 * m.d_model * m.d_ff + 2 * m.d_model
@@ -16,21 +13,22 @@ def num_params(model: ModelConfig) -> int:
 
 
 def visible_pairs(length: int, window: int | None = None) -> int:
-  """(query, key) pairs of one document of `length` tokens under the causal mask, cut to `window` keys if given."""
-  if window is None or window >= length:
-    return length * (length + 1) // 2
+  """Visible (query, key) pairs of one document of `length` tokens: causal, and within `window` keys if given."""
+  window = min(window or length, length)
   return window * (window + 1) // 2 + (length - window) * window
 
 
 def flops(model: ModelConfig, tokens, pairs, local_pairs):
   """Floating-point operations of one forward pass over packed documents; a multiply and an add count as two.
 
-  The head is applied once, the layers once per pass; attention counts visible pairs only: causal in pass 1 and in the
-  global stream of every later pass, the window in its local stream. Norms, softmax and gates are left out: they are less
-  than a thousandth at full size.
+  The head runs once, the layers once per pass of the loop. Attention counts visible pairs only: all causal pairs in pass 1
+  and in the global stream of later passes, those within the window in the local stream. Norms, softmax and gates are left
+  out; they are less than a thousandth at full size.
 
   Args:
-    tokens: tokens that are not padding. pairs: visible pairs of all documents. local_pairs: those within loop_window.
+    tokens: tokens that are not padding.
+    pairs: visible pairs of all documents.
+    local_pairs: those within loop_window.
   """
   m = model
   linear = m.d_model * m.head_dim * (2 * m.heads + 2 * m.kv_heads) + 3 * m.d_model * m.d_ff
@@ -45,5 +43,5 @@ def forward_flops(model: ModelConfig, length: int) -> int:
   return flops(model, length, visible_pairs(length), visible_pairs(length, model.loop_window))
 
 
-# Forward and backward are three forwards; recomputation by remat is not useful work and does not count.
+# Forward and backward cost as much as three forward passes; recomputation by remat is not useful work and does not count.
 TRAIN_PASSES = 3

@@ -1,4 +1,4 @@
-"""Small modules every layer is made of. Legend: B batch, T positions, D model width, F ffn width, K head size, V vocab."""
+"""The parts of a layer. Legend: B batch, T positions, D model width, F ffn width, K head size, V vocab."""
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ def param(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str,
 
 
 def linear(subscripts: str, x, weight, names: tuple[str, ...], dtype: jnp.dtype) -> jax.Array:
-  """einsum of activations [B, T, ...] with a float32 weight that is gathered, in the compute dtype, where it is used."""
+  """einsum of activations [B, T, ...] with a float32 weight, which is cast to `dtype` and gathered just before use."""
   return sharding.with_gathered_weight(lambda weight, x: jnp.einsum(subscripts, x, weight), weight, names, dtype, x)
 
 

@@ -1,4 +1,4 @@
-"""How a later pass of the loop begins, and what is measured between passes. Legend: B batch, T positions, D model width."""
+"""Re-entry into a later pass of the loop, and what is measured there. Legend: B batch, T positions, D model width."""
 
 import jax
 import jax.numpy as jnp
@@ -8,28 +8,23 @@ RESCALED_EMBEDDING = 0.707
 RESCALED_HIDDEN = 0.053
 
 
-def scale_gradient(x, scale):
-  """The identity forward; gradients flowing back are multiplied by `scale`."""
-  if scale == 1.0:
-    return x
-  still = jax.lax.stop_gradient(x)
-  return still + scale * (x - still)
-
-
 def reenter(variant, hidden_BTD, embedded_BTD, norm, gradient_scale):
-  """Input of the next pass.
+  """Input of the next pass, [B, T, D].
 
-  'released' hands on the last hidden state as it is: no embedding re-added, no shift, no norm between the passes.
-  'rescaled' mixes the embedding with the hidden state under the model's final norm.
+  'released' passes the last hidden state on unchanged: no embedding added, no shift, no norm between passes. 'rescaled'
+  mixes the embedding with the hidden state after the model's final norm. The gradient of the hidden state is multiplied by
+  `gradient_scale`.
   """
-  hidden_BTD = scale_gradient(hidden_BTD, gradient_scale)
+  if gradient_scale != 1.0:
+    still_BTD = jax.lax.stop_gradient(hidden_BTD)
+    hidden_BTD = still_BTD + gradient_scale * (hidden_BTD - still_BTD)
   if variant == 'released':
     return hidden_BTD
   return RESCALED_EMBEDDING * embedded_BTD + RESCALED_HIDDEN * norm(hidden_BTD)
 
 
 def relative_change(before_BTD, after_BTD, segment_ids):
-  """Norm of what a pass changed over the norm of what it was given, over tokens that are not padding; float32 scalar."""
+  """Norm of the change by a pass over the norm of its input, without padding; float32 scalar without gradient."""
   real = (segment_ids != 0)[..., None]
   square = lambda x: jnp.sum(jnp.where(real, jnp.square(x.astype(jnp.float32)), 0))
   change = square(after_BTD.astype(jnp.float32) - before_BTD.astype(jnp.float32))

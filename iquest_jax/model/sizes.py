@@ -1,4 +1,4 @@
-"""Published sizes as data. Imports no jax.
+"""Model configurations and the published sizes. Imports no jax.
 
 Sizes: IQuest-Coder-V1 report, table of models; loop: section on LoopCoder and the released checkpoints.
 """
@@ -10,15 +10,18 @@ from iquest_jax.errors import UserError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Shape of a model. Legend of dimensions: D d_model, F d_ff, L layers, H heads, G kv_heads, K head_dim, V vocab.
+  """Shape of a model: V vocab, D d_model, F d_ff, L layers, H heads, G kv_heads, K head_dim.
 
   Attributes:
     loops: passes over the same layers; 1 is the dense model.
-    loop_window: keys the local stream of a later pass sees, the token itself included.
+    loop_window: keys that the local stream of a later pass sees, the token itself included.
     loop_variant: 'released' re-enters with the last hidden state and reads the gate from the rotated query;
       'rescaled' (LoopCoder-v2, arXiv 2606.18023) re-enters with 0.707 E + 0.053 norm(H) and reads the gate from the
       normalised hidden state.
     loop_gradient_scale: factor on the gradient that flows back through the re-entry of each later pass.
+
+  Raises:
+    UserError: a value is out of range.
   """
 
   vocab: int
@@ -38,21 +41,19 @@ class ModelConfig:
   loop_gradient_scale: float = 1.0
 
   def __post_init__(self):
-    for name in ('vocab', 'd_model', 'd_ff', 'layers', 'heads', 'kv_heads', 'head_dim', 'max_context', 'loops'):
-      if getattr(self, name) < 1:
-        raise UserError(f'model: {name} is {getattr(self, name)}; at least 1')
+    for field in dataclasses.fields(self):
+      if field.type is int and getattr(self, field.name) < 1:
+        raise UserError(f'model: {field.name} must be at least 1, got {getattr(self, field.name)}')
     if self.heads % self.kv_heads:
-      raise UserError(f'model: {self.heads} heads do not divide by {self.kv_heads} kv_heads')
+      raise UserError(f'model: heads must be a multiple of kv_heads = {self.kv_heads}, got {self.heads}')
     if self.head_dim % 2:
-      raise UserError(f'model: head_dim {self.head_dim} is odd; rotation needs pairs')
-    if self.loop_window < 1:
-      raise UserError(f'model: loop_window is {self.loop_window}; at least 1, the token itself')
+      raise UserError(f'model: head_dim must be even for the rotation of pairs, got {self.head_dim}')
     if self.loop_variant not in ('released', 'rescaled'):
-      raise UserError(f'model: loop_variant is "{self.loop_variant}"; it is "released" or "rescaled"')
+      raise UserError(f'model: loop_variant must be "released" or "rescaled", got "{self.loop_variant}"')
 
   @property
   def gate_width(self) -> int:
-    """Inputs of a gate: the released one reads a rotated query, the rescaled one a hidden state."""
+    """Width of a gate's input: the released gate reads a rotated query, the rescaled one a hidden state."""
     return self.head_dim if self.loop_variant == 'released' else self.d_model
 
 
@@ -64,19 +65,14 @@ SIZES = {
     '14b': ModelConfig(layers=28, **_FULL),
     '40b': ModelConfig(layers=80, **_FULL),
     '40b_loop': ModelConfig(layers=80, loops=2, **_FULL),
-    # ours: about a million parameters, so that two cores train every stage in about a minute.
+    # Not published: about a million parameters, so that two cores train each stage in about a minute.
     'tiny': ModelConfig(**_TINY),
     'tiny_loop': ModelConfig(loops=2, loop_window=16, **_TINY),
 }
 
 
 def get(size: str) -> ModelConfig:
-  """The model of a published size; raises UserError with the nearest name."""
+  """The model of a named size; raises UserError for an unknown name."""
   if size not in SIZES:
     raise UserError(f'size "{size}" does not exist{nearest(size, SIZES)}')
   return SIZES[size]
-
-
-def dense(model: ModelConfig) -> ModelConfig:
-  """The dense model a looped one is folded from: same shape, one pass."""
-  return dataclasses.replace(model, loops=1)

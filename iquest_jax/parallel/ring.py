@@ -1,43 +1,46 @@
-"""Attention over a ring of devices: keys and values go round, queries stay. Everything here runs inside a shard_map.
+"""The ring transport: keys and values travel round the devices, queries stay. Everything here runs inside a shard_map.
 
-At hop s device r holds the keys of device (r - s) mod n, which come from before its own for s <= r and from after
-otherwise. In zigzag order either case is half of all pairs: an earlier device's late chunk is seen by no query here, a
-later device's keys are seen in full by the late chunk of queries and by nothing else.
+At hop s, device r holds the keys of device (r - s) mod n. They are earlier than its own for s <= r and later otherwise. In
+zigzag order half of all pairs are visible in either case: no query here sees the late chunk of an earlier device, and only
+the late chunk of queries sees the keys of a later device, all of them.
 
-Each hop's (output, log of the softmax sum) is merged in float32. The backward pass goes round once more, with the
-statistics of the whole row, not of the hop: p = exp(score - lse) and ds = p (dp - delta) hold for those alone.
+The (output, log of the softmax sum) of each hop is merged in float32. The backward pass goes round once more with the
+statistics of the whole row, not of the hop: p = exp(score - lse) and ds = p (dp - delta) hold only for those.
 
-Legend: B batch, T positions of this device, H query heads, G key/value heads, K head size, n (ways) devices.
+Legend: B batch, T positions on this device, H query heads, G key/value heads, K head size, n devices on the ring (at least
+two).
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax.kernels import gated_attention as kernels
-from iquest_jax.kernels.gated_attention import Halo, Ids
+from iquest_jax.kernels.gated_attention import Ids, Keys, join
+from iquest_jax.kernels.gated_attention.reference import inner, like, save
+from iquest_jax.sharding import CONTEXT
 
-AXIS = 'context'
-# Below it a gate, and so the gradient that it lets through, is nothing in float32.
-_LEAST_GATE = 1e-30
-
-
-def _rotate(tree, ways):
-  """Hands everything on to the next device of the ring."""
-  return jax.lax.ppermute(tree, AXIS, [(r, (r + 1) % ways) for r in range(ways)])
+# A gate below this, and so the gradient that it lets through, is zero in float32.
+_TINY = 1e-30
 
 
-def _go_round(keys, hop, carry, ways):
-  """Folds `hop(s, keys, carry) -> carry` over hops 1 to ways - 1; the next keys travel while a hop computes."""
+def _rotate(tree):
+  """Passes everything on to the next device of the ring."""
+  ways = jax.lax.axis_size(CONTEXT)
+  return jax.lax.ppermute(tree, CONTEXT, [(r, (r + 1) % ways) for r in range(ways)])
+
+
+def _go_round(keys, hop, carry):
+  """Folds `hop(s, keys, carry) -> carry` over hops 1 to n - 1; the next keys travel while a hop computes."""
 
   def step(state, s):
     keys, carry = state
-    following = _rotate(keys, ways)
+    following = _rotate(keys)
     return (following, hop(s, keys, carry)), None
 
-  state = (_rotate(keys, ways), carry)
+  ways = jax.lax.axis_size(CONTEXT)
+  state = (_rotate(keys), carry)
   if ways > 2:
     state, _ = jax.lax.scan(step, state, jnp.arange(1, ways - 1))
   return hop(ways - 1, *state)
@@ -51,164 +54,123 @@ def _late(tree):
   return jax.tree.map(lambda x: x[:, x.shape[1] // 2 :], tree)
 
 
-def _grown(tree, late):
-  """[B, T / 2, ...] -> [B, T, ...], zeros in place of the other chunk."""
-  widths = lambda x: [(0, 0), (x.shape[1], 0) if late else (0, x.shape[1])] + [(0, 0)] * (x.ndim - 2)
-  return jax.tree.map(lambda x: jnp.pad(x, widths(x)), tree)
-
-
-def _is_from_before(s):
-  return jax.lax.axis_index(AXIS) >= s
-
-
-def _forward(q_BTHK, k_BTGK, v_BTGK, ids, ways):
-  """Returns (out [B, T, H, K], lse [B, T, H]), float32 both, over the keys of the whole ring."""
-  queries = (q_BTHK, ids)
+def _forward(q_BTHK, q_ids: Ids, keys: Keys):
+  """(out [B, T, H, K], lse [B, T, H]), both float32, over the keys of the whole ring."""
 
   def attend(queries, keys):
-    (q, q_ids), (k, v, k_ids) = queries, keys
-    out, lse = kernels.attention_with_lse(q, k, v, q_ids, k_ids)
+    out, lse = kernels.attention_with_lse(*queries, keys)
     return out.astype(jnp.float32), lse
+
+  queries = (q_BTHK, q_ids)
 
   def from_before(keys, carry):
     return _merge(carry, attend(queries, _early(keys)))
 
   def from_after(keys, carry):
-    late = _merge(_late(carry), attend(_late(queries), keys))
-    return jax.tree.map(lambda *chunks: jnp.concatenate(chunks, axis=1), _early(carry), late)
+    return join(_early(carry), _merge(_late(carry), attend(_late(queries), keys)))
 
   def hop(s, keys, carry):
-    return jax.lax.cond(_is_from_before(s), from_before, from_after, keys, carry)
+    return jax.lax.cond(jax.lax.axis_index(CONTEXT) >= s, from_before, from_after, keys, carry)
 
-  own = (k_BTGK, v_BTGK, ids)
-  return _go_round(own, hop, attend(queries, own), ways)
+  return _go_round(keys, hop, attend(queries, keys))
 
 
 def _merge(one, other):
-  """Attention over two sets of keys, from attention over each."""
+  """Attention over two sets of keys from attention over each."""
   (out, lse), (other_out, other_lse) = one, other
   total = jnp.logaddexp(lse, other_lse)
   return jnp.exp(lse - total)[..., None] * out + jnp.exp(other_lse - total)[..., None] * other_out, total
 
 
-def _backward(q_BTHK, k_BTGK, v_BTGK, ids, lse_BTH, delta_BTH, do_BTHK, ways):
-  """Gradients of the global stream: (dq, dk, dv), float32.
+def _backward(q_BTHK, q_ids: Ids, keys: Keys, d_out_BTHK, lse_BTH, delta_BTH):
+  """`kernels.attention_backward` through the keys of the whole ring."""
 
-  Args:
-    lse_BTH: log of the softmax sum over the whole row.
-    delta_BTH: sum over K of do * out, out over the whole row.
-    do_BTHK: gradient of the output.
-  """
-  queries = (q_BTHK, ids, lse_BTH, delta_BTH, do_BTHK)
+  def gradients(queries, keys):
+    q, q_ids, *rest = queries
+    return kernels.attention_backward(q, q_ids, keys, *rest)
 
-  def pull(queries, keys):
-    (q, q_ids, lse, delta, do), (k, v, k_ids) = queries, keys
-    return kernels.attention_backward(q, k, v, do, lse, delta, q_ids, k_ids)
+  queries = (q_BTHK, q_ids, d_out_BTHK, lse_BTH, delta_BTH)
+  zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)
 
   def from_before(keys):
-    dq, *dkv = pull(queries, _early(keys))
-    return dq, *_grown(dkv, late=False)
+    dq, *dkv = gradients(queries, _early(keys))
+    return dq, *join(dkv, zeros(dkv))
 
   def from_after(keys):
-    dq, *dkv = pull(_late(queries), keys)
-    return _grown(dq, late=True), *dkv
+    dq, *dkv = gradients(_late(queries), keys)
+    return join(zeros(dq), dq), *dkv
 
   def hop(s, keys, grads):
     dq, dk, dv = grads
-    # What other devices have added so far travels while this device computes its share, which therefore is added last.
-    travelled = (dq, *_rotate((dk, dv), ways))
-    return jax.tree.map(jnp.add, travelled, jax.lax.cond(_is_from_before(s), from_before, from_after, keys))
+    # The sums of other devices travel while this device computes its share, so the share is added last.
+    travelled = (dq, *_rotate((dk, dv)))
+    return jax.tree.map(jnp.add, travelled, jax.lax.cond(jax.lax.axis_index(CONTEXT) >= s, from_before, from_after, keys))
 
-  own = (k_BTGK, v_BTGK, ids)
-  dq, dk, dv = _go_round(own, hop, pull(queries, own), ways)
-  return dq, *_rotate((dk, dv), ways)
-
-
-def _save(out_BTHK, lse_BTH):
-  """Names what the backward pass wants kept of the forward pass (model/transformer.py, remat)."""
-  return checkpoint_name(out_BTHK, 'attention_output'), checkpoint_name(lse_BTH, 'attention_lse')
+  dq, dk, dv = _go_round(keys, hop, gradients(queries, keys))
+  return dq, *_rotate((dk, dv))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def attention(q_BTHK, k_BTGK, v_BTGK, ids: Ids, ways: int):
-  """`kernels.attention` of a device's part of a row.
-
-  Args:
-    ways: devices on the ring, at least 2.
-  """
-  return _attention_forward(q_BTHK, k_BTGK, v_BTGK, ids, ways)[0]
+@jax.custom_vjp
+def attention(q_BTHK, keys: Keys):
+  """`kernels.attention` of this device's part of a row; `keys` are its own."""
+  return _attention_forward(q_BTHK, keys)[0]
 
 
-def _attention_forward(q_BTHK, k_BTGK, v_BTGK, ids, ways):
-  out_BTHK, lse_BTH = _forward(q_BTHK, k_BTGK, v_BTGK, ids, ways)
-  out_BTHK, lse_BTH = _save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
-  return out_BTHK, (q_BTHK, k_BTGK, v_BTGK, ids, out_BTHK, lse_BTH)
+def _attention_forward(q_BTHK, keys):
+  out_BTHK, lse_BTH = _forward(q_BTHK, keys.ids, keys)
+  out_BTHK, lse_BTH = save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
+  return out_BTHK, (q_BTHK, keys, out_BTHK, lse_BTH)
 
 
-def _attention_backward(ways, saved, do_BTHK):
-  q_BTHK, k_BTGK, v_BTGK, ids, out_BTHK, lse_BTH = saved
-  delta_BTH = jnp.sum(do_BTHK.astype(jnp.float32) * out_BTHK, axis=-1)
-  grads = _backward(q_BTHK, k_BTGK, v_BTGK, ids, lse_BTH, delta_BTH, do_BTHK, ways)
-  return *_like(grads, (q_BTHK, k_BTGK, v_BTGK)), None
+def _attention_backward(saved, d_out_BTHK):
+  q_BTHK, keys, out_BTHK, lse_BTH = saved
+  grads = _backward(q_BTHK, keys.ids, keys, d_out_BTHK, lse_BTH, inner(d_out_BTHK, out_BTHK))
+  dq, dk, dv = like(grads, (q_BTHK, keys.k, keys.v))
+  return dq, Keys(dk, dv, None)
 
 
 attention.defvjp(_attention_forward, _attention_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(8, 9))
-def gated_attention(
-    q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids: Ids, halo: Halo, window: int, ways: int
-):
-  """`kernels.gated_attention` of a device's part of a row: K1 and V1 go round, the local stream sees the halo.
-
-  Args:
-    ways: devices on the ring, at least 2.
-  """
-  return _gated_forward(q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids, halo, window, ways)[0]
+def gated_attention(q_BTHK, far: Keys, near: Keys, gate_logits_BTH, window: int, before: Keys):
+  """`kernels.gated_attention` of this device's part of a row: its `far` travels, the local stream sees `before`."""
+  return _gated(q_BTHK, near.ids, far[:2], join(before, near), gate_logits_BTH, window)
 
 
-def _local(q_BTHK, k2_BTGK, v2_BTGK, halo_k, halo_v, ids, halo_ids, window):
-  join = lambda before, own: jnp.concatenate([before, own], axis=1)
-  k2_ids = jax.tree.map(join, halo_ids, ids)
-  return kernels.attention(q_BTHK, join(halo_k, k2_BTGK), join(halo_v, v2_BTGK), ids, k2_ids, window)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _gated(q_BTHK, q_ids, far_kv, near, gate_logits_BTH, window):
+  return _gated_forward(q_BTHK, q_ids, far_kv, near, gate_logits_BTH, window)[0]
 
 
-def _gated_forward(q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids, halo, window, ways):
-  local_BTHK = _local(q_BTHK, k2_BTGK, v2_BTGK, halo.k, halo.v, ids, halo.ids, window)
-  global_BTHK, lse_BTH = _forward(q_BTHK, k1_BTGK, v1_BTGK, ids, ways)
+def _gated_forward(q_BTHK, q_ids, far_kv, near, gate_logits_BTH, window):
+  local_BTHK = kernels.attention(q_BTHK, q_ids, near, window)
+  global_BTHK, lse_BTH = _forward(q_BTHK, q_ids, Keys(*far_kv, q_ids))
   gate_BTH1 = jax.nn.sigmoid(gate_logits_BTH)[..., None]
   out_BTHK = gate_BTH1 * global_BTHK + (1 - gate_BTH1) * local_BTHK.astype(jnp.float32)
-  out_BTHK, lse_BTH = _save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
-  return out_BTHK, (q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids, halo, out_BTHK, lse_BTH)
+  out_BTHK, lse_BTH = save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
+  return out_BTHK, (q_BTHK, q_ids, far_kv, near, gate_logits_BTH, out_BTHK, lse_BTH)
 
 
-def _gated_backward(window, ways, saved, do_BTHK):
-  """Neither stream's output is kept: the local one is cheap to have again, and the mix less it is the global one."""
-  q_BTHK, k1_BTGK, v1_BTGK, k2_BTGK, v2_BTGK, gate_logits_BTH, ids, halo, out_BTHK, lse_BTH = saved
-  inner = lambda x_BTHK, y_BTHK: jnp.sum(x_BTHK.astype(jnp.float32) * y_BTHK, axis=-1)
-  local_BTHK, pull = jax.vjp(
-      lambda *args: _local(*args, ids, halo.ids, window), q_BTHK, k2_BTGK, v2_BTGK, halo.k, halo.v
-  )
+def _gated_backward(window, saved, d_out_BTHK):
+  """Neither stream's output is saved: the local one is cheap to recompute, and the mix minus it is the global one."""
+  q_BTHK, q_ids, far_kv, near, gate_logits_BTH, out_BTHK, lse_BTH = saved
+  local_BTHK, pull = jax.vjp(lambda q_BTHK, near: kernels.attention(q_BTHK, q_ids, near, window), q_BTHK, near)
   gate_BTH = jax.nn.sigmoid(gate_logits_BTH)
-  # Deltas of the two streams, each with its share of the gate: they add up to do * out.
-  delta_local_BTH = (1 - gate_BTH) * inner(do_BTHK, local_BTHK)
-  delta_global_BTH = inner(do_BTHK, out_BTHK) - delta_local_BTH
-  weighed = lambda weight_BTH: (weight_BTH[..., None] * do_BTHK).astype(do_BTHK.dtype)
-  local_dq, dk2, dv2, halo_dk, halo_dv = pull(weighed(1 - gate_BTH))
-  # What is subtracted from the gradient of a weight must be of the same, rounded, do; else the rounding does not cancel.
-  # The global output is the mix less the local one over the gate, by which the rounding is small as well.
-  do_global_BTHK = weighed(gate_BTH)
-  rounding_BTHK = do_global_BTHK - gate_BTH[..., None] * do_BTHK.astype(jnp.float32)
-  weighed_global_BTHK = out_BTHK - (1 - gate_BTH)[..., None] * local_BTHK.astype(jnp.float32)
-  delta_BTH = delta_global_BTH + inner(rounding_BTHK, weighed_global_BTHK) / jnp.maximum(gate_BTH, _LEAST_GATE)
-  global_dq, dk1, dv1 = _backward(q_BTHK, k1_BTGK, v1_BTGK, ids, lse_BTH, delta_BTH, do_global_BTHK, ways)
-  dq, dk1, dv1 = _like((global_dq + local_dq, dk1, dv1), (q_BTHK, k1_BTGK, v1_BTGK))
-  dlogits_BTH = (1 - gate_BTH) * delta_global_BTH - gate_BTH * delta_local_BTH
-  return dq, dk1, dv1, dk2, dv2, dlogits_BTH, None, Halo(halo_dk, halo_dv, None)
+  # Deltas of the two streams, each with its share of the gate: they sum to d_out * out.
+  local_delta_BTH = (1 - gate_BTH) * inner(d_out_BTHK, local_BTHK)
+  global_delta_BTH = inner(d_out_BTHK, out_BTHK) - local_delta_BTH
+  weighted = lambda weight_BTH: (weight_BTH[..., None] * d_out_BTHK).astype(d_out_BTHK.dtype)
+  local_dq, d_near = pull(weighted(1 - gate_BTH))
+  # What is subtracted from the gradient of a weight must come from the same rounded d_out, or the rounding does not cancel.
+  # The global output is the mix minus the local one over the gate; the rounding is as small as the gate.
+  global_d_out_BTHK = weighted(gate_BTH)
+  rounding_BTHK = global_d_out_BTHK - gate_BTH[..., None] * d_out_BTHK.astype(jnp.float32)
+  weighted_global_BTHK = out_BTHK - (1 - gate_BTH)[..., None] * local_BTHK.astype(jnp.float32)
+  delta_BTH = global_delta_BTH + inner(rounding_BTHK, weighted_global_BTHK) / jnp.maximum(gate_BTH, _TINY)
+  global_dq, *d_far = _backward(q_BTHK, q_ids, Keys(*far_kv, q_ids), global_d_out_BTHK, lse_BTH, delta_BTH)
+  dq, *d_far = like((global_dq + local_dq, *d_far), (q_BTHK, *far_kv))
+  d_logits_BTH = (1 - gate_BTH) * global_delta_BTH - gate_BTH * local_delta_BTH
+  return dq, None, tuple(d_far), d_near, d_logits_BTH
 
 
-gated_attention.defvjp(_gated_forward, _gated_backward)
-
-
-def _like(grads, values):
-  return tuple(grad.astype(value.dtype) for grad, value in zip(grads, values))
+_gated.defvjp(_gated_forward, _gated_backward)

@@ -1,4 +1,4 @@
-"""What every format produces: token ids of one document and the weight of learning each of them."""
+"""What every format produces: the token ids of one document and their weights in the loss."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,15 +7,16 @@ import numpy as np
 
 from iquest_jax.text.tokenizer import Tokenizer
 
-# A piece of a document: its text, or the name of a structure token, and the weight of learning its tokens.
-Segment = tuple['str | Structure', float]
-
 
 @dataclasses.dataclass(frozen=True)
-class Structure:
-  """A special token, put by a format. Text never becomes one: see Tokenizer.encode."""
+class SpecialToken:
+  """A special token that a format puts in. Text never becomes one: see Tokenizer.encode."""
 
   token: str
+
+
+# A piece of a document, text or a special token, and the loss weight of its tokens.
+Segment = tuple[str | SpecialToken, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Example:
 
   Attributes:
     tokens: int32 [n].
-    loss_weights: float32 [n], weight of learning the token at the same place.
+    loss_weights: float32 [n], the weight of each token as a target.
   """
 
   tokens: np.ndarray
@@ -36,9 +37,9 @@ class Example:
 
 
 def build(tokenizer: Tokenizer, segments: Sequence[Segment]) -> Example:
-  """Encodes the segments one by one, so that no token crosses a border between structure, header and content."""
+  """Encodes the segments one by one, so that no token crosses a border between special tokens, header and content."""
   pieces = [
-      [tokenizer.id(part.token)] if isinstance(part, Structure) else tokenizer.encode(part) for part, _ in segments
+      [tokenizer.id(part.token)] if isinstance(part, SpecialToken) else tokenizer.encode(part) for part, _ in segments
   ]
   lengths = [len(piece) for piece in pieces]
   tokens = np.fromiter((token for piece in pieces for token in piece), np.int32, sum(lengths))

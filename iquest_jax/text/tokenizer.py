@@ -1,7 +1,7 @@
 """Byte-level BPE with the special tokens of the report: training, the file, encoding.
 
-Ids: unk 0, bos 1, eos 2 (bos is never added), the structure tokens, the tags, 256 bytes, merges.
-Source: the special tokens of the released tokenizer, which comes in through `Tokenizer.load` as well.
+Ids: unk 0, bos 1, eos 2 (bos is never added), the special tokens, the tags, 256 bytes, merges.
+Source: the special tokens of the released tokenizer, which `Tokenizer.load` reads too.
 """
 
 import hashlib
@@ -25,27 +25,27 @@ SMALLEST = len(RESERVED) + len(SPECIAL) + len(TAGS) + 256
 
 
 class Tokenizer:
-  """Text to ids and back. Structure is never read out of text unless asked for: see `encode`."""
+  """Text to ids and back. Text does not become special tokens unless asked for: see `encode`."""
 
   def __init__(self, serialized: str):
-    """Takes the text of a tokenizer.json; raises ValueError where a special token is missing."""
-    self._plain = tokenizers.Tokenizer.from_str(serialized)
-    self._plain.encode_special_tokens = True
-    self._structured = tokenizers.Tokenizer.from_str(serialized)
-    self._structured.encode_special_tokens = False
-    if missing := [token for token in SPECIAL if self._plain.token_to_id(token) is None]:
-      raise ValueError(f'it lacks the special token {missing[0]}')
-    self._special = {token: self._plain.token_to_id(token) for token in (*RESERVED, *SPECIAL)}
+    """Takes the text of a tokenizer.json; raises ValueError if a special token is missing."""
+    self._without_special = tokenizers.Tokenizer.from_str(serialized)
+    self._without_special.encode_special_tokens = True
+    self._with_special = tokenizers.Tokenizer.from_str(serialized)
+    self._with_special.encode_special_tokens = False
+    if missing := [token for token in SPECIAL if self._without_special.token_to_id(token) is None]:
+      raise ValueError(f'the special token {missing[0]} is missing')
+    self._special = {token: self._without_special.token_to_id(token) for token in (*RESERVED, *SPECIAL)}
 
   @classmethod
   def train(cls, texts: Iterable[str], vocab_size: int) -> 'Tokenizer':
-    """Trains on an iterable of texts; the same texts give the same file, byte for byte.
+    """Trains on texts; the same texts give the same file, byte for byte.
 
     Raises:
-      UserError: the vocabulary does not hold the bytes and the special tokens.
+      UserError: the vocabulary is too small for the bytes and the special tokens.
     """
     if vocab_size < SMALLEST:
-      raise UserError(f'tokenizer: a vocabulary of {vocab_size} is too small; bytes and special tokens need {SMALLEST}')
+      raise UserError(f'tokenizer: model.vocab must be at least {SMALLEST} (bytes, special tokens), got {vocab_size}')
     inner = tokenizers.Tokenizer(models.BPE(unk_token='<unk>'))
     inner.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Digits(individual_digits=True),
@@ -59,7 +59,7 @@ class Tokenizer:
         show_progress=False,
     )
     inner.train_from_iterator(texts, trainer)
-    # The trainer marks every token it reserves as special; the tags are not, and only the file can say so.
+    # The trainer marks every token it reserves as special; tags are not special, which only the file can express.
     serialized = json.loads(inner.to_str())
     for token in serialized['added_tokens']:
       token['special'] = token['content'] not in TAGS
@@ -70,41 +70,40 @@ class Tokenizer:
     """Reads a tokenizer.json.
 
     Raises:
-      UserError: there is no such file, or it is not a tokenizer with the special tokens.
+      UserError: the file is missing, or it is not a tokenizer with the special tokens.
     """
     try:
       serialized = pathlib.Path(path).read_text(encoding='utf-8')
     except FileNotFoundError:
-      raise UserError(f'tokenizer: {path} is missing; make it by python -m launch.prepare') from None
+      raise UserError(f'tokenizer: {path} is missing; python -m launch.prepare writes it') from None
     try:
       return cls(serialized)
     except Exception as error:  # the Rust side raises bare Exception
       raise UserError(f'tokenizer: {path} is not a usable tokenizer.json: {error}') from error
 
   def save(self, path: str | pathlib.Path) -> None:
-    """Writes the tokenizer.json, whole or not at all."""
+    """Writes the tokenizer.json atomically."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, self.to_str())
 
   def to_str(self) -> str:
     """The canonical text of tokenizer.json."""
-    return self._structured.to_str(pretty=True)
+    return self._with_special.to_str(pretty=True)
 
   def encode(self, text: str, allow_special: bool = False) -> list[int]:
-    """Ids of a text.
+    """Ids of a text. Tags such as <think> always become their own ids, since a model writes them as text.
 
     Args:
-      text: any text. Tags such as <think> become their own ids always: a model writes them as text.
-      allow_special: whether the text's `<|im_end|>` and the like become structure. False for documents, which anyone
-        may have written; True for a prompt that a person types.
+      allow_special: whether `<|im_end|>` and the like in the text become special tokens. False for documents, which
+        anyone may have written; True for a prompt that the user types.
     """
-    inner = self._structured if allow_special else self._plain
+    inner = self._with_special if allow_special else self._without_special
     return inner.encode(text, add_special_tokens=False).ids
 
   def decode(self, ids: Iterable[int]) -> str:
     """Text of ids, special tokens included."""
-    return self._structured.decode(list(ids), skip_special_tokens=False)
+    return self._with_special.decode(list(ids), skip_special_tokens=False)
 
   def id(self, token: str) -> int:
     """Id of a reserved or special token, e.g. '<|im_end|>'; KeyError for any other."""
@@ -112,10 +111,10 @@ class Tokenizer:
 
   @property
   def vocab_size(self) -> int:
-    """One more than the largest id."""
-    return max(self._structured.get_vocab(with_added_tokens=True).values()) + 1
+    """One more than the largest id; ids may have gaps."""
+    return max(self._with_special.get_vocab(with_added_tokens=True).values()) + 1
 
   @property
   def fingerprint(self) -> str:
-    """SHA-256 (hex) of the canonical file: rows made with another tokenizer are told by it."""
+    """SHA-256 (hex) of the canonical file; identifies the tokenizer that rows were made with."""
     return hashlib.sha256(self.to_str().encode()).hexdigest()

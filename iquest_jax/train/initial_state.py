@@ -1,7 +1,4 @@
-"""From checkpoints to what runs: the state a stage starts with, and the model of a finished one."""
-
-import dataclasses
-import functools
+"""The state a stage starts with: resumed, carried over from its parent, folded, imported, or random."""
 
 import jax
 import jax.numpy as jnp
@@ -9,94 +6,46 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from iquest_jax.checkpoint.store import Checkpoints, Start
-from iquest_jax.errors import UserError
-from iquest_jax.model import fold, transformer
-from iquest_jax.train import state as train_state
-from iquest_jax.train.state import TrainState
+from iquest_jax.checkpoint import restore
+from iquest_jax.checkpoint.start import Start
+from iquest_jax.model import fold
+from iquest_jax.sharding import of_leaves
+from iquest_jax.train.state import TrainState, fresh_optimizer, random_params
+from iquest_jax.train.step import Stage
 
 
-def initial_state(
-    start: Start, config: ConfigDict, model, tx: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
-) -> TrainState:
-  """The state a stage begins or goes on with, placed on the mesh.
-
-  Args:
-    start: what `checkpoint.start` decided.
-    abstract: shapes and shardings of the state (state.abstract_state).
+def initial_state(start: Start, config: ConfigDict, stage: Stage, mesh: Mesh) -> TrainState:
+  """The state a stage begins or resumes with, on the mesh.
 
   Raises:
-    UserError: the checkpoint is damaged or of another shape, or the fold does not fit.
+    UserError: the checkpoint is damaged or holds another model, or the fold does not fit.
   """
   if start.kind == 'resume':
-    return TrainState(*_restore(start, abstract))
+    return _restored(start, stage.abstract)
   if start.kind == 'random':
-    return train_state.fresh_optimizer(train_state.random_params(model, mesh, config.seed), tx, abstract)
-  if start.kind == 'parent' and 'optimizer' in config.init.carry and start.checkpoints.has_optimizer(start.step):
-    check_same_model(start.checkpoints.run_dir, start.lineage, model.config)
-    carried = TrainState(*_restore(start, abstract))
-    return jax.jit(_begin_again, out_shardings=_where(abstract), donate_argnums=0)(carried)
-  if start.kind == 'parent' and config.init.transform == 'dense_to_loop':
-    params = _folded(start, config, model, abstract, mesh)
+    params = random_params(stage.model, mesh, config.seed)
+  elif start.kind == 'parent' and config.init.transform == 'dense_to_loop':
+    dense = restore.abstract_params(restore.trained_as(start.lineage), mesh)
+    to_loop = lambda params, key: fold.dense_to_loop(params, model=stage.model.config, rule=config.init.fold, key=key)
+    to_loop = jax.jit(to_loop, out_shardings=of_leaves(stage.abstract.params))
+    params = to_loop(start.checkpoints.restore_params(dense, start.step), jax.random.key(config.seed))
   else:
-    check_same_model(start.checkpoints.run_dir, start.lineage, model.config)
-    params = start.checkpoints.restore_params(abstract.params, start.step)
-  return train_state.fresh_optimizer(params, tx, abstract)
+    restore.check_same_model(start.checkpoints.stage, start.lineage, stage.model.config)
+    if start.kind == 'parent' and 'optimizer' in config.init.carry and start.checkpoints.has_optimizer(start.step):
+      restart = jax.jit(_restart, out_shardings=of_leaves(stage.abstract), donate_argnums=0)
+      return restart(_restored(start, stage.abstract))
+    params = start.checkpoints.restore_params(stage.abstract.params, start.step)
+  return fresh_optimizer(params, stage.tx, stage.abstract)
 
 
-def newest_model(run_dir: str, mesh: Mesh):
-  """(model in float32, parameters on the mesh) of a stage's newest checkpoint, for sampling and evaluation."""
-  checkpoints = Checkpoints(run_dir)
-  model = transformer.Transformer(trained_as(checkpoints.lineage()), jnp.float32)
-  return model, checkpoints.restore_params(train_state.abstract_params(model, mesh))
+def _restored(start: Start, abstract: TrainState) -> TrainState:
+  params, optimizer = start.checkpoints.restore(abstract.params, abstract.optimizer_item(), start.step)
+  return TrainState(params, **optimizer)
 
 
-def trained_as(lineage) -> transformer.ModelConfig:
-  """The shape of the model a checkpoint holds."""
-  return transformer.model_config(ConfigDict(lineage['model']))
-
-
-# What a stage may change about the model it goes on with: nothing that the parameters were trained for.
-_MAY_CHANGE = {'init_std', 'max_context', 'loop_gradient_scale'}
-
-
-def check_same_model(run_dir, lineage, model: transformer.ModelConfig) -> None:
-  """Raises UserError where the parameters in a folder would be run as another model: of other shapes, loops, rotation."""
-  made = dataclasses.asdict(trained_as(lineage))
-  skipped = _MAY_CHANGE | ({'loop_window', 'loop_variant'} if model.loops == 1 else set())
-  for name, wanted in dataclasses.asdict(model).items():
-    if name not in skipped and made[name] != wanted:
-      raise UserError(
-          f'{run_dir}: was made with model.{name} = {made[name]}, this stage has {wanted}; '
-          f'set --exp.model.{name}={made[name]}, or name the right size in --exp'
-      )
-
-
-def _where(abstract):
-  return jax.tree.map(lambda leaf: leaf.sharding, abstract)
-
-
-def _restore(start: Start, abstract: TrainState):
-  params, item = start.checkpoints.restore(abstract.params, abstract.optimizer_item(), start.step)
-  return params, item['opt_state'], item['step'], item['skipped'], item['skipped_in_a_row']
-
-
-def _begin_again(carried: TrainState) -> TrainState:
-  """Moments go on, the stage's own counts and its learning-rate curve begin at 0."""
+def _restart(carried: TrainState) -> TrainState:
+  """Keeps the moments; the stage's counts and its learning-rate schedule restart at 0."""
   is_schedule = lambda node: isinstance(node, optax.ScaleByScheduleState)
-  opt_state = jax.tree.map(
-      lambda node: optax.ScaleByScheduleState(jnp.zeros_like(node.count)) if is_schedule(node) else node,
-      carried.opt_state,
-      is_leaf=is_schedule,
-  )
+  reset = lambda node: optax.ScaleByScheduleState(jnp.zeros_like(node.count)) if is_schedule(node) else node
   zero = jnp.zeros((), jnp.int32)
-  return TrainState(carried.params, opt_state, zero, zero, zero)
-
-
-def _folded(start: Start, config: ConfigDict, model, abstract: TrainState, mesh: Mesh):
-  dense = transformer.Transformer(trained_as(start.lineage), model.dtype)
-  dense_params = start.checkpoints.restore_params(train_state.abstract_params(dense, mesh), start.step)
-  to_loop = functools.partial(fold.dense_to_loop, model=model.config, rule=config.init.fold)
-  return jax.jit(lambda params, key: to_loop(params, key=key), out_shardings=_where(abstract.params))(
-      dense_params, jax.random.key(config.seed)
-  )
+  return TrainState(carried.params, jax.tree.map(reset, carried.opt_state, is_leaf=is_schedule), zero, zero, zero)

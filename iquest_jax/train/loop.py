@@ -2,24 +2,27 @@
 
 import contextlib
 import json
-import os
 import time
 
 import jax
 from absl import logging
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from iquest_jax import sharding
-from iquest_jax.checkpoint import fingerprint, lineage, store
-from iquest_jax.config import flatten, to_json
+from iquest_jax.checkpoint import fingerprint, lineage, restore
+from iquest_jax.checkpoint import start as starts
+from iquest_jax.checkpoint.store import Checkpoints
+from iquest_jax.config import diff, flatten, to_json
 from iquest_jax.data.loader import Loader
 from iquest_jax.errors import UserError
 from iquest_jax.model import transformer
 from iquest_jax.parallel import context
 from iquest_jax.run_folder import RunFolder, StageFolder, write_whole
-from iquest_jax.train import initial_state, metrics, step
+from iquest_jax.train import metrics, step
+from iquest_jax.train.initial_state import initial_state
 
-# Fields that count something: none of it would be no training, or a division by zero.
+# Fields that count something; 0 would mean no training, or a division by zero.
 _COUNTS = (
     'train.steps', 'train.batch_rows', 'train.accumulation', 'train.loss_chunk', 'data.context', 'checkpoint.every',
     'eval.every', 'eval.rows', 'log.every',
@@ -27,11 +30,7 @@ _COUNTS = (
 
 
 def run(config: ConfigDict, run_folder: RunFolder) -> None:
-  """Trains a stage to its last step, from wherever it stands; returns at once where it is finished.
-
-  Args:
-    config: the stage (experiments/).
-    run_folder: of the chain; every process must see it.
+  """Trains a stage from wherever it is to its last step; returns at once if it is finished.
 
   Raises:
     UserError: rows, checkpoints, mesh or configuration do not fit.
@@ -40,14 +39,14 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
   began, first = time.monotonic(), jax.process_index() == 0
   steps, folder = config.train.steps, run_folder.stage(config.stage)
 
-  # ---------------------------------------------------------------- Mesh, and where it stands
+  # ---------------------------------------------------------------- Checks
   mesh = sharding.make_mesh(config.mesh)
   check(config, mesh)
-  checkpoints = store.Checkpoints(folder.path, keep=config.checkpoint.keep)
+  checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
   if checkpoints.latest_step() is not None:
-    # Also of a finished stage: that of another size is not this one's.
-    initial_state.check_same_model(folder.path, checkpoints.lineage(), transformer.model_config(config.model))
-  if is_finished(checkpoints, folder, steps):
+    # Also where the stage is finished: one of another size is not this one.
+    restore.check_same_model(folder, checkpoints.lineage(), transformer.model_config(config.model))
+  if is_finished(checkpoints, steps):
     logging.info('%s is finished: step %d', config.stage, steps)
     return
 
@@ -55,12 +54,12 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
   loader = Loader.of_stage(config, run_folder)
   for source, epochs in loader.epochs(steps).items():
     if epochs > 1:
-      logging.warning('%s: the rows of "%s" are read %.1f times over', config.stage, source, epochs)
-  # The phases of a mixture stand at the steps that the experiment gave them, whatever train.steps is overridden with.
-  if late := [str(start) for start, _ in config.data.mixture if start >= steps]:
-    logging.warning('%s: train.steps is %d, and data.mixture changes at step %s', config.stage, steps, ', '.join(late))
+      logging.warning('%s: the rows of "%s" are read %.1f times', config.stage, source, epochs)
+  # The experiment fixes the steps at which its mixture changes; an override of train.steps does not move them.
+  if late := [str(phase) for phase, _ in config.data.mixture if phase >= steps]:
+    logging.warning('%s: train.steps is %d, but data.mixture changes at step %s', config.stage, steps, ', '.join(late))
   batch_sharding = sharding.batch_shardings(mesh)
-  os.makedirs(folder.path, exist_ok=True)
+  folder.path.mkdir(parents=True, exist_ok=True)
 
   with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
     # -------------------------------------------------------------- Model and optimizer
@@ -68,19 +67,19 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
 
     # -------------------------------------------------------------- Start: own checkpoint > parent > imported > random
     closing.callback(checkpoints.close)
-    start = store.start(config, run_folder.path, checkpoints)
-    train_state = initial_state.initial_state(start, config, stage.model, stage.tx, stage.abstract, mesh)
+    start = starts.choose(config, run_folder, checkpoints)
+    train_state = initial_state(start, config, stage, mesh)
     done = resumed = start.step if start.kind == 'resume' else 0
     if done > steps:
-      raise UserError(f'{folder.path}: stands at step {done}, beyond train.steps {steps}; raise it or use a new --workdir')
+      raise UserError(f'{folder.path}: is at step {done}, beyond train.steps {steps}; raise it or use a new --workdir')
     if start.kind == 'resume':
       record = lineage.resume(start, config, loader.manifest_hash)
       _log_changes(config, folder)
     else:
       leaves = fingerprint.fingerprints(train_state.params)
       record = lineage.begin(start, config, loader.manifest_hash, fingerprint.combine(leaves))
-    spread = ', '.join(f'{axis} {ways}' for axis, ways in mesh.shape.items() if ways > 1) or 'one device'
-    logging.info('%s: %s, step %d of %d, %s', config.stage, start.told, done, steps, spread)
+    split = ', '.join(f'{axis} {ways}' for axis, ways in mesh.shape.items() if ways > 1) or 'one device'
+    logging.info('%s: %s, step %d of %d, %s', config.stage, start.summary, done, steps, split)
     if first:
       write_whole(folder.config, to_json(config))
 
@@ -95,9 +94,9 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
       held_out = loader.held_out(config.eval.rows, config.train.batch_rows // config.train.accumulation, batch_sharding)
       sums = [jax.device_get(stage.eval_step(train_state.params, batch)) for batch in held_out]
       total = jax.tree.map(lambda *parts: sum(parts), *sums)
-      held_out_losses = metrics.losses(total.loss_S, total.weight_S, loader.sources)
-      writer.write('eval', done, held_out_losses)
-      bar.held_out(done, held_out_losses['loss'])
+      losses = metrics.losses(total.loss_S, total.weight_S, loader.sources)
+      writer.write('eval', done, losses)
+      bar.held_out(done, losses['loss'])
 
     def save():
       tokens = record['tokens_seen'] + (done - resumed) * config.train.batch_rows * config.data.context
@@ -109,7 +108,7 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
     due = lambda every: done % every == 0 or done == steps
     if due(config.eval.every):
       evaluate()
-    batches = iter(loader.batches(done, steps, batch_sharding))
+    batches = loader.batches(done, steps, batch_sharding)
     while done < steps:
       asked = time.monotonic()
       batch = next(batches)
@@ -124,53 +123,51 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
       if due(config.eval.every):
         evaluate()
 
-    # -------------------------------------------------------------- Land
+    # -------------------------------------------------------------- Finish
     checkpoints.wait()
     if first:
       lineage.write(folder, checkpoints.lineage())
 
 
-def is_finished(checkpoints: store.Checkpoints, folder: StageFolder, steps: int) -> bool:
+def is_finished(checkpoints: Checkpoints, steps: int) -> bool:
   """Whether the last step is saved and evaluated."""
-  if checkpoints.latest_step() != steps or not folder.lineage.exists():
-    return False
-  return any(record['kind'] == 'eval' and record['step'] == steps for record in metrics.read(folder))
+  saved = checkpoints.latest_step() == steps and checkpoints.stage.lineage.exists()
+  return saved and any((record['kind'], record['step']) == ('eval', steps) for record in metrics.read(checkpoints.stage))
 
 
-def check(config: ConfigDict, mesh) -> None:
-  """Raises UserError where a count is 0, or batch, row or loss chunk do not divide as mesh and accumulation need.
+def check(config: ConfigDict, mesh: Mesh) -> None:
+  """Raises UserError where a count is below 1, or batch, row or loss chunk do not divide by mesh and accumulation.
 
-  What the context axis asks of a row, a window and a transport is said in parallel/context.py.
+  parallel/context.py checks what the context axis requires of a row, a window and a transport.
   """
   leaves = flatten(config)
   for name in _COUNTS:
     if leaves[name] < 1:
-      raise UserError(f'config: {name} is {leaves[name]}; at least 1')
-  ways = sharding.row_ways(mesh) * config.train.accumulation
+      raise UserError(f'config: {name} must be at least 1, got {leaves[name]}')
+  ways = mesh.shape['data'] * mesh.shape['fsdp'] * config.train.accumulation
   if config.train.batch_rows % ways:
     raise UserError(
-        f'config: train.batch_rows {config.train.batch_rows} do not divide by data x fsdp x accumulation = {ways}; '
-        'change one of them'
+        f'config: train.batch_rows must be a multiple of data x fsdp x accumulation = {ways}, got '
+        f'{config.train.batch_rows}; change one of them'
     )
   window = config.model.loop_window if config.model.loops > 1 else 1
   context.check(config.data.context, mesh.shape['context'], config.train.context_transport, window)
   own, chunk = config.data.context // mesh.shape['context'], config.train.loss_chunk
   if own > chunk and own % chunk:
     raise UserError(
-        f'config: data.context {config.data.context} / mesh.context {mesh.shape["context"]} = {own} does not divide by '
-        f'train.loss_chunk {chunk}'
+        f'config: data.context / mesh.context = {config.data.context} / {mesh.shape["context"]} = {own} must be a '
+        f'multiple of train.loss_chunk, got {chunk}'
     )
-  if config.data.context > config.model.max_context:
-    raise UserError(f'config: data.context {config.data.context} is beyond model.max_context {config.model.max_context}')
+  if config.data.context > (limit := config.model.max_context):
+    raise UserError(f'config: data.context must be at most model.max_context = {limit}, got {config.data.context}')
 
 
 def _log_changes(config: ConfigDict, folder: StageFolder) -> None:
-  """A stage may go on with other numbers, but not unseen."""
+  """A stage may resume with changed settings, but not silently."""
   try:
-    before = flatten(ConfigDict(json.loads(folder.config.read_text())))
+    before = ConfigDict(json.loads(folder.config.read_text()))
   except (FileNotFoundError, json.JSONDecodeError):
     return
-  now = json.loads(json.dumps(flatten(config)))
-  changed = [f'{key} {before.get(key)} -> {value}' for key, value in now.items() if value != before.get(key)]
-  if changed:
-    logging.warning('%s goes on with other numbers: %s', config.stage, '; '.join(changed))
+  now = ConfigDict(json.loads(to_json(config)))
+  if changed := [f'{key} {old} -> {new}' for key, old, new in diff(before, now)]:
+    logging.warning('%s resumes with changed settings: %s', config.stage, '; '.join(changed))

@@ -1,4 +1,4 @@
-"""Next-token loss as (sum, weight), by source, never divided here. Legend: B batch, T positions, S sources."""
+"""Next-token loss as (sum, weight) per source; nothing is divided here. Legend: B batch, T positions, S sources."""
 
 import flax.struct
 import jax
@@ -10,12 +10,12 @@ from iquest_jax.kernels.cross_entropy import target_logps
 
 @flax.struct.dataclass
 class LossSums:
-  """Sums over tokens, float32. Two of them add; whoever reports divides once, by the global weight.
+  """Sums over tokens, float32. They may be added; whoever reports them divides once, by the global weight.
 
   Attributes:
-    loss_S: cross-entropy in nats, weighted, by source.
+    loss_S: weighted cross-entropy in nats, per source.
     z: weighted square of the log-partition.
-    weight_S: sum of loss weights, by source.
+    weight_S: sum of loss weights, per source.
   """
 
   loss_S: jax.Array
@@ -28,11 +28,7 @@ class LossSums:
 
 
 def next_token_sums(model, params, batch: Batch, num_sources: int, chunk: int) -> tuple[LossSums, dict]:
-  """Loss sums of one (micro-)batch, and the model's diagnostics.
-
-  Args:
-    chunk: positions of a row whose logits exist at a time.
-  """
+  """Loss sums of one (micro-)batch, and the model's diagnostics; logits exist for `chunk` positions per row at a time."""
   hidden_BTD, diagnostics = model.apply({'params': params}, batch.tokens, batch.segment_ids, batch.positions)
   logps_BT, logz_BT = target_logps(hidden_BTD, params['head'], batch.targets, chunk)
   by_source = lambda rows_B: jax.ops.segment_sum(rows_B, batch.source_ids, num_sources)

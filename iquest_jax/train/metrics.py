@@ -1,7 +1,7 @@
-"""Where the numbers of a run go: metrics.jsonl, TensorBoard events, a console line, a progress bar.
+"""Reports of a run: metrics.jsonl, TensorBoard events, a console line, a progress bar.
 
-A record depends on nothing but the step it describes (times and rates aside), so a run that was killed and went on
-leaves the same file as one that was not.
+A record depends only on the step it describes (times and rates aside), so a run that was killed and resumed leaves the
+same file as one that was not.
 """
 
 import json
@@ -18,48 +18,43 @@ from rich import progress
 from tensorboardX import SummaryWriter
 
 from iquest_jax import hardware
+from iquest_jax.checkpoint import fingerprint
 from iquest_jax.errors import RunStopped
 from iquest_jax.model import cost, sizes
 from iquest_jax.run_folder import StageFolder, write_whole
 
-# So many updates in a row may be lost to a loss or gradient that is not finite; then the run stops.
+# A run stops after this many updates in a row whose loss or gradient is not finite.
 MAX_SKIPPED_IN_A_ROW = 3
 
-# Fields that measure the machine and not the training: two runs may differ in these alone.
+# Fields that measure the machine, not the training: only in these may two runs differ.
 TIMES = ('step_seconds', 'data_seconds', 'tokens_per_second', 'mfu')
-
-
-def _keep(record: dict, restored_step: int) -> bool:
-  """Whether a record of an earlier run is still true: a step is evaluated after it is saved, so that is done again."""
-  return record['step'] < restored_step or (record['step'] == restored_step and record['kind'] == 'train')
 
 
 def read(folder: StageFolder) -> list[dict[str, Any]]:
   """Records of a run in order; a last line cut off by a kill is dropped."""
-  records = []
-  if folder.metrics.exists():
-    with open(folder.metrics) as file:
-      for line in file:
-        if line.endswith('\n'):
-          records.append(json.loads(line))
-  return records
+  if not folder.metrics.exists():
+    return []
+  with open(folder.metrics) as file:
+    return [json.loads(line) for line in file if line.endswith('\n')]
 
 
 def held_out(folder: StageFolder) -> tuple[float, float] | None:
-  """(first, last) held-out loss of a run; None before its second evaluation."""
+  """(first, last) held-out loss of a run, nats per token; None before its second evaluation."""
   losses = [record['loss'] for record in read(folder) if record['kind'] == 'eval']
   return (losses[0], losses[-1]) if len(losses) > 1 else None
 
 
 class Writer:
-  """Writes records of one run; on processes other than the first it does nothing."""
+  """Writes the records of a run; does nothing on processes other than the first."""
 
   def __init__(self, folder: StageFolder, restored_step: int, writes: bool):
     """Cuts metrics.jsonl back to `restored_step` and opens it."""
     self._writes = writes
     if not writes:
       return
-    records = [record for record in read(folder) if restored_step and _keep(record, restored_step)]
+    # A step is evaluated after it is saved, so the restored step is evaluated again.
+    holds = lambda record: record['step'] < restored_step + (record['kind'] == 'train')
+    records = [record for record in read(folder) if restored_step and holds(record)]
     write_whole(folder.metrics, ''.join(json.dumps(record) + '\n' for record in records))
     self._file = open(folder.metrics, 'a')
     self._events = SummaryWriter(str(folder.events), purge_step=restored_step)
@@ -69,10 +64,10 @@ class Writer:
     if not self._writes:
       return
     self._file.write(json.dumps({'kind': kind, 'step': step, **values}) + '\n')
-    # To the operating system at once: what was written survives a kill of this process.
+    # Handed to the operating system at once, so that it survives a kill of this process.
     self._file.flush()
-    for name, value in _scalars(values):
-      self._events.add_scalar(f'{kind}/{name}', value, step)
+    for path, value in jax.tree_util.tree_leaves_with_path(values):
+      self._events.add_scalar(f'{kind}/{fingerprint.leaf_path(path)}', value, step)
 
   def close(self) -> None:
     if self._writes:
@@ -80,18 +75,8 @@ class Writer:
       self._events.close()
 
 
-def _scalars(values: dict[str, Any], prefix: str = ''):
-  for name, value in values.items():
-    if isinstance(value, dict):
-      yield from _scalars(value, f'{prefix}{name}/')
-    elif isinstance(value, list):
-      yield from _scalars({str(index): item for index, item in enumerate(value)}, f'{prefix}{name}/')
-    else:
-      yield f'{prefix}{name}', value
-
-
 class Progress:
-  """A bar with loss, tokens/s and time left on a terminal; a line each time there is news elsewhere."""
+  """A bar with loss, tokens/s and time left on a terminal; elsewhere a line per update."""
 
   def __init__(self, stage: str, step: int, steps: int, shows: bool):
     self._stage, self._steps, self._shows = stage, steps, shows
@@ -104,21 +89,21 @@ class Progress:
           progress.TextColumn('{task.fields[news]}'),
           progress.TimeRemainingColumn(),
           console=rich_console.Console(stderr=True),
-          # Ten steps of a large model take minutes: rates are taken over an hour, not rich's half minute.
+          # Ten steps of a large model take minutes, so rates are averaged over an hour, not rich's half minute.
           speed_estimate_period=3600,
       )
       self._task = self._bar.add_task(stage, total=steps, completed=step, news='compiling')
       self._bar.start()
 
   def update(self, step: int, news: str) -> None:
-    """`news` is the loss and the rate in words."""
+    """Shows `news`, the loss and the rate in words."""
     if self._bar:
       self._bar.update(self._task, completed=step, news=news + self._held_out)
     elif self._shows:
       logging.info('%s step %d/%d  %s', self._stage, step, self._steps, news)
 
   def held_out(self, step: int, loss: float) -> None:
-    """Loss on held-out rows, which stays beside the news until the next one."""
+    """Shows the loss on held-out rows, beside the news until the next evaluation."""
     self._held_out = f'  held out {loss:.3f}'
     if self._bar:
       self._bar.update(self._task, news=self._held_out.strip())
@@ -131,14 +116,14 @@ class Progress:
 
 
 def losses(loss_S, weight_S, sources: tuple[str, ...]) -> dict[str, Any]:
-  """{'loss': mean, 'loss_by_source': {source: mean}} of summed losses; a source without weight is left out."""
-  with np.errstate(invalid='ignore'):  # a loss that is not finite is told by the step that counts it
+  """{'loss': mean, 'loss_by_source': {source: mean}} of LossSums, nats per token; a source without weight is left out."""
+  with np.errstate(invalid='ignore'):  # the step that skips an update reports a loss that is not finite
     by_source = {name: float(loss / weight) for name, loss, weight in zip(sources, loss_S, weight_S) if weight > 0}
     return {'loss': float(np.sum(loss_S) / max(np.sum(weight_S), 1e-9)), 'loss_by_source': by_source}
 
 
 class Reporter:
-  """Turns what a step returns into records, one step late, so that the device never waits for the host."""
+  """Turns the metrics of steps into records, one step late, so that the device never waits for the host."""
 
   def __init__(self, config, model: sizes.ModelConfig, sources: tuple[str, ...], writer: Writer, bar: Progress):
     self._config, self._model, self._sources = config, model, sources
@@ -148,34 +133,33 @@ class Reporter:
     self._pending = None
     self._last_end = 0.0
 
-  def note(self, step: int, numbers: dict[str, jax.Array], asked: float, began: float) -> None:
-    """Takes the metrics of a step just started, and reports the one before.
+  def note(self, step: int, metrics: dict[str, jax.Array], asked: float, ready: float) -> None:
+    """Takes the metrics of a step just started, its number counted from 1, and reports the step before.
 
     Args:
-      step: updates done with this one.
-      numbers: metrics of step.train_step, still being computed.
-      asked, began: seconds (time.monotonic) when the batch was asked for, and when it was there.
+      asked, ready: seconds (time.monotonic) at which the batch was requested, and at which it had arrived.
     """
     self.flush()
-    self._pending = (step, numbers, asked, began)
+    self._pending = (step, metrics, asked, ready)
 
   def flush(self) -> None:
     """Waits for the step noted last and reports it; raises RunStopped after three updates in a row not finite."""
     if self._pending is None:
       return
-    (step, numbers, asked, began), self._pending = self._pending, None
-    numbers = {name: np.asarray(value) for name, value in jax.device_get(numbers).items()}
+    (step, metrics, asked, ready), self._pending = self._pending, None
+    metrics = jax.device_get(metrics)
     end = time.monotonic()
-    seconds, self._last_end = end - max(began, self._last_end), end
-    record = losses(numbers['loss_S'], numbers['weight_S'], self._sources)
-    record |= {name: float(numbers[name]) for name in ('grad_norm', 'lr')}
-    record |= {name: int(numbers[name]) for name in ('skipped', 'tokens')}
-    record |= {name: numbers[name].tolist() for name in ('loop_change', 'loop_gate') if name in numbers}
-    record |= {'step_seconds': seconds, 'data_seconds': began - asked, 'tokens_per_second': record['tokens'] / seconds}
+    # A step whose batch was ready early begins when the device has finished the one before.
+    seconds, self._last_end = end - max(ready, self._last_end), end
+    record = losses(metrics['loss_S'], metrics['weight_S'], self._sources)
+    record |= {name: float(metrics[name]) for name in ('grad_norm', 'lr')}
+    record |= {name: int(metrics[name]) for name in ('skipped', 'tokens')}
+    record |= {name: metrics[name].tolist() for name in ('loop_change', 'loop_gate') if name in metrics}
+    record |= {'step_seconds': seconds, 'data_seconds': ready - asked, 'tokens_per_second': record['tokens'] / seconds}
     if self._peak:
-      useful = cost.flops(self._model, *(float(numbers[name]) for name in ('tokens', 'pairs', 'local_pairs')))
+      useful = cost.flops(self._model, *(float(metrics[name]) for name in ('tokens', 'pairs', 'local_pairs')))
       record['mfu'] = cost.TRAIN_PASSES * useful / seconds / self._peak
-    bad = int(numbers['skipped_in_a_row'])
+    bad = int(metrics['skipped_in_a_row'])
     last = step == self._config.train.steps
     if bad or last or step % self._config.log.every == 0:
       self._writer.write('train', step, record)

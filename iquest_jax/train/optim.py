@@ -1,62 +1,57 @@
-"""AdamW and its learning-rate curves, by optax."""
+"""AdamW and its learning-rate schedules, by optax."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name
 
 SCHEDULES = ('constant', 'wsd', 'cosine')
 MOMENT_DTYPES = ('float32', 'bfloat16')
 
 
 def schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
-  """The learning rate by update: a linear warm-up, then one of three curves. Fractions are of the stage's steps.
+  """The learning rate per update: a linear warm-up, then one of three curves.
 
   constant: holds the peak.
   wsd: warmup-stable-decay; holds the peak, then falls linearly to floor * peak over the last `decay` of the steps.
   cosine: falls to floor * peak within `decay` of the steps and stays there: the extended low-rate phase.
+
+  Args:
+    optim: section of a configuration; warmup and decay are fractions of `steps`, floor is a fraction of peak_lr.
   """
-  if optim.schedule not in SCHEDULES:
-    raise UserError(f'config: optim.schedule "{optim.schedule}" does not exist{nearest(optim.schedule, SCHEDULES)}')
-  if not (0 <= optim.warmup <= 1 and 0 <= optim.decay <= 1 and optim.warmup + optim.decay <= 1):
-    raise UserError(f'config: optim.warmup {optim.warmup} and optim.decay {optim.decay} are fractions of one stage')
-  if not (optim.peak_lr > 0 and 0 <= optim.floor <= 1):
-    raise UserError(f'config: optim.peak_lr {optim.peak_lr} is above 0, and optim.floor {optim.floor} a fraction of it')
+  check_name('config: optim.schedule', optim.schedule, SCHEDULES)
+  for name in ('warmup', 'decay', 'floor'):
+    if not 0 <= optim[name] <= 1:
+      raise UserError(f'config: optim.{name} must be in [0, 1], got {optim[name]}')
+  if optim.warmup + optim.decay > 1:
+    raise UserError(f'config: optim.warmup + optim.decay must be at most 1, got {optim.warmup} + {optim.decay}')
+  if not optim.peak_lr > 0:
+    raise UserError(f'config: optim.peak_lr must be above 0, got {optim.peak_lr}')
   peak, low = optim.peak_lr, optim.peak_lr * optim.floor
   warmup, decay = round(optim.warmup * steps), max(1, round(optim.decay * steps))
-  # The first update already moves: a rate of 0 would be a step lost.
+  # The first update is not wasted on a rate of 0.
   rising = optax.linear_schedule(peak / (warmup + 1), peak, max(1, warmup))
   if optim.schedule == 'constant':
     return optax.join_schedules([rising, optax.constant_schedule(peak)], [warmup])
   if optim.schedule == 'wsd':
-    return optax.join_schedules(
-        [rising, optax.constant_schedule(peak), optax.linear_schedule(peak, low, decay)], [warmup, steps - decay]
-    )
+    falling = optax.linear_schedule(peak, low, decay)
+    return optax.join_schedules([rising, optax.constant_schedule(peak), falling], [warmup, steps - decay])
   return optax.join_schedules([rising, optax.cosine_decay_schedule(peak, decay, alpha=optim.floor)], [warmup])
 
 
-def decays(path: tuple) -> bool:
-  """Whether weight decay applies: to matrices, not to norm scales and gate biases."""
-  return str(getattr(path[-1], 'key', path[-1])) not in ('scale', 'gate_bias')
-
-
 def optimizer(optim: ConfigDict, steps: int) -> optax.GradientTransformation:
-  """Clip by global norm, then AdamW with decay on matrices only; the first moment in `moment_dtype`."""
-  if optim.moment_dtype not in MOMENT_DTYPES:
-    hint = nearest(optim.moment_dtype, MOMENT_DTYPES)
-    raise UserError(f'config: optim.moment_dtype "{optim.moment_dtype}" does not exist{hint}')
-  mask = lambda params: jax.tree_util.tree_map_with_path(lambda path, _: decays(path), params)
+  """Clips by global norm, then AdamW with decay on matrices only; the first moment in `moment_dtype`."""
+  check_name('config: optim.moment_dtype', optim.moment_dtype, MOMENT_DTYPES)
+  # Norm scales and gate biases do not decay.
+  decays = lambda path, _: str(getattr(path[-1], 'key', path[-1])) not in ('scale', 'gate_bias')
   return optax.chain(
       optax.clip_by_global_norm(optim.clip_norm),
       optax.adamw(
-          schedule(optim, steps),
-          b1=optim.b1,
-          b2=optim.b2,
-          eps=optim.eps,
-          weight_decay=optim.weight_decay,
-          mask=mask,
-          mu_dtype=jnp.dtype(optim.moment_dtype),
-      ),
+          schedule(optim, steps), b1=optim.b1, b2=optim.b2, eps=optim.eps, mu_dtype=jnp.dtype(optim.moment_dtype),
+          weight_decay=optim.weight_decay, mask=functools.partial(jax.tree_util.tree_map_with_path, decays),
+      ),  # fmt: skip
   )

@@ -1,4 +1,4 @@
-"""What a step changes, how it begins, and where it lies on the mesh."""
+"""What a training step changes: its shapes, its placement on the mesh, and fresh values."""
 
 from typing import Any
 
@@ -10,19 +10,20 @@ import optax
 from jax.sharding import Mesh
 
 from iquest_jax import sharding
+from iquest_jax.checkpoint import restore
 from iquest_jax.model.transformer import Transformer, init_params
 
 
 @flax.struct.dataclass
 class TrainState:
-  """Parameters, and everything a resumed run needs besides them.
+  """Parameters, and everything else a resumed run needs.
 
   Attributes:
     params: float32 tree of the Transformer.
     opt_state: optax state.
     step: int32, batches consumed.
     skipped: int32, updates skipped because loss or gradient was not finite.
-    skipped_in_a_row: int32, of those the ones since the last good update.
+    skipped_in_a_row: int32, updates skipped since the last good one.
   """
 
   params: Any
@@ -31,48 +32,29 @@ class TrainState:
   skipped: jax.Array
   skipped_in_a_row: jax.Array
 
-  def optimizer_item(self) -> dict:
-    """The part that lies beside `params` in a checkpoint."""
-    return {
-        'opt_state': self.opt_state,
-        'step': self.step,
-        'skipped': self.skipped,
-        'skipped_in_a_row': self.skipped_in_a_row,
-    }
+  def optimizer_item(self) -> dict[str, Any]:
+    """Everything but `params`: the item `optimizer` of a checkpoint."""
+    return {name: value for name, value in vars(self).items() if name != 'params'}
 
 
-def create(params, tx: optax.GradientTransformation) -> TrainState:
-  """A fresh state around parameters, boxed or not."""
+def create(params: Any, tx: optax.GradientTransformation) -> TrainState:
+  """The state at step 0 with these parameters, boxed or not."""
   zero = jnp.zeros((), jnp.int32)
   return TrainState(params, tx.init(params), zero, zero, zero)
 
 
-def abstract_params(model: Transformer, mesh: Mesh):
-  """Shapes, dtypes and shardings of a model's parameters, without making them."""
-  boxed = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
-  return _with_shardings(boxed, mesh)
-
-
 def abstract_state(model: Transformer, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-  """The same for the whole state: moments lie where their parameters lie."""
+  """Shapes, dtypes and shardings of the state; moments are sharded like their parameters."""
   boxed = jax.eval_shape(lambda key: create(init_params(model, key), tx), jax.random.key(0))
-  return _with_shardings(boxed, mesh)
+  return restore.with_shardings(boxed, mesh)
 
 
-def _with_shardings(boxed, mesh: Mesh):
-  placed = sharding.shardings(boxed, mesh)
-  return jax.tree.map(
-      lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), nn.unbox(boxed), placed
-  )
+def random_params(model: Transformer, mesh: Mesh, seed: int) -> Any:
+  """Randomly initialised parameters, created in place on the mesh; the same values on any mesh."""
+  shardings = sharding.of_leaves(restore.abstract_params(model.config, mesh))
+  return jax.jit(lambda key: nn.unbox(init_params(model, key)), out_shardings=shardings)(jax.random.key(seed))
 
 
-def random_params(model: Transformer, mesh: Mesh, seed: int):
-  """Freshly drawn parameters, made where they will lie; the same numbers on any mesh."""
-  where = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(model, mesh))
-  return jax.jit(lambda key: nn.unbox(init_params(model, key)), out_shardings=where)(jax.random.key(seed))
-
-
-def fresh_optimizer(params, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:
-  """A state at step 0 around placed parameters."""
-  where = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-  return jax.jit(lambda params: create(params, tx), out_shardings=where, donate_argnums=0)(params)
+def fresh_optimizer(params: Any, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:
+  """The state at step 0 with parameters that are on the mesh already; they are donated."""
+  return jax.jit(lambda params: create(params, tx), out_shardings=sharding.of_leaves(abstract), donate_argnums=0)(params)

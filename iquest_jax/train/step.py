@@ -32,7 +32,13 @@ def _on_mesh(batch: Batch) -> Batch:
 def gradients(model: Transformer, params, batch: Batch, *, num_sources: int, accumulation: int, chunk: int, z_loss: float):
   """Gradients of the token mean over the whole batch, summed over micro-batches.
 
-  The global weight is known before the first micro-batch, so each contributes sum / weight and nothing is divided later.
+  The weight of the whole batch is known before the first micro-batch, so each contributes sum / weight and nothing is
+  divided later.
+
+  Args:
+    accumulation: number of micro-batches; B is a multiple of it.
+    chunk: positions per row whose logits are in memory at a time.
+    z_loss: factor of the mean square of the log-partition in the objective.
 
   Returns:
     (gradients, LossSums of the batch, diagnostics averaged over micro-batches).
@@ -65,20 +71,15 @@ def train_step(
     model: Transformer,
     tx: optax.GradientTransformation,
     learning_rate: optax.Schedule,
-    num_sources: int,
-    accumulation: int,
-    chunk: int,
-    z_loss: float,
+    **objective,
 ) -> tuple[TrainState, dict]:
-  """One update; where loss or gradient is not finite the update is skipped and counted, and the batch is consumed.
+  """One update of `gradients`; if loss or gradient is not finite, it is skipped and counted, and the batch is consumed.
 
   Returns:
-    (state, metrics): `loss` and `grad_norm` scalars, `loss_S` and `weight_S` sums by source, `lr`, `skipped`,
-    `skipped_in_a_row`, the counts that useful operations follow from (cost.flops), and the model's diagnostics.
+    (state, metrics): `loss` and `grad_norm` scalars, `loss_S` and `weight_S` sums per source, `lr`, `skipped`,
+    `skipped_in_a_row`, the counts that cost.flops takes, and the model's diagnostics.
   """
-  grads, sums, diagnostics = gradients(
-      model, state.params, batch, num_sources=num_sources, accumulation=accumulation, chunk=chunk, z_loss=z_loss
-  )
+  grads, sums, diagnostics = gradients(model, state.params, batch, **objective)
   loss, grad_norm = sums.mean(), optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -106,29 +107,21 @@ def train_step(
 
 
 def _counts(batch: Batch, window: int) -> dict:
-  """Real tokens and visible pairs of a batch: a token sees its document up to its own position."""
+  """Tokens that are not padding, and visible pairs: a token sees its document up to its own position."""
   seen_BT = jnp.where(batch.segment_ids != 0, batch.positions + 1, 0).astype(jnp.float32)
-  return {
-      'tokens': jnp.sum(seen_BT > 0),
-      'pairs': jnp.sum(seen_BT),
-      'local_pairs': jnp.sum(jnp.minimum(seen_BT, window)),
-  }
-
-
-def eval_step(params, batch: Batch, *, model: Transformer, num_sources: int, chunk: int) -> LossSums:
-  """Loss sums of one batch, without gradients."""
-  return next_token_sums(model, params, batch, num_sources, chunk)[0]
+  local_BT = jnp.minimum(seen_BT, window)
+  return {'tokens': jnp.sum(seen_BT > 0), 'pairs': jnp.sum(seen_BT), 'local_pairs': jnp.sum(local_BT)}
 
 
 class Stage(NamedTuple):
-  """What a stage's configuration compiles to.
+  """A stage's configuration as functions.
 
   Attributes:
     model: the module.
     tx: the optimizer.
     abstract: shapes, dtypes and shardings of the train state.
     train_step: (state, batch) -> (state, metrics), jitted; the state's buffers are donated.
-    eval_step: (params, batch) -> LossSums, jitted.
+    eval_step: (params, batch) -> LossSums without gradients, jitted.
   """
 
   model: Transformer
@@ -139,35 +132,29 @@ class Stage(NamedTuple):
 
 
 def of_stage(config: ConfigDict, mesh: Mesh, num_sources: int) -> Stage:
-  """Builds the two steps of a stage; the only builder, for training, benchmarks and ahead-of-time compilation alike.
+  """Builds the two steps of a stage, for training, benchmarks and ahead-of-time compilation alike.
 
-  Args:
-    config: the stage (experiments/).
-    mesh: where state and batch lie; the caller makes it, or its abstract mesh, the ambient one.
-    num_sources: sources of the stage's mixture.
+  The caller must make `mesh`, or its abstract mesh, the ambient one. `num_sources` counts those of the stage's mixture.
 
   Raises:
-    UserError: model, optimizer, remat policy or transport do not exist, or a parameter does not divide over the mesh.
+    UserError: the optimizer, remat policy or transport does not exist, or a parameter does not divide by the mesh.
   """
   model, train = transformer.of_stage(config), config.train
   tx, learning_rate = optim.optimizer(config.optim, train.steps), optim.schedule(config.optim, train.steps)
   abstract = abstract_state(model, tx, mesh)
   everywhere = NamedSharding(mesh, PartitionSpec())
+  objective = {'accumulation': train.accumulation, 'chunk': train.loss_chunk, 'z_loss': train.z_loss}
   train_fn = functools.partial(
-      train_step,
-      model=model,
-      tx=tx,
-      learning_rate=learning_rate,
-      num_sources=num_sources,
-      accumulation=train.accumulation,
-      chunk=train.loss_chunk,
-      z_loss=train.z_loss,
+      train_step, model=model, tx=tx, learning_rate=learning_rate, num_sources=num_sources, **objective
   )
-  eval_fn = functools.partial(eval_step, model=model, num_sources=num_sources, chunk=train.loss_chunk)
+
+  def eval_step(params, batch: Batch) -> LossSums:
+    return next_token_sums(model, params, batch, num_sources, train.loss_chunk)[0]
+
   return Stage(
       model,
       tx,
       abstract,
       train_step=jax.jit(train_fn, donate_argnums=0, out_shardings=(sharding.of_leaves(abstract), everywhere)),
-      eval_step=jax.jit(eval_fn, out_shardings=everywhere),
+      eval_step=jax.jit(eval_step, out_shardings=everywhere),
   )

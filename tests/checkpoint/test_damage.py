@@ -1,4 +1,4 @@
-"""What is not as it was written is found before it is used, and named with the way out."""
+"""Damage is detected before a checkpoint is used, and reported with the file or leaf and the way out."""
 
 import json
 import shutil
@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iquest_jax.checkpoint import fingerprint
+from iquest_jax.checkpoint import fingerprint, seal
 from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.errors import UserError
+from iquest_jax.run_folder import StageFolder
 
 
 def _params(scale=1.0):
@@ -26,20 +27,20 @@ _OPTIMIZER = {'step': jax.ShapeDtypeStruct((), jnp.int32)}
 
 @pytest.fixture(scope='module')
 def pristine(tmp_path_factory):
-  checkpoints = Checkpoints(tmp_path_factory.mktemp('workdir') / 'anneal')
+  checkpoints = Checkpoints(StageFolder(tmp_path_factory.mktemp('workdir') / 'anneal'))
   for step in (1, 2):
     checkpoints.save(step, _params(step), {'step': np.int32(step)}, {'size': 'tiny'})
   checkpoints.wait()
-  return checkpoints.run_dir
+  return checkpoints.stage.path
 
 
 @pytest.fixture
 def checkpoints(pristine, tmp_path):
   shutil.copytree(pristine, tmp_path / 'anneal')
-  return Checkpoints(tmp_path / 'anneal')
+  return Checkpoints(StageFolder(tmp_path / 'anneal'))
 
 
-def _told(action):
+def _message(action):
   with pytest.raises(UserError) as caught:
     action()
   assert '\n' not in str(caught.value)
@@ -52,72 +53,102 @@ def _flip(file, at):
   file.write_bytes(content)
 
 
-def test_a_changed_byte_in_any_file_is_found_and_the_file_named(checkpoints):
+def test_a_changed_byte_in_any_file_is_detected_and_the_file_named(checkpoints):
   folder = checkpoints.folder / '2'
-  for number, name in enumerate(fingerprint.files(folder)):
+  for number, name in enumerate(seal.files(folder)):
     _flip(folder / name, at=number * 31)
-    told = _told(lambda: checkpoints.restore(_abstract(_params()), _OPTIMIZER))
-    assert told.startswith(f'{folder}: {name} ') and 'has changed' in told
-    assert told.endswith('remove this folder to go on from step 1')
+    message = _message(lambda: checkpoints.restore(_abstract(_params()), _OPTIMIZER))
+    assert message.startswith(f'{folder}: {name} ') and 'has changed' in message
+    assert message.endswith('remove this folder to resume from step 1')
     _flip(folder / name, at=number * 31)
   checkpoints.restore(_abstract(_params()), _OPTIMIZER)
 
 
-def test_a_missing_or_an_extra_file_is_found_and_named(checkpoints):
+def test_a_missing_or_extra_file_is_detected_and_named(checkpoints):
   folder = checkpoints.folder / '2'
-  for name in fingerprint.files(folder):
+  for name in seal.files(folder):
     content = (folder / name).read_bytes()
     (folder / name).unlink()
-    assert f'{folder}: {name} is missing' in _told(lambda: checkpoints.restore_params(_abstract(_params())))
+    assert f'{folder}: {name} is missing' in _message(lambda: checkpoints.restore_params(_abstract(_params())))
     (folder / name).write_bytes(content)
   (folder / 'params/d/stowaway').write_text('')
-  told = _told(lambda: checkpoints.restore_params(_abstract(_params())))
-  assert f'{folder}: params/d/stowaway is not of this checkpoint' in told
+  message = _message(lambda: checkpoints.restore_params(_abstract(_params())))
+  assert f'{folder}: params/d/stowaway does not belong to this checkpoint' in message
 
 
-def test_removing_the_damaged_folder_goes_on_from_the_one_before(checkpoints):
+def test_removing_the_damaged_folder_leaves_the_one_before_to_resume_from(checkpoints):
   _flip(checkpoints.folder / '2/params/manifest.ocdbt', at=7)
-  _told(lambda: checkpoints.restore_params(_abstract(_params())))
+  _message(lambda: checkpoints.restore_params(_abstract(_params())))
   (checkpoints.folder / '2').rmtree()
   np.testing.assert_array_equal(checkpoints.restore_params(_abstract(_params()))['layers']['w'],
                                 _params(1)['layers']['w'])
   _flip(checkpoints.folder / '1/params/manifest.ocdbt', at=7)
-  assert 'remove this folder to start the stage anew' in _told(lambda: checkpoints.restore_params(_abstract(_params())))
+  assert 'remove this folder to start the stage again' in _message(lambda: checkpoints.restore_params(_abstract(_params())))
 
 
-def test_numbers_that_are_not_those_trained_are_found_and_the_leaf_named(checkpoints):
-  """The files fit their hashes here: only the fingerprints know."""
+def _forge(checkpoints, leaves, end_fingerprint):
+  """Replaces what checkpoint 2 records of its parameters, and seals it again, so that every file matches its hash."""
   folder = checkpoints.folder / '2'
-  file = folder / 'integrity/fingerprints.json'
-  file.write_text(json.dumps(fingerprint.fingerprints(_params(3))))
-  names = [name for name in fingerprint.files(folder) if name != 'integrity/files.json']
-  (folder / 'integrity/files.json').write_text(fingerprint.seal(fingerprint.file_hashes(folder, names)))
+  record = json.dumps(checkpoints.lineage(2) | {'end_fingerprint': end_fingerprint})
+  (folder / 'lineage/lineage.json').write_text(record)
+  (folder / 'integrity/fingerprints.json').write_text(json.dumps(leaves))
+  names = [name for name in seal.files(folder) if name != 'integrity/files.json']
+  (folder / 'integrity/files.json').write_text(seal.to_text(seal.file_hashes(folder, names)))
   checkpoints.verify(2)
+
+
+_LEAVES = fingerprint.fingerprints(_params(2))
+
+
+@pytest.mark.parametrize(
+    ('leaves', 'says'),
+    [
+        (fingerprint.fingerprints(_params(3)), 'params/layers/w has fingerprint'),
+        (_LEAVES | {'gate': '0' * 16}, f'params/gate has fingerprint None, but was saved with {"0" * 16}'),
+        ({'norm': _LEAVES['norm']}, f'params/layers/w has fingerprint {_LEAVES["layers/w"]}, but was saved with None'),
+    ],
+    ids=['other values', 'a leaf that is missing', 'a leaf that was not recorded'],
+)
+def test_parameters_other_than_those_recorded_are_detected_and_named(checkpoints, leaves, says):
+  """Every file matches its hash; only the fingerprints differ."""
+  _forge(checkpoints, leaves, fingerprint.combine(leaves))
   for check in (lambda: checkpoints.restore_params(_abstract(_params())), lambda: checkpoints.verify_leaves(2)):
-    assert f'{folder}: params/layers/w has fingerprint' in _told(check)
+    assert f'{checkpoints.folder}/2: {says}' in _message(check)
+
+
+@pytest.mark.parametrize('end_fingerprint', ['0' * 16, '', None])
+def test_an_end_fingerprint_of_other_parameters_is_detected(checkpoints, end_fingerprint):
+  _forge(checkpoints, _LEAVES, end_fingerprint)
+  says = f'{checkpoints.folder}/2: end_fingerprint in lineage/lineage.json is not that of the parameters'
+  assert says in _message(lambda: checkpoints.verify_leaves(2))
 
 
 def test_a_checkpoint_of_another_size_names_the_leaf_and_both_shapes(checkpoints):
   other = _abstract(_params())
   other['layers']['w'] = jax.ShapeDtypeStruct((16, 6), jnp.float32)
-  told = _told(lambda: checkpoints.restore_params(other))
-  assert told.startswith(f'{checkpoints.folder}/2: params/layers/w is float32[8, 6] there and float32[16, 6] here')
-  assert 'size "tiny" (54 numbers' in told and 'with 102;' in told
+  message = _message(lambda: checkpoints.restore_params(other))
+  shapes = 'params/layers/w is float32[8, 6] in the checkpoint and float32[16, 6] in this run'
+  assert message.startswith(f'{checkpoints.folder}/2: {shapes}')
+  assert 'size "tiny" (54 elements in params, this run has 102)' in message
 
 
-def test_a_checkpoint_of_another_architecture_or_type_names_the_leaf(checkpoints):
-  extra = _abstract(_params() | {'gate': np.zeros(2, np.float32)})
-  assert 'params/gate is absent there and float32[2] here' in _told(lambda: checkpoints.restore_params(extra))
-  fewer = _abstract({'layers': _params()['layers']})
-  assert 'params/norm is float32[6] there and absent here' in _told(lambda: checkpoints.restore_params(fewer))
-  narrow = _abstract(_params() | {'norm': np.ones(6, jnp.bfloat16)})
-  assert 'params/norm is float32[6] there and bfloat16[6] here' in _told(lambda: checkpoints.restore_params(narrow))
+@pytest.mark.parametrize(
+    ('params', 'says'),
+    [
+        (_params() | {'gate': np.zeros(2, np.float32)}, 'gate is absent in the checkpoint and float32[2] in this run'),
+        ({'layers': _params()['layers']}, 'norm is float32[6] in the checkpoint and absent in this run'),
+        (_params() | {'norm': np.ones(6, jnp.bfloat16)}, 'norm is float32[6] in the checkpoint and bfloat16[6] in this'),
+    ],
+    ids=['a leaf too many', 'a leaf too few', 'another type'],
+)
+def test_a_checkpoint_of_another_architecture_or_type_names_the_leaf(checkpoints, params, says):
+  assert f'/2: params/{says}' in _message(lambda: checkpoints.restore_params(_abstract(params)))
 
 
 def test_an_absent_checkpoint_or_optimizer_is_one_line(checkpoints, tmp_path):
-  told = _told(lambda: Checkpoints(tmp_path / 'nowhere').restore_params(_abstract(_params())))
-  assert told == f'{tmp_path}/nowhere/checkpoints: there is no checkpoint'
-  assert told + ' of step 7' == _told(lambda: Checkpoints(tmp_path / 'nowhere').lineage(7))
+  message = _message(lambda: Checkpoints(StageFolder(tmp_path / 'nowhere')).restore_params(_abstract(_params())))
+  assert message == f'{tmp_path}/nowhere/checkpoints: there is no checkpoint; train the stage first'
+  assert message.replace(';', ' of step 7;') == _message(lambda: Checkpoints(StageFolder(tmp_path / 'nowhere')).lineage(7))
   checkpoints.save(3, _params(), None, {})
   checkpoints.wait()
-  assert 'holds no optimizer state' in _told(lambda: checkpoints.restore(_abstract(_params()), _OPTIMIZER))
+  assert 'holds no optimizer state' in _message(lambda: checkpoints.restore(_abstract(_params()), _OPTIMIZER))

@@ -1,47 +1,50 @@
-"""`python -m launch.export` as a person runs it: three sub-commands, one line and status 2 for a mistake."""
+"""`python -m launch.export` as a user runs it: import, export, logits, and the files they refuse."""
 
 import json
 import pathlib
-import subprocess
-import sys
-import time
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
+
+from tests import processes
 
 TESTS = pathlib.Path(__file__).parents[1]
 LOOP = TESTS / 'golden' / 'loop_tiny'
 
 
-def export(*args):
-  command = [sys.executable, '-m', 'launch.export', *map(str, args)]
-  return subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent, check=False)
+@pytest.fixture
+def export(commands):
+  return lambda *arguments: commands.run(['-m', 'launch.export', *map(str, arguments)])
 
 
-def refused(*args):
-  """stderr of a call that must end with status 2, one line and nothing on stdout."""
-  done = export(*args)
-  assert done.returncode == 2 and done.stdout == '' and done.stderr.count('\n') == 1, done
-  return done.stderr
+@pytest.fixture
+def refused(commands):
+  """`refused(*arguments)`: the error of a call, which must print nothing to stdout."""
+
+  def run(*arguments):
+    done = commands.run(['-m', 'launch.export', *map(str, arguments)], status=2)
+    assert not done.stdout
+    return processes.refusal(done)
+
+  return run
 
 
-def test_help_is_quick_and_names_the_sub_commands():
-  began = time.monotonic()
-  done = export('--help')
-  assert time.monotonic() - began < 2
-  assert done.returncode == 0 and all(name in done.stdout for name in ('from_hf', 'to_hf', 'logits', '--tokens'))
+def test_help_names_the_sub_commands(export):
+  text = export('--help').stdout
+  assert all(name in text for name in ('from_hf', 'to_hf', 'logits', '--tokens'))
 
 
-def test_a_checkpoint_passes_through_a_run_folder_bit_for_bit_and_is_never_replaced(tmp_path):
+def test_import_and_export_are_bit_exact_and_replace_nothing(export, refused, tmp_path):
   stage = (f'--workdir={tmp_path / "work"}', '--stage=midtrain_32k')
-  assert export('from_hf', LOOP, *stage).returncode == 0
-  told = json.loads((tmp_path / 'work' / 'midtrain_32k' / 'lineage.json').read_text())
-  assert told['imported'] == 'loop_tiny' and told['finished'] and told['size'] == 'imported'
-  assert (told['model']['loops'], told['model']['loop_window']) == (2, 16)
+  export('from_hf', LOOP, *stage)
+  lineage = json.loads((tmp_path / 'work' / 'midtrain_32k' / 'lineage.json').read_text())
+  assert lineage['imported'] == 'loop_tiny' and lineage['finished'] and lineage['size'] == 'imported'
+  assert (lineage['model']['loops'], lineage['model']['loop_window']) == (2, 16)
   files = sorted((path, path.read_bytes()) for path in (tmp_path / 'work').rglob('*') if path.is_file())
-  assert 'holds checkpoints; choose another --workdir or --stage' in refused('from_hf', LOOP, *stage)
+  assert 'already holds checkpoints; choose another --workdir or --stage' in refused('from_hf', LOOP, *stage)
   assert files == sorted((path, path.read_bytes()) for path in (tmp_path / 'work').rglob('*') if path.is_file())
-  assert export('to_hf', *stage, f'--out={tmp_path / "out"}').returncode == 0
+  export('to_hf', *stage, f'--out={tmp_path / "out"}')
   ours, theirs = (load_file(folder / 'model.safetensors') for folder in (tmp_path / 'out', LOOP))
   assert ours.keys() == theirs.keys() and all(ours[name].tobytes() == theirs[name].tobytes() for name in theirs)
   data = max((tmp_path / 'work/midtrain_32k/checkpoints/0/params').rglob('*'), key=lambda path: path.stat().st_size)
@@ -52,33 +55,26 @@ def test_a_checkpoint_passes_through_a_run_folder_bit_for_bit_and_is_never_repla
   assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'work']
 
 
-def test_logits_of_a_published_checkpoint_are_written(tmp_path):
+def test_logits_are_those_of_the_published_implementation(export, tmp_path):
   golden = np.load(LOOP / 'golden.npz')
   np.save(tmp_path / 'tokens.npy', golden['input_ids'])
-  done = export('logits', LOOP, f'--tokens={tmp_path / "tokens.npy"}', f'--out={tmp_path / "logits"}')
-  assert done.returncode == 0
+  export('logits', LOOP, f'--tokens={tmp_path / "tokens.npy"}', f'--out={tmp_path / "logits"}')
   logits = np.load(tmp_path / 'logits')
   assert logits.dtype == np.float32
   np.testing.assert_allclose(logits, golden['logits'], rtol=0, atol=2e-5)
 
 
-def test_mistakes_on_the_command_line_are_one_line(tmp_path):
-  assert 'did you mean "from_hf"' in refused('from_hff', LOOP)
-  assert 'takes one folder, MODEL; got none' in refused('from_hf')
-  assert '--workdir is missing' in refused('from_hf', LOOP)
-  assert '--dtype has no meaning here' in refused('logits', LOOP, '--tokens=a', '--out=b', '--dtype=bfloat16')
-  assert 'did you mean "midtrain_32k"' in refused('from_hf', LOOP, f'--workdir={tmp_path}', '--stage=midtrain_32')
-  nowhere = refused('to_hf', f'--workdir={tmp_path}', '--stage=pretrain', f'--out={tmp_path / "out"}')
-  assert 'pretrain/checkpoints: there is no checkpoint' in nowhere
-  assert not list(tmp_path.iterdir())
+def test_an_export_of_a_stage_without_a_checkpoint_is_refused(refused, tmp_path):
+  error = refused('to_hf', f'--workdir={tmp_path}', '--stage=pretrain', f'--out={tmp_path / "out"}')
+  assert 'pretrain/checkpoints: there is no checkpoint' in error and not list(tmp_path.iterdir())
 
 
-def test_tokens_that_are_no_rows_of_this_model_are_refused(tmp_path):
+def test_tokens_that_do_not_fit_the_model_are_refused(refused, tmp_path):
   path = tmp_path / 'tokens.npy'
   logits = lambda: refused('logits', LOOP, f'--tokens={path}', f'--out={tmp_path / "logits.npy"}')
   assert 'is not a .npy file' in logits()
   np.save(path, np.zeros((2, 3)))
-  assert 'is not int32 [B, T]' in logits()
+  assert 'must be int32 [B, T], one document per row, got float64 [2, 3]' in logits()
   np.save(path, np.int32([[0, 96]]))
-  assert 'tokens go from 0 to 96; ' in logits()
+  assert 'must be below the vocabulary size' in logits()
   assert [file.name for file in tmp_path.iterdir()] == ['tokens.npy']

@@ -1,4 +1,4 @@
-"""Published checkpoints come in and go out bit for bit, in bounded memory; an export appears whole or not at all."""
+"""Published checkpoints are imported and exported bit for bit, in bounded memory, and an export is atomic."""
 
 import dataclasses
 import errno
@@ -43,7 +43,7 @@ def test_the_golden_checkpoints_survive_the_round_trip_bit_for_bit(name, tmp_pat
 
 
 @MODELS
-def test_an_export_is_what_the_published_layout_says(model, tmp_path):
+def test_an_export_has_the_published_layout(model, tmp_path):
   params = random_params(model)
   hf.to_hf(model, leaves(jax.tree.map(jax.numpy.asarray, params)), tmp_path / 'out')
   tensors, config = published(model, params)
@@ -51,7 +51,7 @@ def test_an_export_is_what_the_published_layout_says(model, tmp_path):
   written = json.loads((tmp_path / 'out' / 'config.json').read_text())
   assert config.items() <= written.items()
   assert not written['tie_word_embeddings'] and written['torch_dtype'] == 'float32'
-  # The window means nothing to a dense model and is not published with it.
+  # A dense model has no window to publish.
   expected = model if model.loops > 1 else dataclasses.replace(model, loop_window=type(model).loop_window)
   assert hf.from_hf(tmp_path / 'out')[0] == expected
 
@@ -98,17 +98,17 @@ def test_shards_are_bounded_indexed_and_read_back(model, tmp_path, monkeypatch):
   jax.tree.map(np.testing.assert_array_equal, hf.from_hf(tmp_path / 'out')[1], params)
 
 
-def test_memory_holds_the_model_once_coming_in_and_one_leaf_and_one_shard_going_out(tmp_path, monkeypatch):
+def test_an_import_holds_the_model_once_an_export_one_leaf_and_one_shard(tmp_path, monkeypatch):
   model = dataclasses.replace(LOOP, layers=24, d_ff=1024, d_model=64)
   params = random_params(model)
   size, largest = sum(leaf.nbytes for leaf in jax.tree.leaves(params)), 4 * model.d_ff * model.d_model
   monkeypatch.setattr(hf, 'SHARD_BYTES', size // 20)
 
-  def read():  # each leaf when it is asked for
+  def read():  # each leaf on request
     for path, leaf in leaves(params):
       yield path, leaf.copy()
 
-  hf.abstract_params(model)  # what tracing keeps is not counted
+  hf.abstract_params(model)  # memory that tracing keeps is not counted
   tracemalloc.start()
   try:
     hf.to_hf(model, read(), tmp_path / 'out')
@@ -128,9 +128,9 @@ def test_memory_holds_the_model_once_coming_in_and_one_leaf_and_one_shard_going_
     ('model', 'params', 'dtype', 'message'),
     [
         (RESCALED, random_params(RESCALED), 'float32', 'loop_variant "rescaled" has no published format'),
-        (DENSE, random_params(DENSE), 'float8', 'dtype is "float8"'),
-        (LOOP, random_params(DENSE), 'float32', 'layers/attention/gate_bias is None; the model has (3, 4)'),
-        (DENSE, random_params(LOOP), 'float32', 'layers/attention/gate_bias is (3, 4); the model has None'),
+        (DENSE, random_params(DENSE), 'float8', 'dtype "float8" does not exist'),
+        (LOOP, random_params(DENSE), 'float32', 'layers/attention/gate_bias must be (3, 4), got none'),
+        (DENSE, random_params(LOOP), 'float32', 'layers/attention/gate_bias must be absent, got (3, 4)'),
     ],
     ids=['rescaled', 'dtype', 'gates missing', 'gates too many'],
 )
@@ -148,7 +148,7 @@ def test_an_export_never_overwrites(tmp_path):
   assert [path.name for path in (tmp_path / 'out').iterdir()] == ['notes']
 
 
-def test_an_export_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+def test_an_export_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
   (tmp_path / 'file').write_text('')
   with pytest.raises(UserError, match='cannot write .*Not a directory'):
     hf.to_hf(DENSE, leaves(random_params(DENSE)), tmp_path / 'file' / 'out')
@@ -162,9 +162,9 @@ def test_an_export_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_pat
   assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
-def test_a_killed_export_leaves_no_half_folder_and_the_next_one_is_whole(tmp_path, monkeypatch):
+def test_a_killed_export_leaves_no_folder_and_the_next_one_is_complete(tmp_path, monkeypatch):
   class Killed(BaseException):
-    """Not caught by anybody, as a signal is not."""
+    """Not caught by anyone, like a signal."""
 
   save, calls = hf.save_file, []
 

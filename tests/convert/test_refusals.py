@@ -1,4 +1,4 @@
-"""A checkpoint that is not what its config.json says, or not what this model computes, is refused in one line."""
+"""A checkpoint that contradicts its config.json, or that this model cannot run, is refused in one line."""
 
 import dataclasses
 import json
@@ -16,30 +16,32 @@ from tests.model.small_models import DENSE, LOOP, random_params, write_checkpoin
 
 CONFIG_FAULTS = {
     'unknown architecture': ({'architectures': ['IQuestCodrForCausalLM']}, 'did you mean "IQuestCoderForCausalLM"'),
-    'no architecture': ({'drop': ['architectures']}, 'architectures is None'),
-    'two architectures': ({'architectures': ['LlamaForCausalLM'] * 2}, 'a list of one name'),
-    'foreign model type': ({'model_type': 'qwen2'}, 'with model_type "qwen2"'),
+    'no architecture': ({'drop': ['architectures']}, 'architectures must be a list of one name'),
+    'two architectures': ({'architectures': ['LlamaForCausalLM'] * 2}, 'must be a list of one name'),
+    'foreign model type': ({'model_type': 'qwen2'}, 'must be "iquestcoder" or "llama", got "qwen2"'),
     'Llama with the loop type': (
-        {'architectures': ['LlamaForCausalLM'], 'model_type': 'iquestloopcoder'}, 'it is "llama"'),
+        {'architectures': ['LlamaForCausalLM'], 'model_type': 'iquestloopcoder'}, 'must be "llama"'),
     'dense with passes': ({'loop_num': 2}, 'with loop_num 2'),
-    'tied embeddings': ({'tie_word_embeddings': True}, 'tie_word_embeddings is True'),
-    'attention bias': ({'attention_bias': True}, 'attention_bias is True'),
-    'mlp bias': ({'mlp_bias': True}, 'mlp_bias is True'),
-    'clipping': ({'clip_qkv': 0.0}, 'clip_qkv is 0.0'),
-    'sliding window': ({'sliding_window': 4096}, 'sliding window is on'),
-    'sliding window switched on': ({'sliding_window': 4096, 'use_sliding_window': True}, 'sliding window is on'),
-    'sliding layers': ({'layer_types': ['full_attention', 'sliding_attention']}, 'sliding window is on'),
-    'scaled rotation': ({'rope_scaling': {'type': 'yarn', 'factor': 4.0}}, 'rope_scaling is'),
-    'scaled rotation, new form': ({'rope_parameters': {'rope_type': 'llama3'}}, 'rope_parameters is'),
-    'two bases': ({'rope_parameters': {'rope_type': 'default', 'rope_theta': 1e4}}, 'rope_theta is [500.0, 10000.0]'),
-    'no base': ({'drop': ['rope_theta']}, 'rope_theta is missing'),
-    'quantised': ({'quantization': {'bits': 4}}, 'quantization is'),
-    'other activation': ({'hidden_act': 'gelu'}, 'hidden_act is "gelu"'),
-    'no width': ({'drop': ['hidden_size']}, 'hidden_size is null'),
-    'text for a number': ({'num_hidden_layers': '3'}, 'num_hidden_layers is "3"'),
-    'negative epsilon': ({'rms_norm_eps': -1e-5}, 'rms_norm_eps is -1e-05'),
-    'heads that do not divide': ({'num_key_value_heads': 3}, '4 heads do not divide by 3 kv_heads'),
-    'narrower feed-forward': ({'intermediate_size': 39}, 'down_proj.weight is (24, 40); config.json makes it (24, 39)'),
+    'tied embeddings': ({'tie_word_embeddings': True}, 'tie_word_embeddings is not supported, got True'),
+    'attention bias': ({'attention_bias': True}, 'attention_bias is not supported'),
+    'mlp bias': ({'mlp_bias': True}, 'mlp_bias is not supported'),
+    'clipping': ({'clip_qkv': 0.0}, 'clip_qkv is not supported, got 0.0'),
+    'sliding window': ({'sliding_window': 4096}, 'sliding window is not supported'),
+    'sliding window switched on': ({'sliding_window': 4096, 'use_sliding_window': True}, 'sliding window is not supported'),
+    'sliding layers': ({'layer_types': ['full_attention', 'sliding_attention']}, 'sliding window is not supported'),
+    'scaled rotation': ({'rope_scaling': {'type': 'yarn', 'factor': 4.0}}, 'rope_scaling with scaling'),
+    'scaled rotation, new form': ({'rope_parameters': {'rope_type': 'llama3'}}, 'rope_parameters with scaling'),
+    'two bases': ({'rope_parameters': {'rope_type': 'default', 'rope_theta': 1e4}}, 'one positive number, got [500.0'),
+    'no base': ({'drop': ['rope_theta']}, 'rope_theta must be one positive number, got none'),
+    'quantised': ({'quantization': {'bits': 4}}, 'quantization is not supported'),
+    'quantised, the usual key': (
+        {'quantization_config': {'quant_method': 'fp8'}}, 'quantization_config is not supported'),
+    'other activation': ({'hidden_act': 'gelu'}, 'hidden_act must be "silu", got "gelu"'),
+    'no width': ({'drop': ['hidden_size']}, 'hidden_size must be a positive integer, got null'),
+    'text for a number': ({'num_hidden_layers': '3'}, 'num_hidden_layers must be a positive integer, got "3"'),
+    'negative epsilon': ({'rms_norm_eps': -1e-5}, 'rms_norm_eps must be a positive number, got -1e-05'),
+    'heads that do not divide': ({'num_key_value_heads': 3}, 'heads must be a multiple of kv_heads = 3, got 4'),
+    'narrower feed-forward': ({'intermediate_size': 39}, 'down_proj.weight must be (24, 39) by config.json, got (24, 40)'),
     'fewer layers': ({'num_hidden_layers': 2}, 'model.layers.2.input_layernorm.weight is unexpected (and 8 more)'),
     'more layers': ({'num_hidden_layers': 4}, 'model.layers.3.input_layernorm.weight is missing (and 8 more)'),
 }
@@ -47,25 +49,25 @@ BIAS = {'model.layers.0.self_attn.q_proj.bias': np.zeros(32)}
 TENSOR_FAULTS = {
     'bias': ({'tensors': BIAS}, 'q_proj.bias is unexpected'),
     'missing head': ({'drop': ['lm_head.weight']}, 'lm_head.weight is missing'),
-    'transposed head': ({'tensors': {'lm_head.weight': np.zeros((24, 61))}}, 'config.json makes it (61, 24)'),
-    'whole numbers': ({'dtype': np.int8}, 'is I8; it is one of F32, BF16, F16'),
+    'transposed head': ({'tensors': {'lm_head.weight': np.zeros((24, 61))}}, 'must be (61, 24) by config.json, got (24'),
+    'whole numbers': ({'dtype': np.int8}, 'must be one of F32, BF16, F16, got I8'),
 }
 RELABELLED = {'architectures': ['LlamaForCausalLM'], 'model_type': 'llama', 'drop': ['loop_num', 'loop_window_size']}
 LOOP_FAULTS = {
     'relabelled as Llama': (RELABELLED, 'a loop checkpoint relabelled as dense'),
     'relabelled, passes left': (RELABELLED | {'drop': []}, 'LlamaForCausalLM" with loop_num 2'),
     'one pass': ({'loop_num': 1}, 'with loop_num 1'),
-    'no number of passes': ({'drop': ['loop_num']}, 'loop_num is null'),
-    'no window': ({'drop': ['loop_window_size']}, 'loop_window_size is null'),
+    'no number of passes': ({'drop': ['loop_num']}, 'loop_num must be a positive integer, got null'),
+    'no window': ({'drop': ['loop_window_size']}, 'loop_window_size must be a positive integer, got null'),
     'no gates': (
         {'drop': [f'model.gate_projections.{n}.{name}' for n in range(3) for name in ('weight', 'bias')]},
-        'there are no gate tensors'),
+        'the files hold no gate tensors'),
     'one gate missing': ({'drop': ['model.gate_projections.1.bias']}, 'gate_projections.1.bias is missing'),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize('fault', CONFIG_FAULTS | TENSOR_FAULTS | LOOP_FAULTS)
-def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(fault, tmp_path):
+def test_a_contradictory_checkpoint_is_refused_in_one_line(fault, tmp_path):
   changes, message = (CONFIG_FAULTS | TENSOR_FAULTS | LOOP_FAULTS)[fault]
   write_checkpoint(tmp_path / 'in', LOOP if fault in LOOP_FAULTS else DENSE, **changes)
   with pytest.raises(UserError, match=re.escape(message)) as refusal:
@@ -95,11 +97,11 @@ def shards(folder, *files):
   (folder / hf.INDEX).write_text(json.dumps({'weight_map': dict(enumerate(files))}))
 
 
-# what happened -> (how, given config.json, the weights and the folder; what is said)
+# name -> (how to damage config.json, the weights or the folder; what the error says)
 DAMAGE = {
     'no config': (lambda config, *_: config.unlink(), 'give the folder of a Hugging Face checkpoint'),
     'config cut short': (lambda config, *_: config.write_text('{"architectures": ['), 'not JSON'),
-    'config of another kind': (lambda config, *_: config.write_text('[1]'), 'holds a list, not a JSON object'),
+    'config of another kind': (lambda config, *_: config.write_text('[1]'), 'must hold a JSON object, got a list'),
     'no weights': (lambda _, weights, __: weights.unlink(), 'model.safetensors: missing or damaged'),
     'weights cut short': (
         lambda _, weights, __: weights.write_bytes(weights.read_bytes()[:-100]),
@@ -126,6 +128,6 @@ def test_missing_and_damaged_files_are_named(what, tmp_path):
   assert str(refusal.value).startswith(str(folder)) and '\n' not in str(refusal.value)
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
+def test_a_missing_folder_is_named(tmp_path):
   with pytest.raises(UserError, match='No such file or directory; give the folder of a Hugging Face checkpoint'):
     hf.from_hf(tmp_path / 'nowhere')

@@ -11,7 +11,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from iquest_jax.batch import Batch, zigzag
 from iquest_jax.data import loader as loader_lib
 from iquest_jax.data.loader import Loader
-from iquest_jax.data.rows import manifest, packing, read, write
+from iquest_jax.data.rows import manifest, packing
+from iquest_jax.data.rows.read import Rows
+from iquest_jax.data.rows.write import write_source
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import write_whole
 from iquest_jax.text.example import Example
@@ -22,7 +24,7 @@ FIELDS = ('tokens', 'targets', 'loss_weights', 'segment_ids', 'positions', 'sour
 
 
 def _pack(source, split, count):
-  """Documents whose tokens are unique: they tell source, split and place."""
+  """Documents with unique tokens, which identify source, split and position."""
   base = 10_000 * ('abc'.index(source) + 1) + (5000 if split == 'held_out' else 0)
   rng, start = np.random.default_rng(base), base
   examples = []
@@ -37,7 +39,7 @@ def _pack(source, split, count):
 def _rows_dir(tmp_path_factory) -> pathlib.Path:
   folder = tmp_path_factory.mktemp('rows')
   sources = {
-      name: write.write_source(
+      name: write_source(
           folder, name, CONTEXT, '', {'train': _pack(name, 'train', n), 'held_out': _pack(name, 'held_out', 3)}
       )
       for name, n in (('a', 11), ('b', 40), ('c', 23))
@@ -47,8 +49,10 @@ def _rows_dir(tmp_path_factory) -> pathlib.Path:
 
 
 def make(rows_dir, **changes):
-  wanted = dict(context=CONTEXT, batch_rows=BATCH, seed=3, tokenizer_fingerprint='ours', command='THE COMMAND')
-  return Loader(rows_dir, SCHEDULE, **{**wanted, **changes})
+  usual = dict(
+      schedule=SCHEDULE, context=CONTEXT, batch_rows=BATCH, seed=3, tokenizer_fingerprint='ours', command='THE COMMAND'
+  )
+  return Loader(rows_dir, **{**usual, **changes})
 
 
 def read(loader, start, end, chosen=range(BATCH)):
@@ -79,10 +83,10 @@ def test_targets_are_what_follows_in_the_same_document(rows_dir):
         assert follows or batch['loss_weights'][r, t] == 0
 
 
-def test_the_weight_of_a_token_stands_where_it_is_predicted(rows_dir):
+def test_the_weight_of_a_token_is_where_it_is_predicted(rows_dir):
   loader, on_disk = make(rows_dir), {}
   for source in 'abc':
-    stored = read.Rows(rows_dir, source, 'train', '')
+    stored = Rows(rows_dir, source, 'train', '')
     for row in (stored[i] for i in range(len(stored))):
       on_disk |= dict(zip(row['tokens'].tolist(), row['loss_weights'].tolist()))
   seen = 0
@@ -93,7 +97,7 @@ def test_the_weight_of_a_token_stands_where_it_is_predicted(rows_dir):
   assert seen > 100
 
 
-def test_a_row_has_the_source_it_says_and_each_row_comes_once_an_epoch(rows_dir):
+def test_rows_have_their_source_id_and_come_once_per_epoch(rows_dir):
   loader, seen = make(rows_dir), {name: [] for name in 'abc'}
   for batch in read(loader, 0, 30):
     for source, tokens in zip(batch['source_ids'], batch['tokens']):
@@ -116,6 +120,18 @@ def test_any_step_is_reached_without_the_ones_before(rows_dir):
   assert not same(read(make(rows_dir, seed=4), 0, 12), whole)
 
 
+def test_adding_a_source_keeps_the_order_of_the_others(rows_dir):
+  first_tokens = lambda loader, steps: [
+      int(tokens[0])
+      for batch in read(loader, 0, steps)
+      for tokens, source in zip(batch['tokens'], batch['source_ids'])
+      if loader.sources[source] == 'b'
+  ]
+  alone = first_tokens(make(rows_dir, schedule=((0, (('b', 1.0),)),)), 6)
+  beside = first_tokens(make(rows_dir, schedule=((0, (('a', 1.0), ('b', 1.0), ('c', 1.0))),)), 12)
+  assert len(alone) == 48 and len(beside) > 24 and alone[: len(beside)] == beside[:48]
+
+
 @pytest.mark.parametrize('hosts', [2, 4])
 def test_hosts_read_together_what_one_host_reads(rows_dir, hosts):
   whole = read(make(rows_dir), 2, 9)
@@ -126,31 +142,31 @@ def test_hosts_read_together_what_one_host_reads(rows_dir, hosts):
 
 
 @pytest.mark.parametrize('axes', [{'data': 8}, {'data': 2, 'context': 4}, {'data': 1, 'context': 2}])
-def test_global_arrays_hold_the_rows_on_any_mesh_in_the_order_of_its_context_axis(rows_dir, axes):
-  places = shardings(jax.devices()[: np.prod(list(axes.values()))], **axes)
+def test_global_arrays_follow_the_context_axis_on_any_mesh(rows_dir, axes):
+  on_mesh = shardings(jax.devices()[: np.prod(list(axes.values()))], **axes)
   loader, order = make(rows_dir), zigzag(CONTEXT, axes.get('context', 1))
-  lies = lambda values: values[:, order] if values.ndim == 2 else values
-  for batch, wanted in zip(loader.batches(1, 4, places), read(loader, 1, 4), strict=True):
+  ordered = lambda values: values[:, order] if values.ndim == 2 else values
+  for batch, expected in zip(loader.batches(1, 4, on_mesh), read(loader, 1, 4), strict=True):
     for name in FIELDS:
       value = getattr(batch, name)
-      assert value.sharding == getattr(places, name) and np.array_equal(value, lies(wanted[name]))
+      assert value.sharding == getattr(on_mesh, name) and np.array_equal(value, ordered(expected[name]))
 
 
-def test_held_out_rows_lie_in_the_order_of_the_context_axis_too(rows_dir):
+def test_held_out_rows_are_in_the_order_of_the_context_axis_too(rows_dir):
   loader, order = make(rows_dir), zigzag(CONTEXT, 4)
   natural = loader.held_out(2, BATCH, shardings(jax.devices()[:2], data=2))
-  lying = loader.held_out(2, BATCH, shardings(jax.devices(), data=2, context=4))
-  for left, right in zip(natural, lying, strict=True):
+  zigzagged = loader.held_out(2, BATCH, shardings(jax.devices(), data=2, context=4))
+  for left, right in zip(natural, zigzagged, strict=True):
     assert np.array_equal(left.source_ids, right.source_ids) and not np.array_equal(order, np.arange(CONTEXT))
     for name in FIELDS[:-1]:
       assert np.array_equal(np.asarray(getattr(left, name))[:, order], getattr(right, name))
 
 
-def test_a_process_places_its_rows_alone(rows_dir):
+def test_a_process_makes_global_arrays_from_its_own_rows(rows_dir):
   """As on the second of two hosts, whose four devices hold rows 4 to 7: the others are never asked for."""
   devices = jax.devices()[4:8]
-  places = shardings(devices, data=4)
-  assert loader_lib.local_rows(places, BATCH, CONTEXT) == tuple(range(BATCH))
+  on_mesh = shardings(devices, data=4)
+  assert loader_lib.local_rows(on_mesh, BATCH, CONTEXT) == tuple(range(BATCH))
   mine = (1, 4, 5, 6, 7)
   batch = read(make(rows_dir), 0, 1, mine)[0]
   whole = read(make(rows_dir), 0, 1)[0]
@@ -160,22 +176,22 @@ def test_a_process_places_its_rows_alone(rows_dir):
 
 @pytest.mark.parametrize('batch_rows', [2, 4])
 def test_held_out_batches_cover_each_source_in_order_and_padding_weighs_nothing(rows_dir, batch_rows):
-  loader, places = make(rows_dir), shardings(jax.devices()[:2], data=2)
-  batches = loader.held_out(2, batch_rows, places)
+  loader, on_mesh = make(rows_dir), shardings(jax.devices()[:2], data=2)
+  batches = loader.held_out(2, batch_rows, on_mesh)
   assert len(batches) == -(-6 // batch_rows)
   tokens = np.concatenate([batch.tokens for batch in batches])
   ids = np.concatenate([batch.source_ids for batch in batches])
   assert ids[:6].tolist() == [0, 0, 1, 1, 2, 2]
   for index, source in enumerate('abc'):
-    held_out = read.Rows(rows_dir, source, 'held_out', '')
+    held_out = Rows(rows_dir, source, 'held_out', '')
     for row in range(2):
       assert np.array_equal(tokens[2 * index + row], held_out[row]['tokens'])
   padding = np.concatenate([batch.loss_weights for batch in batches])[6:]
   assert not padding.any() and not np.concatenate([batch.segment_ids for batch in batches])[6:].any()
-  assert len(loader.held_out(100, batch_rows, places)) == -(-9 // batch_rows)  # there are three of each
+  assert len(loader.held_out(100, batch_rows, on_mesh)) == -(-9 // batch_rows)  # there are three of each
 
 
-def test_epochs_are_told_of_each_source(rows_dir):
+def test_epochs_are_reported_per_source(rows_dir):
   loader = make(rows_dir)
   seen = np.concatenate([batch['source_ids'] for batch in read(loader, 0, 30)])
   drawn = {name: np.count_nonzero(seen == index) for index, name in enumerate('abc')}
@@ -183,13 +199,13 @@ def test_epochs_are_told_of_each_source(rows_dir):
   assert loader.epochs(30)['b'] > 1 > loader.epochs(3)['b']
 
 
-def test_damage_that_shows_while_rows_are_read_ahead_is_told_in_one_line(rows_dir, tmp_path):
+def test_damage_found_while_reading_ahead_is_reported_in_one_line(rows_dir, tmp_path):
   folder = shutil.copytree(rows_dir, tmp_path / 'rows')
   file = next((folder / 'b').rglob('*train.array_record*'))
   content = bytearray(file.read_bytes())
   content[200] ^= 1  # within the first rows
   file.write_bytes(content)
-  with pytest.raises(UserError, match=f'{file} cannot be read .* by THE COMMAND') as error:
+  with pytest.raises(UserError, match=f'{file} cannot be read .* with THE COMMAND') as error:
     read(make(folder), 0, 12)
   assert '\n' not in str(error.value)
 

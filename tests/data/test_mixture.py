@@ -1,4 +1,4 @@
-"""The mixture: closed form equals counting, weights are kept, a source goes on where it was."""
+"""The mixture: closed form equals counting, weights are kept, a source continues with its next row."""
 
 import collections
 import itertools
@@ -35,7 +35,7 @@ def test_closed_form_equals_counting_and_no_draw_is_missed_or_doubled(schedule, 
       assert mixed.drawn_before(row) == {name: counted[name] for name in mixed.sources}
     index, draw = mixed[row]
     name = mixed.sources[index]
-    assert draw == counted[name]  # through every change of weights a source goes on at its next row
+    assert draw == counted[name]  # a source continues with its next row through every change of weights
     counted[name] += 1
     if row % batch_rows == 0:
       step = row // batch_rows
@@ -44,7 +44,7 @@ def test_closed_form_equals_counting_and_no_draw_is_missed_or_doubled(schedule, 
 
 
 @given(WEIGHTS)
-def test_weights_are_kept_to_one_in_a_block_and_well_spread(weights):
+def test_weights_are_exact_to_one_row_per_block_and_evenly_spread(weights):
   mixed = Mixture(((0, weights),), 1)
   total = sum(weight for _, weight in weights)
   drawn = mixed.drawn_before(BLOCK)
@@ -56,13 +56,19 @@ def test_weights_are_kept_to_one_in_a_block_and_well_spread(weights):
       assert abs(mixed.drawn_before(row)[name] - row * drawn[name] / BLOCK) <= positive
 
 
+def test_quotas_go_to_the_largest_remainders():
+  # 4096 x (0.5, 0.3, 0.2) = 2048, 1228.8, 819.2; 4096 x (3, 3, 1) / 7 = 1755.4, 1755.4, 585.1.
+  assert mixture.quantise(np.asarray([5.0, 3.0, 2.0])).tolist() == [2048, 1229, 819]
+  assert mixture.quantise(np.asarray([3.0, 3.0, 1.0])).tolist() == [1756, 1755, 585]
+
+
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50).filter(any))
 def test_quotas_add_up(weights):
   quotas = mixture.quantise(np.asarray(weights))
   assert quotas.sum() == BLOCK and ((quotas > 0) == (np.asarray(weights) > 0)).all()
 
 
-def test_far_rows_cost_no_walk():
+def test_a_far_row_needs_no_scan():
   mixed = Mixture(((0, (('a', 1.0), ('b', 3.0))), (10, (('a', 1.0),))), 32)
   row = 10**15
   index, draw = mixed[row]
@@ -80,18 +86,18 @@ def test_rows_needed_are_those_drawn():
     [
         ((), 'must start at step 0'),
         (((1, (('a', 1.0),)),), 'must start at step 0'),
-        (((0, (('a', 1.0),)), (0, (('a', 1.0),))), 'steps must increase'),
-        (((0, (('a', 1.0),)), (2.5, (('a', 1.0),))), 'steps must increase'),
-        (((0, (('a', -1.0),)),), 'weight of "a" is -1.0'),
-        (((0, (('a', float('nan')),)),), 'weight of "a" is nan'),
+        (((0, (('a', 1.0),)), (0, (('a', 1.0),))), 'steps of the phases must increase, got'),
+        (((0, (('a', 1.0),)), (2.5, (('a', 1.0),))), 'steps of the phases must increase, got'),
+        (((0, (('a', -1.0),)),), 'weight of "a" from step 0 must be at least 0, got -1.0'),
+        (((0, (('a', float('nan')),)),), 'weight of "a" from step 0 must be at least 0, got nan'),
         (((0, (('a', 0.0),)),), 'no source has a weight above 0'),
-        (((0, (('a', 1.0), ('a', 2.0))),), 'named twice'),
-        ('a', 'is not'),
-        (((0, (('a', 'much'),)),), 'is not'),
-        (((0, ((3, 1.0),)),), 'is not'),
+        (((0, (('a', 1.0), ('a', 2.0))),), 'names a source twice'),
+        ('a', 'must be ((from_step, ((source, weight), ...)), ...), got'),
+        (((0, (('a', 'much'),)),), 'must be ((from_step, ((source, weight), ...)), ...), got'),
+        (((0, ((3, 1.0),)),), 'must be ((from_step, ((source, weight), ...)), ...), got'),
     ],
 )
-def test_a_wrong_schedule_is_told_in_one_line(schedule, reason):
+def test_a_malformed_schedule_is_reported_in_one_line(schedule, reason):
   with pytest.raises(UserError, match='data.mixture') as error:
     Mixture(schedule, 8)
   assert reason in str(error.value) and '\n' not in str(error.value)

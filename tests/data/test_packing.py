@@ -1,7 +1,6 @@
 """Packing: every token once and in order, positions restart, no row crosses documents."""
 
 import collections
-import itertools
 
 import numpy as np
 from hypothesis import given
@@ -14,7 +13,7 @@ LENGTHS = st.lists(st.integers(0, 40), max_size=120)
 
 
 def _examples(lengths):
-  """Example d holds the tokens 1000 d + 0, 1, 2, ...; so a token says where it comes from. Weights are never 0."""
+  """Example d holds the tokens 1000 d + 0, 1, 2, ...; so a token identifies its document. Weights are never 0."""
   return [
       Example(1000 * d + np.arange(n, dtype=np.int32), (1 + np.arange(n) % 3).astype(np.float32))
       for d, n in enumerate(lengths, start=1)
@@ -29,37 +28,29 @@ def _segments(rows):
       yield row['tokens'][inside], row['loss_weights'][inside], row['positions'][inside]
 
 
-def test_packing_ends_after_so_many_drops_in_a_row_and_not_after_so_many():
-  lengths = [*[99, 0] * 2, 5, *[99] * 4, 5, *[99] * 4, 0, 5]  # the last 5 comes too late
-  counts = packing.Counts()
-  rows = list(packing.pack(_examples(lengths), 10, True, counts, patience=5))
-  assert counts.documents == 2 and counts.drops.total() == 13 and np.count_nonzero(rows[0]['tokens']) == 10
-  assert len(rows) == 1 and not list(packing.pack(itertools.repeat(_examples([99])[0]), 10, True, counts, patience=5))
-
-
 @given(LENGTHS, st.integers(1, 24), st.booleans())
-def test_every_token_of_every_document_is_there_once_and_in_order(lengths, context, whole):
+def test_every_token_of_every_document_occurs_once_and_in_order(lengths, context, whole):
   examples, counts = _examples(lengths), packing.Counts()
   rows = list(packing.pack(examples, context, whole, counts))
-  found = collections.defaultdict(list)
+  pieces_of = collections.defaultdict(list)
   for tokens, weights, positions in _segments(rows):
     document = tokens[0] // 1000
     assert (tokens // 1000 == document).all()  # no segment holds two documents
     assert (positions == np.arange(len(tokens))).all()  # positions restart
     assert (weights == 1 + tokens % 1000 % 3).all()
-    found[document].append(tokens)
+    pieces_of[document].append(tokens)
   kept = {d: n for d, n in enumerate(lengths, start=1) if n and not (whole and n > context)}
-  assert counts.documents == len(kept) and found.keys() == kept.keys()
-  for document, pieces in found.items():
+  assert counts.documents == len(kept) and pieces_of.keys() == kept.keys()
+  for document, pieces in pieces_of.items():
     tokens = np.concatenate(sorted(pieces, key=lambda piece: piece[0]))
     assert np.array_equal(tokens, 1000 * document + np.arange(kept[document]))
-    assert len(pieces) == -(-kept[document] // context)  # cut only where it is longer than a row
+    assert len(pieces) == -(-kept[document] // context)  # cut only if it is longer than a row
   dropped = {packing.EMPTY: lengths.count(0), packing.TOO_LONG: sum(n > context for n in lengths) if whole else 0}
   assert counts.drops == collections.Counter({reason: n for reason, n in dropped.items() if n})
 
 
 @given(LENGTHS, st.integers(1, 24))
-def test_a_row_is_whole_and_padding_is_zero(lengths, context):
+def test_a_row_has_every_field_and_padding_is_zero(lengths, context):
   for row in packing.pack(_examples(lengths), context, False, packing.Counts()):
     assert {name: (array.shape, array.dtype.type) for name, array in row.items()} == {
         name: ((context,), dtype) for name, dtype in packing.FIELDS.items()

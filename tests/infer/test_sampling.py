@@ -1,4 +1,4 @@
-"""Sampling: decoding continues what the model would say, stops where it should, and repeats by seed."""
+"""Sampling follows the model's distribution, stops at stop tokens, and is reproducible by seed."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from iquest_jax.model import sizes, transformer
 from iquest_jax.text.tokenizer import Tokenizer
 from iquest_jax.train import state
 
-MODEL = transformer.build(sizes.get('tiny_loop'), 'float32')
+MODEL = transformer.Transformer(sizes.get('tiny_loop'), 'float32')
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +25,7 @@ def generate(params, prompt, **more):
   return sampling.generate(MODEL, params, np.asarray(prompt, np.int32), **arguments)
 
 
-def test_greedy_decoding_is_the_argmax_of_the_whole_model(params):
+def test_greedy_decoding_is_the_argmax_of_a_full_forward_pass(params):
   prompt = [5, 9, 300, 7]
   new = generate(params, prompt)
   row = np.asarray([[*prompt, *new]])
@@ -34,24 +34,24 @@ def test_greedy_decoding_is_the_argmax_of_the_whole_model(params):
   assert np.array_equal(np.argmax(logits[0], -1)[len(prompt) - 1 : -1], new)
 
 
-def test_a_stop_token_ends_the_text_and_is_not_part_of_it(params):
+def test_a_stop_token_ends_the_text_and_is_left_out(params):
   new = generate(params, [5, 9])
   assert np.array_equal(generate(params, [5, 9], stop=(int(new[2]),)), new[: list(new).index(new[2])])
 
 
-def test_draws_repeat_by_seed_and_differ_between_seeds(params):
+def test_samples_repeat_by_seed_and_differ_between_seeds(params):
   draw = lambda seed: generate(params, [5], length=12, temperature=1.0, seed=seed).tolist()
   assert draw(1) == draw(1) != draw(2)
 
 
-def test_an_empty_prompt_and_one_beyond_the_context_are_refused(params):
-  with pytest.raises(UserError, match='the prompt is empty'):
+def test_empty_and_overlong_prompts_are_refused(params):
+  with pytest.raises(UserError, match='sample: the prompt must not be empty'):
     generate(params, [])
-  with pytest.raises(UserError, match='exceed the context 512'):
+  with pytest.raises(UserError, match='at most 512'):
     generate(params, [1] * 510)
 
 
-def test_a_chat_prompt_cannot_smuggle_in_structure(params, monkeypatch):
+def test_a_chat_prompt_cannot_inject_special_tokens(params, monkeypatch):
   tokenizer = Tokenizer.train(['what is two and two?', 'user assistant system'] * 50, 400)
   seen = {}
 

@@ -8,21 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iquest_jax.kernels.gated_attention import Halo, gpu, reference, tpu
-from iquest_jax.kernels.gated_attention.tpu_common import Options
+from iquest_jax.kernels.gated_attention import Keys, gpu, reference, tpu
 
 from tests.kernels import attention_oracle as oracle
 from tests.kernels import tokamax_twin
+from tests.kernels.attention_oracle import INTERPRETED, NAMES, assert_close
 
-# Rows of 300 are three blocks of queries, the last of them not whole.
-OPTIONS = Options(block_q=128, block_k=256, chunk=128, interpret=True)
 IMPLEMENTATIONS = {
     name: {function: functools.partial(getattr(module, function), **options) for function in (
         'attention', 'attention_with_lse', 'attention_backward', 'gated_attention'
     )}
     for name, module, options in (
         ('reference', reference, {}),
-        ('tpu', tpu, {'options': OPTIONS}),
+        ('tpu', tpu, {'options': INTERPRETED}),
         ('gpu', gpu, {'library': tokamax_twin.LIBRARY}),
     )
 }  # fmt: skip
@@ -52,31 +50,15 @@ def rounded(x, dtype):
   return jnp.asarray(x, dtype) if np.issubdtype(np.asarray(x).dtype, np.floating) else jnp.asarray(x)
 
 
-def assert_close(names, actual, expected, tolerance):
-  """By norms; an array whose numbers cancel (a window of one key has dk = 0) is measured against numbers of 0.1."""
-  for name, a, e in zip(names, actual, expected, strict=True):
-    a = np.asarray(a, np.float64)
-    assert np.isfinite(a).all(), name
-    assert np.linalg.norm(a - e) <= tolerance * max(np.linalg.norm(e), 0.1 * e.size**0.5), name
-
-
 def gated(kernels, row, d_out):
   """(out, gradients) in the order of oracle.gated."""
 
   @jax.jit
-  def run(q, k1, v1, k2, v2, logits, halo_kv, d_out):
-    def call(q, k1, v1, k2, v2, logits, halo_kv):
-      halo = None if row.halo is None else Halo(*halo_kv, row.halo.ids)
-      return kernels['gated_attention'](q, k1, v1, k2, v2, logits, row.ids, row.k1_ids, row.window, halo)
-
-    out, pull = jax.vjp(call, q, k1, v1, k2, v2, logits, halo_kv)
+  def run(arrays, d_out):
+    out, pull = jax.vjp(lambda *arrays: row.call(kernels['gated_attention'], arrays), *arrays)
     return out, pull(d_out)
 
-  out, (*grads, d_halo) = run(*row[:6], row.halo and tuple(row.halo[:2]), d_out)
-  return out, (*grads, *(d_halo or ()))
-
-
-NAMES = ('out', 'dq', 'dk1', 'dv1', 'dk2', 'dv2', 'd logits', 'd halo k', 'd halo v')
+  return run(row.arrays, d_out)
 
 
 @pytest.mark.parametrize('documents,window,heads,device,dtype', POINTS)
@@ -84,8 +66,7 @@ def test_gated_attention_equals_float64(kernels, documents, window, heads, devic
   T = 300 if device is None else 640
   row = oracle.row(documents, T, heads, window=window, device=device)
   logits = row.logits
-  row = jax.tree.map(lambda x: rounded(x, dtype) if isinstance(x, np.ndarray) else x, row)._replace(logits=logits)
-  row = row if device is not None else row._replace(k1_ids=row.ids)
+  row = row.map(lambda x: rounded(x, dtype))._replace(logits=logits)
   d_out = rounded(np.random.default_rng(1).standard_normal(row.q.shape).astype(np.float32), dtype)
   out, grads = gated(kernels, row, d_out)
   expected_out, expected = oracle.gated(row, d_out)
@@ -104,40 +85,71 @@ def test_gated_attention_equals_float64(kernels, documents, window, heads, devic
 )
 def test_attention_equals_float64(kernels, documents, window, heads, dtype):
   row = oracle.row(documents, heads=heads)
-  q, k, v = (rounded(x, dtype) for x in (row.q, row.k1, row.v1))
+  q, k, v = (rounded(x, dtype) for x in (row.q, row.far.k, row.far.v))
   d_out = rounded(np.random.default_rng(1).standard_normal(q.shape).astype(np.float32), dtype)
 
   @jax.jit
   def run(q, k, v, d_out):
-    out, pull = jax.vjp(lambda q, k, v: kernels['attention'](q, k, v, row.ids, row.ids, window), q, k, v)
+    out, pull = jax.vjp(lambda q, k, v: kernels['attention'](q, row.ids, Keys(k, v, row.ids), window), q, k, v)
     return out, *pull(d_out)
 
-  expected = oracle.stream(q, k, v, row.ids, row.ids, window)
+  expected = oracle.stream(q, row.ids, Keys(k, v, row.ids), window)
   expected = (expected.out, *expected.pull(np.asarray(d_out, np.float64)))
   assert_close(('out', 'dq', 'dk', 'dv'), run(q, k, v, d_out), expected, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize('window', [None, 40])
-def test_parts_over_two_halves_of_the_keys_equal_the_whole(kernels, window):
+def test_keys_in_any_order_among_empty_slots_give_the_same(kernels, window):
+  # A cache: 300 keys scattered over 450 slots, the others empty and full of noise; queries are the last 40 tokens.
+  row, generator = oracle.row('edge', heads=(4, 2)), np.random.default_rng(2)
+  slots = generator.permutation(450)[:300]
+
+  def scattered(x):
+    noise = generator.integers(0, 300, (1, 450)) if x.ndim == 2 else generator.standard_normal((1, 450, *x.shape[2:]))
+    noise = noise.astype(x.dtype)
+    noise[:, slots] = x
+    return noise
+
+  cache = jax.tree.map(scattered, row.far)
+  segments = np.zeros((1, 450), np.int32)
+  segments[:, slots] = row.ids.segment_ids
+  cache = cache._replace(ids=cache.ids._replace(segment_ids=segments))
+  late = lambda x: x[:, 240:280]
+  q, q_ids = late(row.q), jax.tree.map(late, row.ids)
+  d_out = generator.standard_normal(q.shape).astype(np.float32)
+
+  @jax.jit
+  def run(q, k, v, d_out):
+    out, pull = jax.vjp(lambda q, k, v: kernels['attention'](q, q_ids, Keys(k, v, cache.ids), window), q, k, v)
+    return out, *pull(d_out)
+
+  expected = oracle.stream(q, q_ids, row.far, window)
+  out, dq, dk, dv = run(q, cache.k, cache.v, d_out)
+  empty = np.setdiff1d(np.arange(450), slots)
+  assert not np.asarray(dk)[:, empty].any() and not np.asarray(dv)[:, empty].any()
+  expected = (expected.out, *expected.pull(np.asarray(d_out, np.float64)))
+  assert_close(('out', 'dq', 'dk', 'dv'), (out, dq, dk[:, slots], dv[:, slots]), expected, 1e-5)
+
+
+@pytest.mark.parametrize('window', [None, 40])
+def test_results_over_two_halves_of_the_keys_combine_to_the_whole(kernels, window):
   row = oracle.row('edge', heads=(4, 2))
   d_out = np.random.default_rng(1).standard_normal(row.q.shape).astype(np.float32)
 
   @jax.jit
-  def run(q, k, v, d_out):
-    # The later keys first, and halves that are no whole blocks.
-    halves = [jax.tree.map(lambda x, part=part: x[:, part], (k, v, row.ids)) for part in (slice(170, None), slice(170))]
-    outs, lses = zip(*(kernels['attention_with_lse'](q, k, v, row.ids, ids, window) for k, v, ids in halves))
+  def run(q, keys, d_out):
+    # The later keys first, and halves that are not whole blocks.
+    halves = [jax.tree.map(lambda x, part=part: x[:, part], keys) for part in (slice(170, None), slice(170))]
+    outs, lses = zip(*(kernels['attention_with_lse'](q, row.ids, half, window) for half in halves))
     lse = jnp.logaddexp(*lses)
     out = sum(jnp.exp(part - lse)[..., None] * out for out, part in zip(outs, lses))
     delta = jnp.sum(d_out * out, axis=-1)
-    parts = [
-        kernels['attention_backward'](q, k, v, d_out, lse, delta, row.ids, ids, window) for k, v, ids in halves
-    ]
+    parts = [kernels['attention_backward'](q, row.ids, half, d_out, lse, delta, window) for half in halves]
     (dq_late, *late), (dq_early, *early) = parts
     return out, lse, dq_late + dq_early, *(jnp.concatenate(pair, axis=1) for pair in zip(early, late))
 
-  whole = oracle.stream(row.q, row.k1, row.v1, row.ids, row.ids, window)
-  out, lse, *grads = run(row.q, row.k1, row.v1, d_out)
+  whole = oracle.stream(row.q, row.ids, row.far, window)
+  out, lse, *grads = run(row.q, row.far, d_out)
   real = row.ids.segment_ids != 0
   assert_close(('out', 'lse'), (out, lse[real]), (whole.out, whole.lse[real]), 1e-5)
   assert (np.asarray(lse)[~real] < -1e29).all()
@@ -152,20 +164,19 @@ def test_rows_of_padding_give_zeros(kernels):
 
 def test_rows_of_a_batch_differ_in_their_documents(kernels):
   rows = [oracle.row('one', seed=1), oracle.row('short', seed=2)]
-  both = jax.tree.map(lambda *x: np.concatenate(x) if isinstance(x[0], np.ndarray) else x[0], *rows)
-  both = both._replace(k1_ids=both.ids)
+  both = rows[0].map(lambda *x: np.concatenate(x), rows[1])
   d_out = np.random.default_rng(1).standard_normal(both.q.shape).astype(np.float32)
   out, grads = gated(kernels, both, d_out)
   expected_out, expected = oracle.gated(both, d_out)
   assert_close(NAMES[:7], (out, *grads), (expected_out, *expected), 1e-5)
 
 
-def test_gates_that_are_shut_give_finite_gradients(kernels):
+def test_saturated_gates_give_finite_gradients(kernels):
   row = oracle.row('edge')
   for size in (-200.0, 200.0):
-    shut = row._replace(logits=np.full_like(row.logits, size))
-    out, grads = gated(kernels, shut, np.ones_like(row.q))
+    saturated = row._replace(logits=np.full_like(row.logits, size))
+    out, grads = gated(kernels, saturated, np.ones_like(row.q))
     with np.errstate(over='ignore'):
-      expected_out, expected = oracle.gated(shut, np.ones_like(row.q))
+      expected_out, expected = oracle.gated(saturated, np.ones_like(row.q))
     assert_close(NAMES[:3], (out, *grads[:2]), (expected_out, *expected[:2]), 1e-5)
     assert all(np.isfinite(np.asarray(x)).all() for x in grads)

@@ -1,7 +1,7 @@
 """tokamax's attention on a CPU: its own forward operation in plain XLA, and what its gradient kernels compute.
 
-Its mask class and argument binding are the real ones. Its own plain gradient is not used: it finds the statistics and
-delta by itself, where the kernels take them from what they are handed, which is what gpu.py relies on.
+Its mask class and argument binding are the real ones. Its own plain gradient is not used, because it computes the
+statistics and delta itself; the kernels take them from their arguments, and gpu.py relies on that.
 """
 
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ from tokamax._src.ops.attention import base
 
 from iquest_jax.kernels.gated_attention import gpu
 
-# pytest's command line is not tokamax's.
+# tokamax would parse the command line of pytest.
 flags.FLAGS.mark_as_parsed()
 
 
 def backward(residuals, out, d_out, q, k, v, *, mask, logits_scale, **options):
-  """As pallas_mosaic_gpu_vjp: p from (maximum, sum) as given, delta = sum(out * d_out), a gradient a query head, summed."""
+  """Like pallas_mosaic_gpu_vjp: p from the given (maximum, sum), delta = sum(out * d_out), dk and dv summed over heads."""
   unused = ('bias', 'logits_soft_cap', 'dropout_mask', 'q_indices', 'k_indices')
   assert all(options[name] is None for name in unused)
   assert d_out.dtype == q.dtype == k.dtype == v.dtype and out.dtype == jnp.float32

@@ -1,7 +1,7 @@
-"""The model once more, in float64 numpy, from the published tensors, and every way to get it wrong.
+"""The model in float64 numpy from the published tensors, and every known way to get it wrong.
 
-Written from the published description of the models without the library: nothing of it is imported here, so that an
-error in one does not hide an error in the other. One row at a time, plain loops over heads.
+Written from the published description of the models. It imports nothing from the library, so that an error in one does not
+hide an error in the other. It takes one row at a time and loops over heads.
 
 Legend: T positions, D model width, H query heads, G key/value heads, K head size, V vocabulary.
 """
@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-# What readers of the paper, and real implementations, have got wrong; each must be told apart from the released model.
+# What readers of the paper and real implementations have got wrong; tests distinguish each from the released model.
 WRONG = (
     'gate_before_rotation',  # gate from the query before RoPE
     'gate_swapped',  # gate on the local stream
     'own_global_keys',  # later passes see their own keys in full, not the first pass's
-    'window_minus_one',  # the token itself not counted as one of the window
-    'window_plus_one',  # the token counted besides the window
+    'window_minus_one',  # the token itself not counted in the window
+    'window_plus_one',  # one more token besides the token itself
     'no_window',
     'token_shift',  # equation 1 of the paper as printed: hidden states moved on by one token
     'embedding_again',  # equation 1 as printed: the embedding added at re-entry
@@ -29,12 +29,12 @@ WRONG = (
 
 @dataclasses.dataclass
 class Output:
-  """What a forward pass of one row gives, float64.
+  """Results of the forward pass of one row, float64.
 
   Attributes:
     logits: [T, V].
-    handed_on: last hidden state that each later pass is made from, [T, D] each.
-    changes: norm of what each later pass changed over the norm of its input.
+    handed_on: last hidden state from which each later pass starts, [T, D] each.
+    changes: norm of the change by each later pass over the norm of its input.
     gates: mean gate of each later pass, over tokens, heads and layers.
   """
 
@@ -58,9 +58,9 @@ def forward(
     tensors: by published name.
     config: of config.json; looped where it has loop_num.
     tokens: [T].
-    wrong: '' or one of WRONG, or 'latest_global_keys' (global keys of the pass before; differs from three passes on).
+    wrong: '', one of WRONG, or 'latest_global_keys' (global keys of the previous pass; matters from three passes on).
     rescaled: the LoopCoder-v2 variant: gate weights [H, D].
-    held: `handed_on` of another run, in place of what this one computes: nothing recurs through the hidden state then.
+    held: `handed_on` of another run, used instead of the hidden states computed here, so that nothing recurs.
   """
   weights = {name: np.asarray(tensor, np.float64) for name, tensor in tensors.items()}
   heads, kv_heads, size = (config[key] for key in ('num_attention_heads', 'num_key_value_heads', 'head_dim'))
@@ -92,7 +92,7 @@ def forward(
     return out
 
   def layer_pass(x, memory, later):
-    """All layers once; memory is replaced by the keys and values that the next pass sees in full."""
+    """All layers once: (hidden state, keys and values of this pass, mean gates)."""
     gates, own = [], []
     for n in range(layers):
       prefix = f'model.layers.{n}.'

@@ -1,6 +1,6 @@
-"""Small models with random parameters for the tests of the model, and the same parameters under published names.
+"""Small models with random parameters, and the same parameters under published names.
 
-The shape keeps every dimension different (24 wide, 4 heads of 8 = 32), so that none can stand in for another.
+All dimensions differ (24 wide, 4 heads of 8 = 32), so that none can be mistaken for another.
 """
 
 import dataclasses
@@ -12,9 +12,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from iquest_jax.checkpoint.fingerprint import leaf_path
-from iquest_jax.convert.hf import abstract_params
+from iquest_jax.checkpoint.restore import abstract_params
 from iquest_jax.model.sizes import ModelConfig
-from iquest_jax.model.transformer import build
+from iquest_jax.model.transformer import Transformer
 
 DENSE = ModelConfig(
     vocab=61, d_model=24, d_ff=40, layers=3, heads=4, kv_heads=2, head_dim=8, max_context=64, rope_theta=500.0,
@@ -25,12 +25,12 @@ LOOP3 = dataclasses.replace(DENSE, loops=3)
 RESCALED = dataclasses.replace(DENSE, loops=2, loop_variant='rescaled')
 
 
-# Compiling is most of the time of these tests, and little of what it optimises is ever run twice.
+# Most of the time of these tests is compilation, and hardly any program runs twice.
 QUICK = {'xla_backend_optimization_level': 0}
 
 
 def random_params(config, seed=0):
-  """float32 numpy parameters, large enough that every part of the model shows in the logits, gates above all."""
+  """float32 numpy parameters, large enough that every part of the model, especially the gates, affects the logits."""
   rng = np.random.default_rng(seed)
 
   def draw(path, leaf):
@@ -46,7 +46,7 @@ def random_params(config, seed=0):
 
 
 def leaves(params):
-  """[(path, array)] in order of path, as `Checkpoints.leaves` gives them."""
+  """[(path, array)] in order of path, like `Checkpoints.leaves`."""
   return [(leaf_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
 
 
@@ -65,13 +65,13 @@ def forward(config, params, tokens, segment_ids=None, positions=None, method='lo
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=QUICK)
 def _apply(config, method, dtype, params, *row):
-  return build(config, dtype).apply({'params': params}, *row, method=method)
+  return Transformer(config, dtype).apply({'params': params}, *row, method=method)
 
 
 def published(model, params):
-  """(tensors by published name, config.json as a dict), by hand and in the precision of `params`.
+  """(tensors by published name, config.json as a dict), written by hand and in the precision of `params`.
 
-  Spelled out here so that neither the numpy forward nor the tests of the converter lean on the converter.
+  So neither the numpy forward nor the tests of the converter depend on the converter.
   """
   layers = params['layers']
   attention, mlp = layers['attention'], layers['mlp']
@@ -117,7 +117,7 @@ def published(model, params):
 
 
 def write_checkpoint(folder, model, dtype=np.float32, drop=(), tensors=None, **config):
-  """A published checkpoint of a small model, by hand; `tensors` and `config` change it, `drop` takes keys out."""
+  """Writes a published checkpoint of a small model; `tensors` and `config` change it, `drop` removes keys."""
   arrays, described = published(model, random_params(model))
   arrays = {name: np.ascontiguousarray(array, dtype) for name, array in (arrays | (tensors or {})).items()}
   folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Dense to loop: what each rule keeps, and what the gates start from."""
+"""Dense to loop: what each rule keeps, and how the gates start."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ KEY = jax.random.key(5)
 
 def dense_params(layers):
   mesh = sharding.make_mesh({'data': 1, 'fsdp': 1, 'context': 1, 'tensor': 1}, jax.devices()[:1])
-  dense = transformer.build(dataclasses.replace(LOOP, loops=1, layers=layers), 'float32')
+  dense = transformer.Transformer(dataclasses.replace(LOOP, loops=1, layers=layers), 'float32')
   return jax.device_get(state.random_params(dense, mesh, 0))
 
 
@@ -33,7 +33,7 @@ def test_a_copy_changes_nothing_and_adds_gates():
 
 
 def test_a_folded_model_is_a_looped_model():
-  model = transformer.build(LOOP, 'float32')
+  model = transformer.Transformer(LOOP, 'float32')
   wanted = jax.eval_shape(lambda: transformer.init_params(model, KEY))
   for rule, layers in (('copy', 2), ('stride', 4), ('mean', 6)):
     folded = fold.dense_to_loop(dense_params(layers), LOOP, rule, KEY)
@@ -56,7 +56,7 @@ def test_stride_takes_the_last_layer_of_each_group_and_mean_their_average():
   np.testing.assert_allclose(mean[1], query[3:].mean(axis=0), rtol=1e-6)
 
 
-def test_the_dense_parameters_are_left_as_they_were():
+def test_the_dense_parameters_stay_unchanged():
   dense = dense_params(2)
   fold.dense_to_loop(dense, LOOP, 'copy', KEY)
   assert 'gate_bias' not in dense['layers']['attention']
@@ -64,7 +64,7 @@ def test_the_dense_parameters_are_left_as_they_were():
 
 @pytest.mark.parametrize(('rule', 'layers'), [('copy', 4), ('stride', 3), ('mean', 5)])
 def test_depths_that_do_not_fit_are_refused(rule, layers):
-  with pytest.raises(UserError, match=f'{layers} dense layers do not fold into 2 by "{rule}"'):
+  with pytest.raises(UserError, match=f'dense layers must be (a multiple of )?2 for "{rule}", got {layers}'):
     fold.dense_to_loop(dense_params(layers), LOOP, rule, KEY)
 
 

@@ -1,4 +1,4 @@
-"""The model equals an independent implementation's logits, and the fixture tells every wrong variant apart."""
+"""The model equals the logits of an independent implementation, and the fixture distinguishes every wrong variant."""
 
 import json
 import pathlib
@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from iquest_jax.convert.hf import from_hf
-from iquest_jax.model.transformer import build
+from iquest_jax.model.transformer import Transformer
 
 from tests.model import reference_model
 
@@ -35,7 +35,7 @@ def test_logits_equal_the_golden_ones(name):
   tokens, logits = golden(name)
   config, params = from_hf(GOLDEN / name)
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  forward = jax.jit(lambda *args: build(config, 'float32').apply({'params': params}, *args, method='logits'))
+  forward = jax.jit(lambda *args: Transformer(config, 'float32').apply({'params': params}, *args, method='logits'))
   ours = forward(tokens, jnp.ones_like(positions), positions)
   assert ours.dtype == jnp.float32
   np.testing.assert_allclose(ours, logits, rtol=0, atol=2e-5)
@@ -47,11 +47,11 @@ def test_the_numpy_reference_equals_the_golden_logits(name):
 
 
 @pytest.mark.parametrize('wrong', reference_model.WRONG)
-def test_every_wrong_loop_is_told_apart(wrong):
+def test_the_fixture_distinguishes_every_wrong_loop(wrong):
   assert np.abs(reference('loop_tiny', wrong) - golden('loop_tiny')[1]).max() > 1e-3
 
 
-def test_the_gates_of_the_fixture_are_random_enough_to_tell():
+def test_the_gates_of_the_fixture_are_random_enough():
   tensors = load_file(GOLDEN / 'loop_tiny' / 'model.safetensors')
   gates = [tensor for name, tensor in tensors.items() if 'gate_projections' in name and name.endswith('weight')]
   assert len(gates) == 3 and min(gate.std() for gate in gates) > 0.1

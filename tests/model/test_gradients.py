@@ -1,4 +1,4 @@
-"""Gradients through the shared layers: against finite differences in float64, under every remat policy, and scaled."""
+"""Gradients through the shared layers equal finite differences in float64, with every remat policy and gradient scale."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import pytest
 
 from iquest_jax.errors import UserError
 from iquest_jax.kernels.cross_entropy import target_logps
-from iquest_jax.model.transformer import REMAT_POLICIES, build
+from iquest_jax.model.transformer import REMAT_POLICIES, Transformer
 
 from tests.model import reference_model
 from tests.model.small_models import DENSE, LOOP, LOOP3, QUICK, RESCALED, published, random_params
@@ -27,21 +27,21 @@ def value_and_gradient(model, params, remat='none'):
 
   def loss(params):
     ids = np.ones((1, T), np.int32), np.arange(T, dtype=np.int32)[None]
-    hidden, _ = build(model, 'float32', remat).apply({'params': params}, TOKENS[None], *ids)
+    hidden, _ = Transformer(model, 'float32', remat).apply({'params': params}, TOKENS[None], *ids)
     return -jnp.mean(target_logps(hidden, params['head'], TARGETS[None], T)[0])
 
   return jax.value_and_grad(loss)(params)
 
 
 def reference_loss(model, params, held=None):
-  """(loss, hidden states handed on from pass to pass) of the float64 forward."""
+  """(loss, hidden states passed on from pass to pass) of the float64 forward."""
   rescaled = model.loop_variant == 'rescaled'
   output = reference_model.forward(*published(model, params), TOKENS, rescaled=rescaled, held=held)
   return reference_model.loss(output.logits, TARGETS), output.handed_on
 
 
 def derivatives(model, params, held=None):
-  """One random direction in each leaf: (along our gradient, by central differences of the float64 forward)."""
+  """Derivatives along one random direction per leaf: (our gradient, central differences of the float64 forward)."""
   _, gradient = value_and_gradient(model, params)
   leaves, tree = jax.tree.flatten(jax.tree.map(np.float64, params))
   ours, theirs = [], []
@@ -61,12 +61,12 @@ def test_gradients_equal_finite_differences_of_the_float64_reference(name):
   model, params = MODELS[name], random_params(MODELS[name])
   np.testing.assert_allclose(value_and_gradient(model, params)[0], reference_loss(model, params)[0], rtol=1e-6)
   ours, theirs = derivatives(model, params)
-  assert np.abs(theirs).min() > 1e-4  # every leaf takes part
+  assert np.abs(theirs).min() > 1e-4  # every leaf matters
   np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', ['loop3', 'rescaled'])
-def test_gradient_scale_zero_is_a_stopped_gradient_at_the_reentry(name):
+def test_gradient_scale_zero_stops_the_gradient_at_the_reentry(name):
   model = dataclasses.replace(MODELS[name], loop_gradient_scale=0.0)
   params = random_params(model)
   _, held = reference_loss(model, params)
@@ -81,7 +81,7 @@ def test_gradient_scale_scales_the_recurrent_path_and_nothing_else():
   scaled = lambda scale: value_and_gradient(dataclasses.replace(RESCALED, loop_gradient_scale=scale), params)
   losses, (stopped, half, full) = zip(*map(scaled, (0.0, 0.5, 1.0)), strict=True)
   assert len(set(map(float, losses))) == 1
-  # With two passes the gradient is a straight line in the scale: what does not recur, plus scale times what does.
+  # With two passes the gradient is linear in the scale: the direct part plus scale times the recurrent part.
   between = jax.tree.map(lambda a, b: (a + b) / 2, stopped, full)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), half, between)
   for leaf in ('gate_weight', 'gate_bias'):
@@ -101,7 +101,7 @@ def test_remat_policies_save_what_their_names_say():
   row = np.ones((1, T), np.int32)
 
   def recomputed(remat):
-    loss = lambda params: jnp.sum(build(LOOP, 'float32', remat).apply({'params': params}, row, row, row)[0])
+    loss = lambda params: jnp.sum(Transformer(LOOP, 'float32', remat).apply({'params': params}, row, row, row)[0])
     return str(jax.make_jaxpr(jax.grad(loss))(random_params(LOOP))).count('dot_general')
 
   counts = {remat: recomputed(remat) for remat in REMAT_POLICIES}

@@ -1,4 +1,4 @@
-"""Looped models of any number of passes against the float64 numpy forward: logits, and diagnostics between passes."""
+"""Logits and diagnostics of looped models, for any number of passes, equal the float64 numpy forward."""
 
 import numpy as np
 import pytest
@@ -35,13 +35,13 @@ def test_the_dense_model_has_no_diagnostics():
   assert forward(DENSE, random_params(DENSE), TOKENS, method=None)[1] == {}
 
 
-def test_the_third_pass_looks_back_at_the_first_and_not_at_the_second():
+def test_the_third_pass_looks_back_at_the_first_pass_not_the_second():
   params = random_params(LOOP3)
   latest = expected(LOOP3, params, wrong='latest_global_keys')
   assert np.abs(forward(LOOP3, params, TOKENS)[0] - latest.logits).max() > 1e-2
 
 
 @pytest.mark.parametrize('wrong', reference_model.WRONG)
-def test_three_passes_are_told_apart_from_every_wrong_loop(wrong):
+def test_three_passes_differ_from_every_wrong_loop(wrong):
   params = random_params(LOOP3)
   assert np.abs(forward(LOOP3, params, TOKENS)[0] - expected(LOOP3, params, wrong).logits).max() > 1e-2

@@ -1,13 +1,15 @@
-"""What a row is to the model: documents by segment and position, and nothing else."""
+"""To the model a row is documents by segment and position, and nothing else."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iquest_jax.model.attention import Attention, Memory
-from iquest_jax.model.sizes import dense
-from iquest_jax.model.transformer import build
+from iquest_jax.kernels.gated_attention import Ids, Keys
+from iquest_jax.model.attention import Attention
+from iquest_jax.model.transformer import Transformer
 
 from tests.model.small_models import DENSE, LOOP, QUICK, RESCALED, forward, random_params
 
@@ -17,7 +19,7 @@ T = 48
 
 
 def packed_row(seed=0):
-  """(documents, tokens, segment_ids, positions) of one row [1, T] with padding at its end."""
+  """(documents, tokens, segment_ids, positions) of one row [1, T] that ends with padding."""
   rng = np.random.default_rng(seed)
   documents = [rng.integers(0, DENSE.vocab, length, dtype=np.int32) for length in LENGTHS]
   padding = T - sum(LENGTHS)
@@ -48,7 +50,7 @@ def test_outputs_follow_a_permutation_of_the_row(model):
 
 
 @MODELS
-def test_padding_and_its_tokens_change_nothing(model):
+def test_tokens_of_padding_change_nothing(model):
   _, tokens, segment_ids, positions = packed_row()
   params, real = random_params(model), segment_ids[0] != 0
   other = np.where(segment_ids == 0, (tokens + 7) % model.vocab, tokens)
@@ -64,10 +66,11 @@ def test_attention_is_zero_on_padding(later):
   _, _, segment_ids, positions = packed_row()
   x_BTD = np.random.default_rng(2).standard_normal((1, T, DENSE.d_model), np.float32)
   shape = (1, T, DENSE.kv_heads, DENSE.head_dim)
-  memory = Memory(*np.random.default_rng(3).standard_normal((2, *shape), np.float32)) if later else None
+  ids = Ids(segment_ids, positions)
+  first = Keys(*np.random.default_rng(3).standard_normal((2, *shape), np.float32), ids) if later else None
   layer = jax.tree.map(lambda leaf: leaf[0], random_params(LOOP)['layers']['attention'])
   attend = jax.jit(lambda *args: Attention(LOOP, jnp.float32).apply({'params': layer}, *args), compiler_options=QUICK)
-  out, _, _ = attend(x_BTD, segment_ids, positions, memory)
+  out, _, _ = attend(x_BTD, ids, first)
   padding = segment_ids[0] == 0
   assert np.all(np.asarray(out)[0, padding] == 0)
   assert np.all(np.abs(out)[0, ~padding].max(axis=-1) > 1e-3)
@@ -82,9 +85,9 @@ def test_the_loop_with_one_pass_is_the_dense_model_bit_for_bit():
   _, *row = packed_row()
   params = random_params(LOOP)
   expected = forward(DENSE, without_gates(params), *row)
-  np.testing.assert_array_equal(forward(dense(LOOP), without_gates(params), *row), expected)
-  # So is the first of two passes, gates present.
-  first_pass = lambda module, tokens, *ids: module.final_norm(module.layers(module.embedder(tokens), *ids, None)[0])
+  np.testing.assert_array_equal(forward(dataclasses.replace(LOOP, loops=1), without_gates(params), *row), expected)
+  # So is the first of two passes, with gates present.
+  first_pass = lambda module, tokens, *ids: module.final_norm(module.layers(module.embedder(tokens), Ids(*ids), None)[0])
   hidden, _ = forward(DENSE, without_gates(params), *row, method=None)
   np.testing.assert_array_equal(forward(LOOP, params, *row, method=first_pass), hidden)
   assert np.abs(forward(LOOP, params, *row) - expected).max() > 1e-2
@@ -94,10 +97,10 @@ def test_the_loop_with_one_pass_is_the_dense_model_bit_for_bit():
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_logits(model):
   _, *row = packed_row()
   params = random_params(model)
-  hidden, diagnostics = jax.eval_shape(lambda *args: build(model, 'bfloat16').apply({'params': params}, *args), *row)
+  hidden, diagnostics = jax.eval_shape(lambda *args: Transformer(model, 'bfloat16').apply({'params': params}, *args), *row)
   assert hidden.dtype == jnp.bfloat16 and {leaf.dtype for leaf in diagnostics.values()} <= {jnp.dtype('float32')}
   logits, exact = (forward(model, params, *row, dtype=dtype) for dtype in ('bfloat16', 'float32'))
   assert logits.dtype == jnp.float32
-  # 8 bits of mantissa through every layer; rounding of the final states alone would give about 0.002.
+  # Every layer rounds to 8 bits of mantissa; rounding only the final states would give about 0.002.
   error = np.sqrt(np.mean(np.square(logits - exact)) / np.mean(np.square(exact)))
   assert 1e-3 < error < 5e-2

@@ -1,4 +1,4 @@
-"""Published sizes: parameters to the last one, and floating-point operations as the program does them."""
+"""Published sizes: the exact number of parameters, and the floating-point operations of the traced program."""
 
 import dataclasses
 import math
@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iquest_jax.convert.hf import abstract_params
+from iquest_jax.checkpoint.restore import abstract_params
 from iquest_jax.errors import UserError
 from iquest_jax.model import cost, sizes
-from iquest_jax.model.transformer import build
+from iquest_jax.model.transformer import Transformer
 
 from tests.model.small_models import DENSE, LOOP, LOOP3, RESCALED
 
@@ -38,23 +38,23 @@ def test_visible_pairs_are_those_of_the_mask(length, window):
 
 
 @pytest.mark.parametrize('model', [DENSE, LOOP, LOOP3])
-def test_forward_flops_are_those_of_the_traced_program_less_invisible_pairs(model):
+def test_forward_flops_are_traced_flops_minus_invisible_pairs(model):
   T = 16
   row = jax.ShapeDtypeStruct((1, T), jnp.int32)
-  apply = lambda params, *args: build(model, 'float32').apply({'params': params}, *args, method='logits')
+  apply = lambda params, *args: Transformer(model, 'float32').apply({'params': params}, *args, method='logits')
   traced = _matmul_flops(jax.make_jaxpr(apply)(abstract_params(model), row, row, row).jaxpr)
   age = np.arange(T)[:, None] - np.arange(T)[None]
   hidden_causal, hidden_local = np.sum(age < 0), np.sum((age < 0) | (age >= model.loop_window))
-  # The reference kernel computes all T x T scores and masks; two products of 2 K operations a pair and head.
+  # The reference kernel computes all T x T scores and masks them: two products of 2 K operations per pair and head.
   invisible = model.loops * hidden_causal + (model.loops - 1) * hidden_local
   invisible_flops = 4 * model.layers * model.heads * model.head_dim * int(invisible)
-  # The gate's product with the query is left out of the count: K x H, beside D x (D + F) numbers of a layer.
+  # The count leaves out the gate's product with the query: K x H numbers per layer, beside D x (D + F).
   gate_flops = 2 * (model.loops - 1) * model.layers * T * model.heads * model.head_dim
   assert cost.forward_flops(model, T) == traced - invisible_flops - gate_flops
 
 
 def _matmul_flops(jaxpr):
-  """Two operations for each multiply of every dot_general, inner programs and repetitions of a scan included."""
+  """Two operations per multiplication of every dot_general, including inner programs and repetitions of a scan."""
   total = 0
   for equation in jaxpr.eqns:
     if equation.primitive.name == 'dot_general':

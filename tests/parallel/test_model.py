@@ -1,4 +1,4 @@
-"""The whole model on rows split over the context axis: loss and all gradients of one device."""
+"""The whole model on rows split over the context axis: the loss and all gradients equal those on one device."""
 
 import dataclasses
 import functools
@@ -9,13 +9,15 @@ import pytest
 
 from iquest_jax import sharding
 from iquest_jax.batch import Batch, zigzag
+from iquest_jax.checkpoint.restore import abstract_params
 from iquest_jax.errors import UserError
 from iquest_jax.model import transformer
 from iquest_jax.parallel import context
-from iquest_jax.train import loop, state, step
+from iquest_jax.train import loop, step
 from launch import command
 
 from tests.model.small_models import DENSE, LOOP, LOOP3, QUICK, random_params
+from tests.parallel.split_rows import mesh_of
 
 MODELS = {name: dataclasses.replace(model, vocab=64, layers=2) for name, model in
           {'dense': DENSE, 'loop': LOOP, 'three loops': LOOP3}.items()}  # fmt: skip
@@ -25,7 +27,7 @@ MESHES = {
     'context 4': {'context': 4},
     'data 2, context 2, tensor 2': {'data': 2, 'context': 2, 'tensor': 2},
 }
-# The rest of the matrix is long; tests/test_train_step.py has the all-gather on meshes with fsdp.
+# The rest of the matrix is marked long; tests/train/test_train_step.py covers the all-gather on meshes with fsdp.
 SHORT = {
     ('dense', 'context 2', 'ring'),
     ('loop', 'context 4', 'ring'),
@@ -42,7 +44,7 @@ B, T = 2, 64
 
 
 def packed() -> Batch:
-  """One row of a single document, one of several and padding."""
+  """One row with a single document, and one with several and padding."""
   rng = np.random.default_rng(0)
   lengths = [1, 15, 19, 7, 16]
   segment_ids, positions = np.ones((B, T), np.int32), np.tile(np.arange(T, dtype=np.int32), (B, 1))
@@ -55,21 +57,20 @@ def packed() -> Batch:
 
 @functools.cache
 def loss_and_gradients(model, mesh, transport):
-  shape = dict.fromkeys(sharding.AXES, 1) | MESHES[mesh]
-  order = zigzag(T, shape['context'])
-  mesh = sharding.make_mesh(shape, jax.devices()[: int(np.prod(list(shape.values())))])
+  mesh = mesh_of(**MESHES[mesh])
+  order = zigzag(T, mesh.shape['context'])
   batch = jax.tree.map(lambda x: x[:, order] if x.ndim == 2 else x, packed())
-  model = transformer.build(MODELS[model], 'float32', 'attention', transport)
+  model = transformer.Transformer(MODELS[model], 'float32', 'attention', transport)
   run = functools.partial(step.gradients, model, num_sources=B, accumulation=1, chunk=T, z_loss=1e-3)
   with jax.set_mesh(mesh):
-    where = jax.tree.map(lambda leaf: leaf.sharding, state.abstract_params(model, mesh))
+    where = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(model.config, mesh))
     params = jax.device_put(random_params(model.config), where)
     batch = jax.device_put(batch, sharding.batch_shardings(mesh))
     return jax.device_get(jax.jit(run, compiler_options=QUICK)(params, batch))
 
 
 @pytest.mark.parametrize(('model', 'mesh', 'transport'), CASES)
-def test_loss_and_all_gradients_of_split_rows_are_those_of_whole_rows(model, mesh, transport):
+def test_split_rows_give_the_loss_and_all_gradients_of_whole_rows(model, mesh, transport):
   left, right = loss_and_gradients(model, 'one device', 'all_gather'), loss_and_gradients(model, mesh, transport)
   for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right), strict=True):
     assert np.max(np.abs(a)) > 1e-4, jax.tree_util.keystr(path)
@@ -80,14 +81,14 @@ def test_loss_and_all_gradients_of_split_rows_are_those_of_whole_rows(model, mes
 @pytest.mark.parametrize(
     ('changes', 'says'),
     [
-        ({'mesh.context': 3}, 'data.context 512 does not divide by mesh.context 3 x two chunks a device = 6'),
-        ({'mesh.context': 32}, 'loop_window 16 looks back 15 tokens.* takes 8 from its neighbour'),
-        ({'model.loop_window': 130}, 'loop_window 130 looks back 129 tokens.* the most is 128'),
+        ({'mesh.context': 3}, r'data.context must be a multiple of 2 x mesh.context = 6 .*got 512'),
+        ({'mesh.context': 32}, r'loop_window must be at most 9 .*got 16: a chunk has 8 tokens'),
+        ({'model.loop_window': 130}, r'loop_window must be at most 129 .*got 130: .* takes at most 128'),
         ({'train.context_transport': 'rings'}, 'context_transport "rings" does not exist; did you mean "ring"'),
-        ({'train.loss_chunk': 200}, 'data.context 512 / mesh.context 2 = 256 does not divide by train.loss_chunk 200'),
+        ({'train.loss_chunk': 200}, '512 / 2 = 256 must be a multiple of train.loss_chunk, got 200'),
     ],
 )
-def test_a_stage_that_cannot_be_split_is_refused_before_anything_is_compiled(changes, says):
+def test_a_stage_that_cannot_be_split_is_refused_before_compiling(changes, says):
   config = command.experiment('midtrain_128k:size=tiny_loop')
   config.update_from_flattened_dict({'mesh.fsdp': 1, 'mesh.context': 2} | changes)
   shape = tuple(config.mesh[axis] for axis in sharding.AXES)
@@ -95,6 +96,6 @@ def test_a_stage_that_cannot_be_split_is_refused_before_anything_is_compiled(cha
     loop.check(config, jax.sharding.AbstractMesh(shape, sharding.AXES))
 
 
-def test_every_stage_says_how_its_keys_and_values_travel():
+def test_every_stage_names_an_existing_transport():
   for stage, size in (('midtrain_32k', '40b'), ('midtrain_128k', '40b_loop'), ('pretrain', 'tiny')):
     assert command.experiment(f'{stage}:size={size}').train.context_transport in context.TRANSPORTS

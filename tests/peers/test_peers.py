@@ -1,7 +1,7 @@
 """An exported checkpoint gives the same logits in other implementations.
 
-Their packages stand in an environment of their own, whose Python PEERS_PYTHON names (by default this one): they run as
-programs of their own and exchange files with `python -m launch.export logits`.
+They run as programs in an environment of their own, whose interpreter PEERS_PYTHON names (by default this one), and
+exchange files with `python -m launch.export logits`.
 """
 
 import os
@@ -31,7 +31,7 @@ def run(*command):
 )
 def test_an_export_gives_the_same_logits(size, peer, tmp_path):
   model = sizes.get(size)
-  # Several windows long, so that the local stream of the loop differs from the global one.
+  # Several windows long, so that the local attention of the loop differs from the global one.
   tokens = np.random.default_rng(0).integers(0, model.vocab, (2, 70), dtype=np.int32)
   np.save(tmp_path / 'tokens.npy', tokens)
   to_hf(model, leaves(random_params(model)), tmp_path / 'model')

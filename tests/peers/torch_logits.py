@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 def main(model_dir: str, tokens: str, out: str) -> None:
   published = json.loads((pathlib.Path(model_dir) / 'config.json').read_text())
-  # transformers does not know the published type, whose tensors are Llama's one for one.
+  # transformers does not know the published type, whose tensors are exactly Llama's.
   config = LlamaConfig(**{key: value for key, value in published.items() if key not in ('model_type', 'architectures')})
   model = LlamaForCausalLM.from_pretrained(model_dir, config=config, dtype=torch.float32, local_files_only=True)
   with torch.no_grad():

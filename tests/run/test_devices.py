@@ -1,32 +1,32 @@
-"""The number of devices and processes changes neither the rows nor, within float32 rounding, what is learned."""
+"""The number of devices and processes changes neither the rows nor, beyond float32 rounding, the training."""
 
 import json
 import signal
-import socket
 
 import numpy as np
 import pytest
 
+from tests import processes
 from tests.run import helpers as run_helpers
 from tests.run.helpers import STEPS, killed_at, recorded, steps_of, train
 
-# float32 rounds to 6e-8 of a number, and the mesh decides the order in which sums are taken. Measured: losses differ by
-# 9e-8 at most, which is their last bit, and parameters after 12 updates by 3e-7 of the largest in their leaf.
-LOSS_TOLERANCE, PARAMETER_TOLERANCE = 8e-7, 3e-6
-
-
-@pytest.fixture(name='shared', scope='session')
-def _shared(tmp_path_factory):
-  return run_helpers.shared_folder(tmp_path_factory)
-
-
-@pytest.fixture(name='workdir')
-def _workdir(shared, tmp_path):
-  return shared.copy(tmp_path)
+# The mesh decides the order in which sums are taken. A loss is a mean of many tokens and differs in its last bit or two.
+LOSS_TOLERANCE = 8e-7
+# A gradient element differs by rounding, r = 4e-7 of its leaf's root mean square: several float32 units, 6e-8 each, for
+# sums over 256 tokens and two layers. Adam divides by the element's own root mean square, x times that of the leaf, so an
+# update differs by up to 2 r / x of the rate. x is small only while all gradients so far were small; after two updates
+# it is below y with probability y^2 / 2. Two consequences, for a rate of 2e-3 and leaves whose largest element is 0.08:
+# - In 999 of 1000 elements x > 0.045, so they differ by 2 r / 0.045 x 2e-3 / 0.08 = 4.4e-7 of the largest in their leaf
+#   (measured: 3.8e-7). Twelve updates and the rounding of the parameters themselves are covered by a factor of 7.
+MOST, PARAMETER_TOLERANCE = 0.999, 3e-6
+# - The smallest x of N = 41,000 elements is below y with probability N y^2 / 2: any bound close to the usual maximum
+#   (3e-4 of the rate) fails by chance now and then. y = 7e-6 happens once in a million, and then an update differs by
+#   2 r / y = 0.11 of the rate.
+LARGEST_DIFFERENCE = 0.11 * 2e-3
 
 
 def rows_read(*files):
-  """{(step, row): hash} of the rows that runs read, in any number of files; a row read twice must be the same row."""
+  """{(step, row): hash} of the rows that runs read; asserts that a row read twice has the same content."""
   read = {}
   for file in files:
     for line in file.read_text().splitlines():
@@ -54,10 +54,13 @@ def assert_same_losses(run_dir, other):
 def assert_same_parameters(run_dir, other):
   left, right = run_helpers.state(run_dir, STEPS), run_helpers.state(other, STEPS)
   assert left.keys() == right.keys()
+  relative = []
   for path, leaf in left.items():
     if path.startswith('params'):
-      scale = np.max(np.abs(right[path]))
-      assert np.max(np.abs(leaf - right[path])) <= PARAMETER_TOLERANCE * scale, path
+      difference = np.abs(leaf - right[path])
+      assert np.max(difference) <= LARGEST_DIFFERENCE, path
+      relative.append(difference.ravel() / np.max(np.abs(right[path])))
+  assert np.quantile(np.concatenate(relative), MOST) <= PARAMETER_TOLERANCE
 
 
 def pair(shared, port, command):
@@ -66,16 +69,9 @@ def pair(shared, port, command):
   return [shared.start(command(process), **several, JAX_PROCESS_ID=str(process)) for process in (0, 1)]
 
 
-@pytest.fixture(name='unused_port')
-def _unused_port():
-  with socket.socket() as listener:
-    listener.bind(('localhost', 0))
-    return listener.getsockname()[1]
-
-
-def test_a_run_goes_on_with_four_devices_and_with_two_on_the_same_rows(shared, straight_rows, workdir, tmp_path):
+def test_a_run_resumes_on_four_devices_and_on_two_with_the_same_rows(shared, straight_rows, workdir, tmp_path):
   run_dir, command = workdir / 'anneal', train('anneal', workdir)
-  seal = 'iquest_jax.checkpoint.fingerprint:seal'  # once when a checkpoint is restored, and once for each that is saved
+  seal = 'iquest_jax.checkpoint.seal:to_text'  # called once by a restore and once by every save
   parts = [tmp_path / f'rows_{devices}' for devices in (1, 4, 2)]
   shared.run(killed_at(seal, 3, recorded(parts[0], command)), devices=1, status=-signal.SIGKILL)
   assert steps_of(run_dir) == [3]
@@ -88,10 +84,10 @@ def test_a_run_goes_on_with_four_devices_and_with_two_on_the_same_rows(shared, s
   assert_same_parameters(run_dir, shared.straight / 'anneal')
 
 
-def test_two_processes_train_as_one_and_write_one_report(shared, straight_rows, workdir, tmp_path, unused_port):
+def test_two_processes_train_like_one_and_write_one_set_of_metrics(shared, straight_rows, workdir, tmp_path, unused_port):
   files = [tmp_path / 'rows_0', tmp_path / 'rows_1']
   for process in pair(shared, unused_port, lambda process: recorded(files[process], train('anneal', workdir))):
-    run_helpers.finish(process)
+    processes.finish(process)
   assert rows_read(*files) == straight_rows
   assert not rows_read(files[0]).keys() & rows_read(files[1]).keys()  # each reads its half
   assert_same_losses(workdir / 'anneal', shared.straight / 'anneal')
@@ -100,12 +96,12 @@ def test_two_processes_train_as_one_and_write_one_report(shared, straight_rows, 
   assert lineage['devices'] == {'kind': 'cpu', 'count': 2, 'processes': 2}
 
 
-def test_what_two_killed_processes_saved_one_goes_on_with(shared, workdir, unused_port):
+def test_one_process_resumes_what_two_killed_processes_saved(shared, workdir, unused_port):
   run_dir, command = workdir / 'anneal', train('anneal', workdir)
-  # The first process seals; the other would wait for it, and is killed as well.
+  # Only the first process seals; the other would wait for it, so both are killed.
   deadly = lambda process: killed_at('iquest_jax.train.metrics:Reporter.note', 8, command, 1.5)
   for process in pair(shared, unused_port, deadly):
-    run_helpers.finish(process, -signal.SIGKILL)
+    processes.finish(process, -signal.SIGKILL)
   assert steps_of(run_dir) == [3, 6]
   shared.run(command)
   assert_same_losses(run_dir, shared.straight / 'anneal')

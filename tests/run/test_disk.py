@@ -1,52 +1,48 @@
-"""A disk that refuses: one line, status 2, every earlier file intact, and the run goes on once it is mended."""
+"""A disk that fails stops a run with one line and status 2; earlier files are intact, and once fixed the run resumes."""
 
 import os
 import subprocess
 
 import pytest
 
+from tests.processes import refusal
 from tests.run import helpers as run_helpers
-from tests.run.helpers import killed_at, refusal, steps_of, train
-
-
-@pytest.fixture(name='shared', scope='session')
-def _shared(tmp_path_factory):
-  return run_helpers.shared_folder(tmp_path_factory)
+from tests.run.helpers import killed_at, steps_of, train
 
 
 @pytest.fixture(name='disk')
 def _disk(tmp_path):
-  """A file system of eight megabytes; only root may mount one."""
+  """A file system of eight megabytes, which only root may mount."""
   disk = tmp_path / 'disk'
   disk.mkdir()
   mount = ['mount', '-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', str(disk)]
   if os.getuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-    pytest.skip('mounting a small disk takes root')
+    pytest.skip('mounting a small disk requires root')
   yield disk
   subprocess.run(['umount', str(disk)], check=True)
 
 
-def earlier(before, folder):
-  """The files of `before`, as they are now."""
+def current(before, folder):
+  """The current content of the files in `before`."""
   now = run_helpers.files(folder)
   return {path: now.get(path) for path in before}
 
 
 def begun(shared, workdir):
-  """A run killed in its eighth step, whose checkpoints of steps 3 and 6 are there."""
+  """Trains until a kill in the eighth step, which leaves the checkpoints of steps 3 and 6."""
   shared.run(killed_at('iquest_jax.train.metrics:Reporter.note', 8, train('anneal', workdir), 1.5), status=-9)
   assert steps_of(workdir / 'anneal') == [3, 6]
 
 
 def kept(workdir):
-  """All files but those of anneal that say how far it has come; they are cut back to the checkpoint it goes on from."""
+  """All files but anneal's metrics, which are cut back to the checkpoint it resumes from."""
   everything = run_helpers.files(workdir)
   return {path: value for path, value in everything.items() if path != 'anneal/metrics.jsonl'}
 
 
 @pytest.mark.parametrize('room', [4_000, 150_000])
-def test_a_disk_that_is_full_stops_the_run_and_it_goes_on_once_there_is_room(shared, disk, room):
-  """Too little room for anything at all, and for a checkpoint."""
+def test_a_full_disk_stops_the_run_which_resumes_once_there_is_room(shared, disk, room):
+  """With room for nothing at all, and with too little for a checkpoint."""
   workdir = shared.copy(disk)
   command = train('anneal', workdir)
   begun(shared, workdir)
@@ -55,21 +51,18 @@ def test_a_disk_that_is_full_stops_the_run_and_it_goes_on_once_there_is_room(sha
   (disk / 'filler').write_bytes(bytes(free.f_bavail * free.f_frsize - room))
   line = refusal(shared.run(command, status=2))
   assert 'No space left on device' in line
-  assert earlier(before, workdir) == before
+  assert current(before, workdir) == before
   (disk / 'filler').unlink()
   shared.run(command)
   run_helpers.assert_same_run(workdir / 'anneal', shared.straight / 'anneal')
 
 
-def test_a_file_that_may_not_grow_stops_the_run(shared, tmp_path):
-  workdir = shared.copy(tmp_path)
+def test_a_limit_on_file_size_stops_the_run(shared, workdir):
   command = train('anneal', workdir)
   before = run_helpers.files(workdir)
-  limited = ['-c', 'import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); '
-             'os.execv(sys.executable, [sys.executable, *sys.argv[1:]])', *command]  # fmt: skip
-  line = refusal(shared.run(limited, status=2))
+  line = refusal(shared.run(['-m', 'tests.programs.limited', '40000', *command], status=2))
   assert line.startswith(f'{workdir}/anneal/checkpoints/3: this checkpoint was not saved: File too large; there is no ')
-  assert earlier(before, workdir) == before and steps_of(workdir / 'anneal') == []
+  assert current(before, workdir) == before and steps_of(workdir / 'anneal') == []
 
 
 @pytest.mark.parametrize('when', ['before the stage', 'in the middle of the stage'])
@@ -95,8 +88,7 @@ def test_a_workdir_below_a_file_is_refused(shared, tmp_path):
   assert str(tmp_path / 'file') in line and (tmp_path / 'file').read_text() == 'not a folder'
 
 
-def test_a_stage_whose_folder_is_a_file_is_refused(shared, tmp_path):
-  workdir = shared.copy(tmp_path)
+def test_a_stage_whose_folder_is_a_file_is_refused(shared, workdir):
   (workdir / 'anneal').write_text('not a folder')
   assert str(workdir / 'anneal') in refusal(shared.run(train('anneal', workdir), status=2))
   assert (workdir / 'anneal').read_text() == 'not a folder'

@@ -1,36 +1,27 @@
-"""A stage killed at any moment and started again ends as if nothing had happened, to the bit."""
+"""A stage killed at any moment resumes and ends bit-identical to one that was never interrupted."""
 
 import time
 
 import numpy as np
 import pytest
 
+from tests import processes
 from tests.run import helpers as run_helpers
 from tests.run.helpers import killed_at, steps_of, train
 
 
-@pytest.fixture(name='shared', scope='session')
-def _shared(tmp_path_factory):
-  return run_helpers.shared_folder(tmp_path_factory)
-
-
-@pytest.fixture(name='workdir')
-def _workdir(shared, tmp_path):
-  return shared.copy(tmp_path)
-
-
-def assert_what_is_there_is_true(shared, run_dir):
-  """Whatever is committed after a kill is what the uninterrupted run had at that step."""
+def assert_checkpoints_are_true(shared, run_dir):
+  """Asserts that every committed checkpoint equals the uninterrupted run's at that step."""
   for step in steps_of(run_dir):
     run_helpers.assert_same_state(run_dir, shared.straight / 'anneal', step)
 
 
-# name: (function, its call, seconds from the call to the kill, checkpoints that are there afterwards). The seal is
-# computed last in a save, and once before: when the parent is restored.
+# name: (function, which call of it, seconds from the call to the kill, checkpoints afterwards). The seal is computed at
+# the end of every save, and once before: when the parent is restored.
 MOMENTS = {
     'before the first step': ('iquest_jax.train.metrics:Reporter', 1, 0.0, []),
     'during a step': ('iquest_jax.train.metrics:Reporter.note', 5, 0.0, None),
-    'during a save, all written and nothing committed': ('iquest_jax.checkpoint.fingerprint:seal', 3, 0.0, [3]),
+    'during a save, written but not committed': ('iquest_jax.checkpoint.seal:to_text', 3, 0.0, [3]),
     'between commit and removal of the oldest': ('iquest_jax.checkpoint.store:Checkpoints._remove_old', 3, 0.0, [3, 6, 9]),
     'between a save and its evaluation': ('iquest_jax.data.loader:Loader.held_out', 2, 1.5, [3, 6]),
     'between the last save and its evaluation': ('iquest_jax.data.loader:Loader.held_out', 3, 1.5, [9, 12]),
@@ -40,22 +31,22 @@ MOMENTS = {
 
 @pytest.mark.parametrize('moment', MOMENTS)
 def test_a_stage_killed_at_a_moment_ends_bit_equal(shared, workdir, moment):
-  place, count, delay, there = MOMENTS[moment]
+  place, count, delay, checkpoints = MOMENTS[moment]
   shared.run(killed_at(place, count, train('anneal', workdir), delay), status=-9)
   run_dir = workdir / 'anneal'
-  assert there is None or steps_of(run_dir) == there
+  assert checkpoints is None or steps_of(run_dir) == checkpoints
   assert not (run_dir / 'lineage.json').exists()
-  assert_what_is_there_is_true(shared, run_dir)
+  assert_checkpoints_are_true(shared, run_dir)
   shared.run(train('anneal', workdir))
   run_helpers.assert_same_run(run_dir, shared.straight / 'anneal')
 
 
-def test_a_stage_killed_as_soon_as_a_save_begins_ends_bit_equal(shared, workdir):
+def test_a_stage_killed_as_a_save_begins_ends_bit_equal(shared, workdir):
   run_dir, command = workdir / 'anneal', train('anneal', workdir)
   for step in (3, 9):
     begun = lambda: list((run_dir / 'checkpoints').glob(f'{step}.orbax-checkpoint-tmp*'))
     run_helpers.kill_when(shared.start(command), begun)
-    assert_what_is_there_is_true(shared, run_dir)
+    assert_checkpoints_are_true(shared, run_dir)
   shared.run(command)
   run_helpers.assert_same_run(run_dir, shared.straight / 'anneal')
 
@@ -66,7 +57,7 @@ def test_a_stage_killed_again_and_again_ends_bit_equal(shared, workdir):
   assert steps_of(run_dir) == [3, 6]
   with open(run_dir / 'metrics.jsonl', 'a') as file:
     file.write('{"kind": "train", "ste')  # what a kill in the middle of a write leaves
-  # Killed while it comes back: metrics.jsonl is cut back to step 6, and no step is taken.
+  # Killed while it resumes: metrics.jsonl is cut back to step 6, and no step is taken.
   shared.run(killed_at('iquest_jax.train.metrics:SummaryWriter', 1, command), status=-9)
   kept = run_helpers.losses(run_dir)
   assert list(kept)[-1] == ('train', 6) and kept.items() <= run_helpers.losses(shared.straight / 'anneal').items()
@@ -76,7 +67,7 @@ def test_a_stage_killed_again_and_again_ends_bit_equal(shared, workdir):
   run_helpers.assert_same_run(run_dir, shared.straight / 'anneal')
 
 
-def test_a_finished_stage_started_again_changes_nothing(shared, workdir):
+def test_a_finished_stage_run_again_changes_nothing(shared, workdir):
   command = train('pretrain', workdir, **{'train.steps': 3})
   before, times = run_helpers.files(workdir), [path.stat().st_mtime_ns for path in sorted(workdir.rglob('*'))]
   done = shared.run(command)
@@ -85,9 +76,9 @@ def test_a_finished_stage_started_again_changes_nothing(shared, workdir):
   assert [path.stat().st_mtime_ns for path in sorted(workdir.rglob('*'))] == times
 
 
-def test_runs_without_the_compilation_cache_are_bit_equal_to_runs_with_it(shared, workdir):
-  """Or the tests above would say nothing about runs as people start them."""
-  run_helpers.finish(shared.start(train('anneal', workdir), JAX_ENABLE_COMPILATION_CACHE='false'))
+def test_runs_with_and_without_the_compilation_cache_are_bit_equal(shared, workdir):
+  """Otherwise the other tests would say nothing about runs as users start them."""
+  processes.finish(shared.start(train('anneal', workdir), JAX_ENABLE_COMPILATION_CACHE='false'))
   run_helpers.assert_same_run(workdir / 'anneal', shared.straight / 'anneal')
 
 
@@ -99,7 +90,7 @@ def test_a_stage_killed_at_random_moments_ends_bit_equal(shared, workdir, seed):
   run_dir, command = workdir / 'anneal', train('anneal', workdir)
   for _ in range(random.integers(1, 4)):
     process, seconds = shared.start(command), random.uniform(0.0, 1.5)
-    if random.random() < 0.8:  # most of what can go wrong goes wrong once it trains; times count from there
+    if random.random() < 0.8:  # most failures need a training run, so the time counts from its first record
       restored = (run_dir / 'metrics.jsonl').stat().st_mtime_ns if (run_dir / 'metrics.jsonl').exists() else 0
       metrics = run_dir / 'metrics.jsonl'
       while process.poll() is None and not (metrics.exists() and metrics.stat().st_mtime_ns > restored):
@@ -107,6 +98,6 @@ def test_a_stage_killed_at_random_moments_ends_bit_equal(shared, workdir, seed):
     time.sleep(seconds)
     process.kill()
     process.communicate()
-    assert_what_is_there_is_true(shared, run_dir)
+    assert_checkpoints_are_true(shared, run_dir)
   shared.run(command)
   run_helpers.assert_same_run(run_dir, shared.straight / 'anneal')

@@ -1,4 +1,4 @@
-"""Losses that are not finite: one bad batch is passed over and counted, three in a row stop the run."""
+"""Losses that are not finite: one or two bad batches are skipped and counted, three in a row stop the run."""
 
 import json
 import shutil
@@ -9,36 +9,31 @@ import pytest
 from iquest_jax.run_folder import StageFolder
 from iquest_jax.train import metrics
 
+from tests import processes
 from tests.run import helpers as run_helpers
 from tests.run.helpers import CONTEXT, STEPS, steps_of, train
 
 
-@pytest.fixture(name='shared', scope='session')
-def _shared(tmp_path_factory):
-  return run_helpers.shared_folder(tmp_path_factory)
-
-
 @pytest.fixture(name='workdir')
 def _workdir(shared, tmp_path):
-  """A run folder with a source whose losses are infinite."""
+  """A run folder that also has a source whose losses are infinite."""
   workdir = shared.copy(tmp_path)
   run_helpers.write_rows(workdir, 'anneal', CONTEXT, ['poisoned'], count=8, weight=float('inf'))
   return workdir
 
 
 def with_poison(first, last):
-  """A mixture in which the poisoned source joins the batches of steps first .. last, counted from 1."""
+  """A mixture in which the poisoned source is in the batches of steps first .. last, counted from 1."""
   good = (('code', 1.0),)
   return ((0, good), (first - 1, (('code', 7.0), ('poisoned', 1.0))), (last, good))
 
 
 def stopped(shared, command):
-  """The one line of a run that stopped with status 1; before it stand log lines only."""
-  done = shared.run(command, status=1)
-  return run_helpers.refusal(done)
+  """The error line of a run that stopped with status 1."""
+  return processes.refusal(shared.run(command, status=1))
 
 
-def test_one_bad_batch_is_passed_over_and_counted(shared, workdir):
+def test_one_bad_batch_is_skipped_and_counted(shared, workdir):
   shared.run(train('anneal', workdir, **{'data.mixture': with_poison(5, 5)}))
   records = [record for record in metrics.read(StageFolder(workdir / 'anneal')) if record['kind'] == 'train']
   assert [record['skipped'] for record in records] == [0] * 4 + [1] * (STEPS - 4)
@@ -49,7 +44,7 @@ def test_one_bad_batch_is_passed_over_and_counted(shared, workdir):
   assert left["optimizer['skipped']"] == 1 and left["optimizer['step']"] == STEPS
 
 
-def test_two_bad_batches_in_a_row_do_not_stop_a_run_and_are_counted_across_a_kill(shared, workdir):
+def test_two_bad_batches_in_a_row_are_skipped_and_counted_across_a_kill(shared, workdir):
   command = train('anneal', workdir, **{'data.mixture': with_poison(6, 7)})
   # Killed at the second bad batch; the first was saved with step 6.
   shared.run(run_helpers.killed_at('iquest_jax.train.metrics:Reporter.note', 8, command, 1.5), status=-9)
@@ -59,7 +54,7 @@ def test_two_bad_batches_in_a_row_do_not_stop_a_run_and_are_counted_across_a_kil
   assert [record['skipped'] for record in records] == [0] * 5 + [1] + [2] * (STEPS - 6)
 
 
-def test_three_bad_batches_in_a_row_stop_the_run_with_the_step_and_the_sources(shared, workdir):
+def test_three_bad_batches_in_a_row_stop_the_run_naming_step_and_sources(shared, workdir):
   command = train('anneal', workdir, **{'data.mixture': with_poison(5, 9), 'checkpoint.every': 2})
   line = stopped(shared, command)
   assert line == (
@@ -71,11 +66,11 @@ def test_three_bad_batches_in_a_row_stop_the_run_with_the_step_and_the_sources(s
   good, skipped = run_helpers.state(run_dir, 4), run_helpers.state(run_dir, 6)
   assert all(np.array_equal(good[path], skipped[path]) for path in good if path.startswith('params'))
   before = run_helpers.files(run_dir / 'checkpoints')
-  assert stopped(shared, command) == line  # and again, from the checkpoint within
+  assert stopped(shared, command) == line  # again, resumed from the checkpoint among the bad steps
   assert run_helpers.files(run_dir / 'checkpoints') == before
 
 
-def test_a_learning_rate_that_blows_up_stops_the_run_and_leaves_the_parent(shared, workdir):
+def test_a_diverging_run_is_stopped_and_leaves_its_parent_intact(shared, workdir):
   before = run_helpers.files(workdir / 'pretrain')
   line = stopped(shared, train('anneal', workdir, **{'optim.peak_lr': 1e30}))
   assert 'anneal: loss or gradient was not finite in 3 updates in a row, the last at step 4 ' in line
@@ -83,19 +78,13 @@ def test_a_learning_rate_that_blows_up_stops_the_run_and_leaves_the_parent(share
 
 
 def test_the_training_path_imports_no_tensorflow(shared, tmp_path):
-  """A stage that starts from its parent, trains, saves and evaluates; then the same that goes on."""
+  """Neither a stage that starts from its parent, trains, saves and evaluates, nor one that resumes."""
   workdir = shared.copy(tmp_path)
-  program = (
-      'import json, runpy, sys; sys.argv = sys.argv[1:]\n'
-      'try:\n  runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)\n'
-      'except SystemExit as ended:\n  assert not ended.code\n'
-      'print(json.dumps(sorted(sys.modules)))'
-  )
-  for goes_on in (False, True):
-    if goes_on:
-      shutil.rmtree(workdir / f'anneal/checkpoints/{STEPS}')  # as it is told where this one is damaged
-    done = shared.run(['-c', program, *train('anneal', workdir)[1:]])
-    assert f'step {9 if goes_on else 0} of {STEPS}' in done.stderr
+  for resumes in (False, True):
+    if resumes:
+      shutil.rmtree(workdir / f'anneal/checkpoints/{STEPS}')
+    done = shared.run(['-m', 'tests.programs.imports', *train('anneal', workdir)], fresh=True)
+    assert f'step {9 if resumes else 0} of {STEPS}' in done.stderr
     imported = json.loads(done.stdout.splitlines()[-1])
     assert 'iquest_jax.train.loop' in imported and 'tensorflow_datasets' in imported
     assert not {'tensorflow', 'seqio', 'tf_keras', 'keras', 'torch'} & set(imported)

@@ -1,4 +1,4 @@
-"""The tokenizer: ids, determinism, and that text never becomes structure."""
+"""The tokenizer: ids, determinism, and that text never becomes special tokens."""
 
 import json
 
@@ -11,7 +11,7 @@ from iquest_jax.errors import UserError
 from iquest_jax.text import tokenizer
 from iquest_jax.text.tokenizer import Tokenizer
 
-TEXTS = [document.files[0][1] for document, _ in zip(packages.code(), range(40))]
+TEXTS = [document.text for document, _ in zip(packages.code(), range(40))]
 TOKENIZER = Tokenizer.train(TEXTS, 600)
 
 
@@ -21,7 +21,7 @@ def test_training_twice_gives_the_same_bytes():
   assert Tokenizer.train(TEXTS[:20], 600).fingerprint != TOKENIZER.fingerprint
 
 
-def test_ids_stand_where_the_report_puts_them():
+def test_ids_are_those_of_the_report():
   assert [TOKENIZER.id(token) for token in ('<unk>', '<s>', '</s>')] == [0, 1, 2]
   assert sorted(TOKENIZER.id(token) for token in tokenizer.SPECIAL) == list(range(3, 11))
   assert TOKENIZER.vocab_size == 600
@@ -30,32 +30,40 @@ def test_ids_stand_where_the_report_puts_them():
 
 
 @given(st.text())
-def test_any_text_comes_back_and_bos_is_never_added(text):
+def test_any_text_decodes_to_itself_and_bos_is_never_added(text):
   ids = TOKENIZER.encode(text)
   assert TOKENIZER.decode(ids) == text
   assert not set(ids) & {0, 1, 2}
 
 
 @given(st.lists(st.sampled_from([*tokenizer.SPECIAL, *tokenizer.RESERVED, 'a', ' ', '<|', '|>', '\n'])).map(''.join))
-def test_text_never_becomes_structure(text):
-  structure = {TOKENIZER.id(token) for token in (*tokenizer.SPECIAL, *tokenizer.RESERVED)}
+def test_text_never_becomes_special_tokens(text):
+  special = {TOKENIZER.id(token) for token in (*tokenizer.SPECIAL, *tokenizer.RESERVED)}
   ids = TOKENIZER.encode(text)
-  assert not structure & set(ids)
+  assert not special & set(ids)
   assert TOKENIZER.decode(ids) == text
 
 
-def test_special_tokens_are_read_where_a_person_asks_for_it():
+def test_special_tokens_are_read_if_the_caller_asks_for_it():
   assert TOKENIZER.encode('<|im_end|>', allow_special=True) == [TOKENIZER.id('<|im_end|>')]
 
 
-def test_the_file_gives_the_same_tokenizer_back(tmp_path):
+def test_a_saved_tokenizer_loads_as_the_same(tmp_path):
   TOKENIZER.save(tmp_path / 'tokenizer.json')
   loaded = Tokenizer.load(tmp_path / 'tokenizer.json')
   assert loaded.fingerprint == TOKENIZER.fingerprint and loaded.encode(TEXTS[0]) == TOKENIZER.encode(TEXTS[0])
   assert [path.name for path in tmp_path.iterdir()] == ['tokenizer.json']
 
 
-def test_a_missing_or_unfit_file_says_what_to_do(tmp_path):
+def test_the_vocabulary_reaches_to_the_largest_id_although_ids_have_gaps():
+  content = json.loads(TOKENIZER.to_str())
+  vocab = content['model']['vocab']
+  vocab[max(vocab, key=vocab.get)] = 700
+  gapped = Tokenizer(json.dumps(content))
+  assert len(vocab) == 600 and gapped.vocab_size == 701
+
+
+def test_a_missing_or_malformed_file_is_reported_with_the_way_out(tmp_path):
   with pytest.raises(UserError, match='python -m launch.prepare'):
     Tokenizer.load(tmp_path / 'tokenizer.json')
   content = json.loads(TOKENIZER.to_str())
@@ -69,5 +77,5 @@ def test_a_missing_or_unfit_file_says_what_to_do(tmp_path):
 
 
 def test_a_vocabulary_too_small_for_the_bytes_is_refused():
-  with pytest.raises(UserError, match='too small'):
+  with pytest.raises(UserError, match='must be at least 275 .*, got 200'):
     Tokenizer.train(TEXTS, 200)

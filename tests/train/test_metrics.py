@@ -1,7 +1,9 @@
-"""Metrics: what is written reads back, a resumed run cuts back, a run that is not finite stops with its sources."""
+"""Metrics read back exactly, a resumed run cuts them back, and a run whose loss is not finite stops."""
 
+import functools
 import json
 import time
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from iquest_jax import hardware
 from iquest_jax.errors import RunStopped
 from iquest_jax.model import sizes
 from iquest_jax.run_folder import StageFolder
@@ -47,7 +50,7 @@ def test_a_resumed_run_cuts_back_to_its_checkpoint_and_evaluates_again(tmp_path)
   assert kept[-3:] == [('eval', 2), ('train', 3), ('train', 4)]
 
 
-def test_a_run_that_begins_anew_keeps_nothing(tmp_path):
+def test_a_run_that_starts_over_keeps_no_records(tmp_path):
   write_steps(tmp_path, 0, range(1, 6))
   metrics.Writer(StageFolder(tmp_path), restored_step=0, writes=True).close()
   assert metrics.read(StageFolder(tmp_path)) == []
@@ -74,19 +77,19 @@ def reporter(tmp_path, log_every=1):
   return metrics.Reporter(config, sizes.get('tiny'), ('code', 'facts'), writer, bar)
 
 
-def numbers(loss, in_a_row):
+def step_metrics(loss, in_a_row):
   one = {name: jnp.float32(1) for name in ('grad_norm', 'lr', 'skipped', 'tokens', 'pairs', 'local_pairs')}
   return one | {
       'loss_S': jnp.array([loss, 0.0]), 'weight_S': jnp.array([2.0, 0.0]), 'skipped_in_a_row': jnp.int32(in_a_row)
   }  # fmt: skip
 
 
-def test_three_updates_in_a_row_not_finite_stop_the_run_with_step_and_sources(tmp_path):
+def test_three_skipped_updates_in_a_row_stop_the_run_with_step_and_sources(tmp_path):
   report = reporter(tmp_path)
   now = time.monotonic()
   for step, in_a_row in ((1, 1), (2, 2), (3, 0), (4, 1), (5, 2)):
-    report.note(step, numbers(np.nan, in_a_row), now, now)
-  report.note(6, numbers(np.nan, 3), now, now)
+    report.note(step, step_metrics(np.nan, in_a_row), now, now)
+  report.note(6, step_metrics(np.nan, 3), now, now)
   with pytest.raises(RunStopped, match=r'3 updates in a row, the last at step 6 \(sources of its batch: code\)'):
     report.flush()
   assert [r['step'] for r in metrics.read(StageFolder(tmp_path))] == [1, 2, 3, 4, 5, 6]
@@ -95,24 +98,55 @@ def test_three_updates_in_a_row_not_finite_stop_the_run_with_step_and_sources(tm
 def test_a_skipped_update_is_recorded_whatever_the_interval(tmp_path):
   report = reporter(tmp_path, log_every=10)
   now = time.monotonic()
-  report.note(3, numbers(1.0, 0), now, now)
-  report.note(4, numbers(np.nan, 1), now, now)
+  report.note(3, step_metrics(1.0, 0), now, now)
+  report.note(4, step_metrics(np.nan, 1), now, now)
   report.flush()
   assert [r['step'] for r in metrics.read(StageFolder(tmp_path))] == [4]
 
 
+def reporter_with_clock(tmp_path, monkeypatch, ends):
+  """A reporter whose steps end at these times."""
+  monkeypatch.setattr(metrics, 'time', types.SimpleNamespace(monotonic=functools.partial(next, iter(ends))))
+  return reporter(tmp_path)
+
+
+def test_overlapping_steps_are_timed_from_the_end_of_the_step_before(tmp_path, monkeypatch):
+  report = reporter_with_clock(tmp_path, monkeypatch, [10.0, 15.0, 30.0])
+  report.note(1, step_metrics(1.0, 0), asked=0.0, ready=2.0)
+  report.note(2, step_metrics(1.0, 0), asked=2.5, ready=3.0)  # its batch is ready while step 1 runs
+  report.note(3, step_metrics(1.0, 0), asked=15.0, ready=20.0)  # its batch is late, and the device waits for it
+  report.flush()
+  records = metrics.read(StageFolder(tmp_path))
+  assert [record['step_seconds'] for record in records] == [8.0, 5.0, 10.0]
+  assert [record['data_seconds'] for record in records] == [2.0, 0.5, 5.0]
+  assert [record['tokens_per_second'] for record in records] == [1 / 8, 1 / 5, 1 / 10]
+
+
+def test_mfu_counts_forward_and_backward_as_three_passes_on_all_devices(tmp_path, monkeypatch):
+  monkeypatch.setattr(hardware, 'peak_flops', lambda kind: 1e9)
+  report = reporter_with_clock(tmp_path, monkeypatch, [4.0])
+  counts = {'tokens': jnp.float32(700), 'pairs': jnp.float32(9000), 'local_pairs': jnp.float32(5000)}
+  report.note(1, step_metrics(1.0, 0) | counts, asked=0.0, ready=2.0)
+  report.flush()
+  (record,) = metrics.read(StageFolder(tmp_path))
+  # tiny: 4 layers of width 128 and 384, 4 heads and 2 key-value heads of 32, vocabulary 1024; two operations per weight.
+  layer_weights = 128 * 32 * (4 + 2 + 2 + 4) + 3 * 128 * 384
+  forward = 2 * 700 * (4 * layer_weights + 128 * 1024) + 4 * 9000 * 4 * 32 * 4
+  assert record['mfu'] == pytest.approx(3 * forward / 2.0 / (8 * 1e9), rel=1e-6)
+
+
 def test_a_source_without_weight_is_left_out_of_the_losses():
-  told = metrics.losses(np.array([3.0, 0.0, 1.0]), np.array([2.0, 0.0, 2.0]), ('a', 'b', 'c'))
-  assert told == {'loss': 1.0, 'loss_by_source': {'a': 1.5, 'c': 0.5}}
+  losses = metrics.losses(np.array([3.0, 0.0, 1.0]), np.array([2.0, 0.0, 2.0]), ('a', 'b', 'c'))
+  assert losses == {'loss': 1.0, 'loss_by_source': {'a': 1.5, 'c': 0.5}}
 
 
-def test_records_are_json_a_line(tmp_path):
+def test_each_record_is_one_line_of_json(tmp_path):
   write_steps(tmp_path, 0, range(1, 3))
   for line in (tmp_path / 'metrics.jsonl').read_text().splitlines():
     assert json.loads(line)['kind'] in ('train', 'eval')
 
 
-def test_a_bar_knows_the_time_left_and_the_held_out_loss_also_when_news_are_minutes_apart(monkeypatch):
+def test_a_bar_shows_time_left_and_held_out_loss_between_rare_updates(monkeypatch):
   monkeypatch.setattr('sys.stderr.isatty', lambda: True, raising=False)
   now = [0.0]
   bar = metrics.Progress('anneal', 0, 100, shows=True)

@@ -1,4 +1,4 @@
-"""One step: accumulation, meshes, skipping, schedules."""
+"""One training step: accumulation, meshes, skipped updates, schedules."""
 
 import dataclasses
 
@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from iquest_jax import sharding
 from iquest_jax.batch import Batch, zigzag
+from iquest_jax.checkpoint.restore import abstract_params
 from iquest_jax.errors import UserError
 from iquest_jax.model import cost, sizes, transformer
 from iquest_jax.train import optim, state, step
@@ -56,7 +57,7 @@ def gradients_on(mesh_shape, batch, accumulation=1, chunk=8, devices=None):
   order = zigzag(batch.tokens.shape[1], mesh_shape['context'])
   batch = jax.tree.map(lambda x: x[:, order] if x.ndim == 2 else x, batch)
   mesh = sharding.make_mesh(mesh_shape, devices or jax.devices()[: int(np.prod(list(mesh_shape.values())))])
-  model = transformer.build(LOOP, 'float32', 'attention')
+  model = transformer.Transformer(LOOP, 'float32', 'attention')
   with jax.set_mesh(mesh):
     params = state.random_params(model, mesh, seed=3)
     placed = jax.tree.map(jax.device_put, batch, sharding.batch_shardings(mesh))
@@ -81,7 +82,7 @@ def alone():
 
 
 @pytest.mark.parametrize('name', MESHES)
-def test_loss_and_all_gradients_are_the_same_on_every_mesh(alone, name):
+def test_loss_and_gradients_are_the_same_on_every_mesh(alone, name):
   grads, sums, _ = gradients_on(dict(zip(sharding.AXES, MESHES[name])), make_batch())
   assert_same(alone[0], grads)
   assert_same(alone[1], sums)
@@ -110,9 +111,9 @@ def test_chunked_loss_equals_whole_loss(alone):
   assert_same(alone[1], sums)
 
 
-def test_parameters_and_moments_are_split_as_the_table_says():
+def test_moments_are_sharded_like_their_parameters():
   mesh = sharding.make_mesh(dict(zip(sharding.AXES, (1, 2, 2, 2))))
-  model = transformer.build(LOOP, 'float32')
+  model = transformer.Transformer(LOOP, 'float32')
   abstract = state.abstract_state(model, optim.optimizer(OPTIM, 10), mesh)
   query = abstract.params['layers']['attention']['query'].sharding.spec
   assert query == jax.sharding.PartitionSpec(None, ('fsdp', 'context'), 'tensor', None)
@@ -122,46 +123,46 @@ def test_parameters_and_moments_are_split_as_the_table_says():
 
 
 def test_a_mesh_axis_used_twice_is_refused():
-  with pytest.raises(UserError, match='mesh axis "tensor" on both "heads" and "ffn"'):
+  with pytest.raises(UserError, match='mesh axis "tensor" for both "heads" and "ffn"'):
     sharding.spec('heads', 'ffn')
-  with pytest.raises(UserError, match='"head" is not in the table; did you mean "heads"'):
+  with pytest.raises(UserError, match='"head" does not exist; did you mean "heads"'):
     sharding.spec('head')
 
 
 def test_dimensions_that_do_not_divide_are_refused():
   mesh = sharding.make_mesh(dict(zip(sharding.AXES, (1, 1, 1, 8))))
-  with pytest.raises(UserError, match='2 kv_heads, which do not divide by mesh axes tensor = 8'):
-    state.abstract_params(transformer.build(dataclasses.replace(LOOP, heads=8), 'float32'), mesh)
+  with pytest.raises(UserError, match='kv_heads of .* must be a multiple of mesh axes tensor = 8, got 2'):
+    abstract_params(dataclasses.replace(LOOP, heads=8), mesh)
 
 
 def test_a_mesh_of_the_wrong_size_is_refused():
-  with pytest.raises(UserError, match='= 4 devices, but there are 8'):
+  with pytest.raises(UserError, match='must multiply to 8 devices .* = 4;'):
     sharding.make_mesh(ONE | {'fsdp': 4})
 
 
-def train_three(batches):
+def train(batches):
   mesh = sharding.make_mesh(ONE, jax.devices()[:1])
-  train = {'accumulation': 1, 'loss_chunk': 32, 'z_loss': 0.0, 'steps': 10, 'dtype': 'float32', 'remat': 'none',
+  section = {'accumulation': 1, 'loss_chunk': 32, 'z_loss': 0.0, 'steps': 10, 'dtype': 'float32', 'remat': 'none',
            'context_transport': 'all_gather'}  # fmt: skip
-  config = ConfigDict({'model': dataclasses.asdict(LOOP), 'optim': OPTIM, 'train': train})
+  config = ConfigDict({'model': dataclasses.asdict(LOOP), 'optim': OPTIM, 'train': section})
   with jax.set_mesh(mesh):
     stage = step.of_stage(config, mesh, 2)
     current = state.fresh_optimizer(state.random_params(stage.model, mesh, 0), stage.tx, stage.abstract)
     seen = [jax.device_get(current)]
-    numbers = []
+    all_metrics = []
     for batch in batches:
       current, metrics = stage.train_step(current, batch)
       seen.append(jax.device_get(current))
-      numbers.append(jax.device_get(metrics))
-  return seen, numbers
+      all_metrics.append(jax.device_get(metrics))
+  return seen, all_metrics
 
 
-def test_an_update_that_is_not_finite_is_skipped_and_counted():
+def test_an_update_with_a_gradient_that_is_not_finite_is_skipped_and_counted():
   good, bad = make_batch(), make_batch()
   bad = bad.replace(loss_weights=np.where(bad.loss_weights > 0, np.inf, 0).astype(np.float32))
-  seen, numbers = train_three([good, bad, bad, good])
-  assert [int(n['skipped_in_a_row']) for n in numbers] == [0, 1, 2, 0]
-  assert [int(n['skipped']) for n in numbers] == [0, 1, 2, 2]
+  seen, all_metrics = train([good, bad, bad, good])
+  assert [int(n['skipped_in_a_row']) for n in all_metrics] == [0, 1, 2, 0]
+  assert [int(n['skipped']) for n in all_metrics] == [0, 1, 2, 2]
   assert [int(s.step) for s in seen] == [0, 1, 2, 3, 4]
   for before, after in ((seen[1], seen[2]), (seen[2], seen[3])):
     for a, b in zip(jax.tree.leaves((before.params, before.opt_state)), jax.tree.leaves((after.params, after.opt_state))):
@@ -169,19 +170,19 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted():
   assert not np.array_equal(seen[3].params['head'], seen[4].params['head'])
 
 
-def test_counts_of_tokens_and_pairs_are_those_of_the_documents():
+def test_tokens_and_visible_pairs_are_counted_per_document():
   batch = make_batch()
-  _, numbers = train_three([batch])
+  _, (counts,) = train([batch])
   lengths = [
       int(np.sum(row == segment)) for row in np.asarray(batch.segment_ids) for segment in np.unique(row) if segment
   ]
-  assert numbers[0]['tokens'] == sum(lengths)
-  assert numbers[0]['pairs'] == sum(cost.visible_pairs(length) for length in lengths)
-  assert numbers[0]['local_pairs'] == sum(cost.visible_pairs(length, LOOP.loop_window) for length in lengths)
+  assert counts['tokens'] == sum(lengths)
+  assert counts['pairs'] == sum(cost.visible_pairs(length) for length in lengths)
+  assert counts['local_pairs'] == sum(cost.visible_pairs(length, LOOP.loop_window) for length in lengths)
 
 
-def test_weight_decay_spares_norms_and_gate_biases():
-  params = state.random_params(transformer.build(LOOP, 'float32'), sharding.make_mesh(ONE, jax.devices()[:1]), 0)
+def test_weight_decay_leaves_norms_and_gate_biases_alone():
+  params = state.random_params(transformer.Transformer(LOOP, 'float32'), sharding.make_mesh(ONE, jax.devices()[:1]), 0)
   tx = optim.optimizer(OPTIM, 10)
   updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
   moved = {jax.tree_util.keystr(path): bool(np.any(u)) for path, u in jax.tree_util.tree_leaves_with_path(updates)}
@@ -193,7 +194,7 @@ def test_weight_decay_spares_norms_and_gate_biases():
   }
 
 
-def test_moments_are_kept_in_the_dtype_asked_for():
+def test_the_first_moment_has_the_configured_dtype():
   tx = optim.optimizer(ConfigDict(OPTIM.to_dict() | {'moment_dtype': 'bfloat16'}), 10)
   adam = tx.init({'head': jnp.zeros((2, 2))})[1][0]
   assert adam.mu['head'].dtype == jnp.bfloat16 and adam.nu['head'].dtype == jnp.float32
@@ -223,5 +224,17 @@ def test_cosine_ends_in_an_extended_low_rate_phase():
 def test_an_unknown_schedule_is_refused_with_the_nearest_name():
   with pytest.raises(UserError, match='did you mean "cosine"'):
     curve('cosin', 0.1, 0.5, 0.1)
-  with pytest.raises(UserError, match='fractions of one stage'):
-    curve('cosine', 0.5, 0.6, 0.1)
+
+
+@pytest.mark.parametrize(
+    ('warmup', 'decay', 'floor', 'says'),
+    [
+        (0.5, 0.6, 0.1, r'optim.warmup \+ optim.decay must be at most 1, got 0.5 \+ 0.6'),
+        (-0.1, 0.5, 0.1, r'optim.warmup must be in \[0, 1\], got -0.1'),
+        (0.1, 1.5, 0.1, r'optim.decay must be in \[0, 1\], got 1.5'),
+        (0.1, 0.5, -3.0, r'optim.floor must be in \[0, 1\], got -3.0'),
+    ],
+)
+def test_a_schedule_outside_its_stage_is_refused(warmup, decay, floor, says):
+  with pytest.raises(UserError, match=says):
+    curve('cosine', warmup, decay, floor)

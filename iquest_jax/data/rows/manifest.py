@@ -1,4 +1,4 @@
-"""The manifest of a stage's rows: what was written from what, and whether a stage may train on it.
+"""The manifest of a stage's rows: what was written from which inputs, and whether a stage may train on it.
 
 Imports no TensorFlow.
 """
@@ -15,14 +15,9 @@ from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder
 
 MANIFEST = 'manifest.json'
-# Raised when formats, packing or the layout on disk change, so that older rows are prepared again.
+# Raise it when formats, packing or the layout on disk change, so that older rows are prepared again.
 VERSION = '1.0.0'
 SPLITS = ('train', 'held_out')
-
-
-def folder(config: ConfigDict, run: RunFolder) -> pathlib.Path:
-  """Where the rows of a stage lie."""
-  return run.rows(config.stage, config.data.rows_dir)
 
 
 def command(config: ConfigDict, run: RunFolder) -> str:
@@ -30,47 +25,30 @@ def command(config: ConfigDict, run: RunFolder) -> str:
   return f'python -m launch.prepare --exp={config.stage}:size={config.size} --workdir={run.path}'
 
 
-def manifest_hash(rows_dir: str | pathlib.Path) -> str:
-  """SHA-256 (hex) of the manifest file, which holds the hashes of the rows."""
-  return _sha256(pathlib.Path(rows_dir) / MANIFEST)
-
-
 def check_manifest(
-    rows_dir: str | pathlib.Path, *, sources: Iterable[str], context: int, tokenizer_fingerprint: str, command: str
+    rows_dir: str | pathlib.Path, sources: Iterable[str], context: int, tokenizer_fingerprint: str, command: str
 ) -> dict[str, Any]:
-  """Checks that a stage may train on the rows of a folder.
-
-  Args:
-    rows_dir: folder of the stage's rows.
-    sources: names of the sources the stage draws from.
-    context: T of the stage.
-    tokenizer_fingerprint: of the run folder's tokenizer.
-    command: makes the rows; named in every error.
-
-  Returns:
-    The manifest.
+  """The manifest of the rows in a folder, after checks that a stage may train on them.
 
   Raises:
-    UserError: rows missing, files missing or of another size, made with another tokenizer or context length, or an
-      empty source.
+    UserError: the rows are missing, a file is missing or has another size, they were made with another tokenizer or
+      context length, or a source is empty; every line names `command`, which prepares the rows.
   """
-  path = pathlib.Path(rows_dir) / MANIFEST
+  path, again = pathlib.Path(rows_dir) / MANIFEST, f'prepare them again with {command}'
   try:
     manifest = json.loads(path.read_text())
-  except FileNotFoundError:
-    raise UserError(f'rows: {path} is missing; prepare the rows by {command}') from None
-  except ValueError as error:  # no JSON, or no text
-    raise UserError(f'rows: {path} is damaged ({error}); prepare the rows again by {command}') from None
-  again = f'prepare them again by {command}'
-  try:
     manifest['tokenizer'], manifest['context']
     files = {
         source: {name: stamp['bytes'] for name, stamp in entry['files'].items()}
         for source, entry in manifest['sources'].items()
     }
     counts = {(source, split): entry[split]['rows'] for source, entry in manifest['sources'].items() for split in SPLITS}
+  except FileNotFoundError:
+    raise UserError(f'rows: {path} is missing; prepare the rows with {command}') from None
+  except ValueError as error:  # not JSON, or not text
+    raise UserError(f'rows: {path} is damaged ({error}); {again}') from None
   except (KeyError, TypeError, AttributeError):
-    raise UserError(f'rows: {path} is damaged (it lacks what a manifest holds); {again}') from None
+    raise UserError(f'rows: {path} is damaged (a field is missing); {again}') from None
   if manifest['tokenizer'] != tokenizer_fingerprint:
     was, now = manifest['tokenizer'][:12], tokenizer_fingerprint[:12]
     raise UserError(f'rows: {rows_dir} were made with another tokenizer ({was}, the run has {now}); {again}')
@@ -84,7 +62,7 @@ def check_manifest(
       if not file.is_file():
         raise UserError(f'rows: {file} is missing; {again}')
       if file.stat().st_size != size:
-        raise UserError(f'rows: {file} has {file.stat().st_size:,} bytes, not the {size:,} it was written with; {again}')
+        raise UserError(f'rows: {file} must have {size:,} bytes, got {file.stat().st_size:,}; {again}')
     for split in SPLITS:
       if not counts[source, split]:
         raise UserError(f'rows: "{source}" has no {split} rows in {rows_dir}; give it documents and {again}')
@@ -92,10 +70,12 @@ def check_manifest(
 
 
 def dataset(rows_dir: str | pathlib.Path, source: str) -> pathlib.Path:
+  """The folder of a source's TFDS dataset."""
   return pathlib.Path(rows_dir) / source / VERSION
 
 
 def stamp(path: pathlib.Path) -> dict[str, Any]:
+  """Size and hash of a file."""
   return {'bytes': path.stat().st_size, 'sha256': _sha256(path)}
 
 
@@ -105,5 +85,5 @@ def _sha256(path: pathlib.Path) -> str:
 
 
 def to_json(content: dict[str, Any]) -> str:
-  """How manifest and source records are written."""
+  """The text of a manifest or a source record."""
   return json.dumps(content, indent=1, sort_keys=True) + '\n'

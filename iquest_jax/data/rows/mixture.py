@@ -1,8 +1,8 @@
-"""Which source a row comes from, in closed form: global row number -> (source, how many of it came before).
+"""Which source a row comes from, in closed form: global row number -> (source, how many of its rows came before).
 
-A phase of the schedule repeats a block of rows in which each source has its share, well spread. So the count of any
-source among the first n rows takes no walk, a resume at any step costs the same, and when the weights change a source
-goes on at the row it had come to.
+A phase of the schedule repeats a block of rows in which each source has its share, evenly spread. So counting the rows of
+a source among the first n needs no scan, a resume costs the same at any step, and when the weights change a source
+continues with its next row.
 """
 
 import bisect
@@ -13,7 +13,7 @@ import numpy as np
 
 from iquest_jax.errors import UserError
 
-# Rows in a block: weights are kept to 1/4096.
+# Rows in a block: weights are exact to 1/4096.
 BLOCK = 4096
 
 # ((from_step, ((source, weight), ...)), ...)
@@ -28,7 +28,7 @@ class Mixture(grain.transforms.DatasetSelectionMap):
   """
 
   def __init__(self, schedule: Schedule, batch_rows: int):
-    """Raises UserError for a schedule that is not one (see `validate`)."""
+    """Raises UserError for a malformed schedule (see `validate`)."""
     validate(schedule)
     self.sources = source_names(schedule)
     self._phases: list[_Phase] = []
@@ -57,7 +57,7 @@ class Mixture(grain.transforms.DatasetSelectionMap):
 
 
 def rows_needed(schedule: Schedule, steps: int, batch_rows: int) -> dict[str, int]:
-  """Rows that training of `steps` steps of `batch_rows` rows draws from each source."""
+  """Rows drawn from each source in `steps` steps of `batch_rows` rows."""
   return Mixture(schedule, batch_rows).drawn_before(steps * batch_rows)
 
 
@@ -67,30 +67,30 @@ def source_names(schedule: Schedule) -> tuple[str, ...]:
 
 
 def validate(schedule: Schedule) -> None:
-  """Raises UserError where a schedule is not ((from_step, ((source, weight), ...)), ...) as it should be."""
+  """Raises UserError unless a schedule is a well-formed ((from_step, ((source, weight), ...)), ...)."""
   try:
     phases = [(step, [(name, float(weight)) for name, weight in weights]) for step, weights in schedule]
     if not all(isinstance(name, str) for _, weights in phases for name, _ in weights):
-      raise TypeError('a source is named by a string')
+      raise TypeError('the name of a source must be a string')
   except (TypeError, ValueError):
-    raise UserError(f'data.mixture: {schedule!r} is not ((from_step, ((source, weight), ...)), ...)') from None
+    raise UserError(f'data.mixture must be ((from_step, ((source, weight), ...)), ...), got {schedule!r}') from None
   if not phases or phases[0][0] != 0:
     raise UserError('data.mixture: the first phase must start at step 0')
   previous = -1
   for step, weights in phases:
     if not isinstance(step, int) or step <= previous:
-      raise UserError(f'data.mixture: a phase starts at step {step} after step {previous}; steps must increase')
+      raise UserError(f'data.mixture: the steps of the phases must increase, got {step} after {previous}')
     previous = step
     names = [name for name, _ in weights]
     if len(set(names)) != len(names):
-      raise UserError(f'data.mixture: a source is named twice in the phase from step {step}; add up its weights')
+      raise UserError(f'data.mixture: the phase from step {step} names a source twice; add up its weights')
     for name, weight in weights:
       if not 0 <= weight < float('inf'):
-        raise UserError(f'data.mixture: weight of "{name}" is {weight} from step {step}; weights are 0 or more')
+        raise UserError(f'data.mixture: the weight of "{name}" from step {step} must be at least 0, got {weight}')
     if not any(weight for _, weight in weights):
-      raise UserError(f'data.mixture: no source has a weight above 0 from step {step}')
+      raise UserError(f'data.mixture: no source has a weight above 0 from step {step}; raise one')
     if len(names) > BLOCK:
-      raise UserError(f'data.mixture: {len(names)} sources from step {step}; at most {BLOCK}')
+      raise UserError(f'data.mixture: at most {BLOCK} sources per phase, got {len(names)} from step {step}; join some')
 
 
 def quantise(weights: np.ndarray) -> np.ndarray:
@@ -103,20 +103,20 @@ def quantise(weights: np.ndarray) -> np.ndarray:
   while (missing := BLOCK - quotas.sum()) > 0:
     quotas[by_remainder[:missing]] += 1
   while quotas.sum() > BLOCK:
-    # Many tiny weights were raised to 1: the largest pays.
+    # Many tiny weights were raised to 1: the largest quota gives way.
     quotas[quotas.argmax()] -= 1
   return quotas
 
 
 class _Phase:
-  """Rows from `start` on, with fixed quotas, after `drawn` rows of each source."""
+  """Rows from `start` on with fixed quotas; `drawn` rows of each source came before."""
 
   def __init__(self, start: int, drawn: np.ndarray, quotas: np.ndarray):
     self.start = start
     self._drawn, self._quotas = drawn, quotas
     source = np.repeat(np.arange(len(quotas)), quotas)
     rank = np.concatenate([np.arange(quota) for quota in quotas])
-    # Draw k of q stands at (k + 1/2) / q of the block, so that a source comes at even distances.
+    # Draw k of q is at (k + 1/2) / q of the block, so that a source comes at even distances.
     order = np.lexsort((source, (rank + 0.5) / quotas[source]))
     self._source, self._rank = source[order], rank[order]
     chosen = self._source[:, None] == np.arange(len(quotas))

@@ -1,6 +1,6 @@
 """Writes packed rows: one TFDS dataset (ArrayRecord) per source.
 
-`<rows_dir>/<source>/` appears whole, by one rename; `<rows_dir>/manifest.json` appears when every source is there. A
+`<rows_dir>/<source>/` appears atomically, by one rename; `<rows_dir>/manifest.json` is written once every source exists. A
 preparation that was killed leaves `.incomplete/` and nothing that looks finished.
 """
 
@@ -11,7 +11,8 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,28 +35,33 @@ def write_source(
     inputs: str,
     splits: dict[str, Callable[[Counts], Iterable[Row]]],
 ) -> dict[str, Any]:
-  """Writes the rows of a source, whole or not at all, in place of those that are there.
+  """Writes the rows of a source atomically, replacing those that exist; returns its entry of the manifest.
 
   Args:
-    rows_dir: folder of the stage's rows.
-    source: name of the source.
     context: T, tokens in a row.
-    inputs: hash of everything the rows depend on; `entry_if_current` asks for it again.
-    splits: for each split, gives its rows, writing counts along the way.
-
-  Returns:
-    The source's entry of the manifest.
+    inputs: hash of everything the rows depend on; `entry_if_current` compares it.
+    splits: {split: function that yields its rows and updates the counts}.
 
   Raises:
     UserError: a split has no rows.
-    OSError: the disk is full or refuses.
+    OSError: the disk is full or not writable.
   """
   import tensorflow_datasets as tfds
 
   tfds.disable_progress_bar()
   incomplete = pathlib.Path(rows_dir) / _INCOMPLETE
   shutil.rmtree(incomplete / source, ignore_errors=True)
-  tallies = {split: _Tally(source, split, context) for split in splits}
+  counts = {split: Counts() for split in splits}
+
+  def counted(split: str) -> Iterator[Row]:
+    count = counts[split]
+    for row in splits[split](count):
+      count.rows += 1
+      count.tokens += int(np.count_nonzero(row['segment_ids']))
+      yield row
+    if not count.rows:  # TFDS would fail on a split without rows, with an error of its own
+      raise _no_rows(f'rows: "{source}" has no {split} rows', context, count.drops)
+
   builder = tfds.dataset_builders.AdhocBuilder(
       name=source,
       version=VERSION,
@@ -63,7 +69,7 @@ def write_source(
           name: tfds.features.Tensor(shape=(context,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)
           for name, dtype in FIELDS.items()
       }),
-      split_datasets={split: enumerate(tallies[split].count(rows)) for split, rows in splits.items()},
+      split_datasets={split: enumerate(counted(split)) for split in splits},
       data_dir=str(incomplete),
       description=f'Packed rows of {source}.',
       file_format='array_record',
@@ -73,7 +79,7 @@ def write_source(
     builder.download_and_prepare()
   record = {
       'inputs': inputs,
-      **{split: tally.record() for split, tally in tallies.items()},
+      **{split: vars(count) for split, count in counts.items()},
       'files': {path.name: stamp(path) for path in sorted(pathlib.Path(builder.data_dir).glob('*array_record*'))},
       'builder': {'tensorflow_datasets': tfds.__version__, 'rows': VERSION},
   }
@@ -86,11 +92,11 @@ def write_source(
 
 
 def entry_if_current(rows_dir: str | pathlib.Path, source: str, inputs: str) -> dict[str, Any] | None:
-  """The entry of a source that was written from the same inputs; None where it has to be made.
+  """The entry of a source if it was written from the same inputs and is undamaged, otherwise None.
 
-  Checks the hash of every file, since the command that errors name must not keep what is damaged: half a second a
-  gigabyte (measured), and making them takes far longer. A start of training checks names and sizes alone
-  (`check_manifest`): hours of hashing on every host would find nothing that ArrayRecord does not find as it reads (`Rows`).
+  Checks the hash of every file, since the command that errors name must not keep damaged rows. This takes half a second
+  per gigabyte (measured), far less than writing them. Training checks only names and sizes when it starts
+  (`check_manifest`): hours of hashing on every host would find nothing that ArrayRecord does not find as it reads.
   """
   try:
     record = json.loads((pathlib.Path(rows_dir) / source / _RECORD).read_text())
@@ -98,15 +104,29 @@ def entry_if_current(rows_dir: str | pathlib.Path, source: str, inputs: str) -> 
       return None
     for split in SPLITS:
       Rows(rows_dir, source, split, command='')
-    whole = all(stamp(dataset(rows_dir, source) / name) == stamp for name, stamp in record['files'].items())
+    whole = all(stamp(dataset(rows_dir, source) / name) == was for name, was in record['files'].items())
   except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, UserError):
     return None
   return record if whole else None
 
 
 @contextlib.contextmanager
+def without_stderr() -> Iterator[None]:
+  """Closes standard error: TensorFlow's C++ code prints a greeting to it when imported, whatever the settings."""
+  sys.stderr.flush()
+  kept = os.dup(2)
+  with open(os.devnull, 'wb') as nowhere:
+    os.dup2(nowhere.fileno(), 2)
+  try:
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+
+
+@contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-  """TFDS prints and logs what it downloads, which here is nothing."""
+  """Silences TFDS, which prints and logs what it downloads although there is nothing to download."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.WARNING)
   try:
@@ -118,7 +138,7 @@ def _quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _same_bytes() -> Iterator[None]:
-  """TFDS writes the fields of a row in an order that changes from process to process; here it is always the same."""
+  """Makes TFDS write the fields of a row in a fixed order; its own changes from process to process."""
   from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
   def serialize(self, example):
@@ -133,7 +153,7 @@ def _same_bytes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _disk_errors(path: str | pathlib.Path) -> Iterator[None]:
-  """The ArrayRecord writer tells of the disk in the text of a RuntimeError only."""
+  """Turns the RuntimeErrors of the ArrayRecord writer into OSErrors: only their text says that the disk is full."""
   try:
     yield
   except RuntimeError as error:
@@ -143,30 +163,9 @@ def _disk_errors(path: str | pathlib.Path) -> Iterator[None]:
     raise
 
 
-class _Tally:
-  """Rows and tokens of a split, counted as they are written."""
-
-  def __init__(self, source: str, split: str, context: int):
-    self._source, self._split, self._context = source, split, context
-    self._counts = Counts()
-    self._rows, self._tokens = 0, 0
-
-  def count(self, rows: Callable[[Counts], Iterable[Row]]) -> Iterator[Row]:
-    for row in rows(self._counts):
-      self._rows += 1
-      self._tokens += int(np.count_nonzero(row['segment_ids']))
-      yield row
-    if not self._rows:
-      raise self._no_rows()  # said here since TFDS fails on a split without rows
-
-  def _no_rows(self) -> UserError:
-    says, drops = f'rows: "{self._source}" has no {self._split} rows', self._counts.drops
-    if drops.keys() == {TOO_LONG}:
-      count = f'{drops[TOO_LONG]:,} documents, all longer than a row of {self._context} tokens'
-      return UserError(f'{says}: {count}; raise data.context')
-    dropped = ', '.join(f'{count:,} {reason}' for reason, count in drops.items()) or 'none dropped'
-    return UserError(f'{says} ({dropped}); give it more documents or widen data.buckets')
-
-  def record(self) -> dict[str, Any]:
-    drops = dict(sorted(self._counts.drops.items()))
-    return {'rows': self._rows, 'tokens': self._tokens, 'documents': self._counts.documents, 'drops': drops}
+def _no_rows(problem: str, context: int, drops: Mapping[str, int]) -> UserError:
+  if drops.keys() == {TOO_LONG}:
+    count = f'{drops[TOO_LONG]:,} documents, all longer than a row of {context} tokens'
+    return UserError(f'{problem}: {count}; raise data.context')
+  dropped = ', '.join(f'{count:,} {reason}' for reason, count in drops.items()) or 'none dropped'
+  return UserError(f'{problem} ({dropped}); give it more documents or widen data.buckets')

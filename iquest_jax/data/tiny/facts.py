@@ -8,7 +8,7 @@ import inspect
 import random
 from collections.abc import Callable, Iterator
 
-from iquest_jax.data.documents import Document, content_id
+from iquest_jax.data.documents import File, content_id
 
 # Pure Python where possible: built-in functions often carry no signature.
 MODULES = [
@@ -20,26 +20,25 @@ MODULES = [
 ]  # fmt: skip
 
 
-def facts(seed: int) -> Iterator[Document]:
-  """Every fact once, in an order that the seed decides. Finite: there are some thousands."""
+def facts(seed: int) -> Iterator[File]:
+  """Every fact once, some thousands, in an order that the seed decides."""
   answers: dict[str, set[str]] = {}
   for module in MODULES:
     for name, function in _functions(module):
       for question, answer in _about(module, name, function):
         answers.setdefault(question, set()).add(answer)
   # A name that two modules define makes a question with two answers.
-  found = [(question, *answer) for question, answer in answers.items() if len(answer) == 1]
-  random.Random(f'facts:{seed}').shuffle(found)
-  for question, answer in found:
-    text = f'Question: {question}\nAnswer: {answer}\n'
-    yield Document(content_id(text), 'facts', (('fact', text),))
+  texts = [f'Question: {question}\nAnswer: {next(iter(a))}\n' for question, a in answers.items() if len(a) == 1]
+  random.Random(f'facts:{seed}').shuffle(texts)
+  for text in texts:
+    yield File(content_id(text), 'fact.txt', text)
 
 
 def _functions(module: str) -> Iterator[tuple[str, Callable]]:
   contents = importlib.import_module(module)
   for name in sorted(vars(contents)):
     value = getattr(contents, name)
-    # Only where it lives: a name imported from elsewhere would be a fact about that module.
+    # Only in the module that defines it: an imported name is a fact about another module.
     if not name.startswith('_') and callable(value) and getattr(value, '__module__', None) == module:
       yield name, value
 
@@ -59,6 +58,6 @@ def _about(module: str, name: str, function: Callable) -> Iterator[tuple[str, st
   yield f'What is the first parameter of {module}.{name}?', names[0]
   yield f'How many parameters does {module}.{name} take?', str(len(names))
   for parameter in parameters:
-    # Other defaults print as an address or as a type, which is no fact to learn.
+    # Other defaults print as an address or a type, which is not a fact to learn.
     if isinstance(parameter.default, (bool, int, str, type(None))) and parameter.default is not parameter.empty:
       yield f'What is the default of {parameter.name} in {module}.{name}?', repr(parameter.default)

@@ -1,4 +1,4 @@
-"""Log-probabilities of targets without ever holding the logits of a whole row."""
+"""Log-probabilities of targets without holding the logits of a whole row in memory."""
 
 from iquest_jax.kernels.cross_entropy.reference import target_logps
 

@@ -1,19 +1,19 @@
-"""Attention on NVIDIA GPUs (Hopper): the functions of reference.py by tokamax's kernels, one call a stream, and the mix.
+"""Attention on NVIDIA GPUs (Hopper): the functions of reference.py by tokamax's kernels, one call per stream, and the mix.
 
-Such a kernel shows each query one interval of its keys. Intervals say all that rows need, in two ways:
+Such a kernel shows each query one interval of its keys. Intervals can express all that rows need, in two ways:
 
-- `q_ids is k_ids` and no window: queries and keys are the same rows. Documents must lie in runs along which positions
-  grow, as packing lays them and as a device of a context axis holds them (batch.zigzag); then a query sees its run up to
-  itself, and the kernels skip what is not causal, backward too.
-- Anything else (keys of other devices, a halo, a window): keys are brought into the order of (segment, position), in
-  which what a query sees is consecutive however they came. The backward kernels skip nothing there.
+- `q_ids is keys.ids` and no window: queries and keys are the same rows. Each document must be one run with growing
+  positions, as packing lays it out and as a device of a context axis holds it (batch.zigzag). A query then sees its run up
+  to itself, and the kernels skip everything that is not causal, backward too.
+- Anything else (keys of other devices, a halo, a window, a cache): keys are sorted by (segment, position), so what a query
+  sees is consecutive in whatever order the keys came. The backward kernels skip nothing here.
 
-The local stream of whole rows would be T x T backward, so it is cut into blocks of queries with the keys of their own and
-the block before. cuDNN, as jax binds it, needs a bound on the documents of a row and no order but theirs, so it is not
-used. What no kernel takes runs as the reference, and the log says why, once a reason.
+The local stream of whole rows would be T x T in the backward pass, so it is cut into blocks of queries with the keys of
+their own block and the one before. cuDNN, as jax binds it, needs a bound on the documents of a row and sorted documents, so
+it is not used. What no kernel supports runs as the reference, and the log gives each reason once.
 
-The backward pass keeps the inputs, the output and one float32 [B, T, H] of statistics, named for remat policies
-'attention_output' and 'attention_lse'.
+The backward pass keeps the inputs, the intervals, the output and one float32 [B, T, H] of statistics; the last two are
+named 'attention_output' and 'attention_lse' for remat policies.
 
 Legend: B batch, T query positions, S key positions, H query heads, G key/value heads, K head size.
 """
@@ -28,26 +28,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from absl import flags
-from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax.kernels.gated_attention import reference
-from iquest_jax.kernels.gated_attention.reference import MASKED, Halo, Ids
+from iquest_jax.kernels.gated_attention.reference import MASKED, Ids, Keys, inner, join, like, save
 
 log = logging.getLogger(__name__)
 
-# These are classes behind tokamax's public function, which takes no first key per query; so one release is pinned here and
-# in setup.py, and no other is used.
+# These are classes behind tokamax's public function, which takes no first key per query. So exactly one release is used,
+# pinned here and in setup.py.
 TOKAMAX = '0.0.12'
-# Queries a forward tile holds; rows are padded to whole tiles, of keys as well. Also a block of the local stream.
+# Queries per forward tile; rows are padded to whole tiles, keys as well. Also a block of the local stream.
 BLOCK = 128
-# Tiles: what the library takes by itself for heads of this size where it has no measurement, not tuned here.
+# Tile sizes: the library's defaults for heads of this size where it has no measurement; not tuned here.
 FORWARD_TILES = {'block_q': BLOCK // 2, 'block_kv': 128, 'num_stages': 2}
 BACKWARD_TILES = {'block_q_dkv': 64, 'block_kv_dkv': 64, 'block_q_dq': 64, 'block_kv_dq': 64, 'num_stages': 2}
-MOST_HEAD_SIZE = 128
+MAX_HEAD_SIZE = 128
 
 
 class Library(NamedTuple):
-  """Attention with its statistics, its gradient, and the class that says who sees what, as tokamax has them."""
+  """tokamax's attention with statistics, its gradient, and the class of its masks."""
 
   forward: Any
   backward: Callable[..., dict]
@@ -55,33 +54,33 @@ class Library(NamedTuple):
 
 
 def _or_reference(function):
-  """`function` by `library` or, where it is None, by whatever takes these arguments: tokamax or the reference."""
+  """Runs `function` with `library`, by default tokamax; where tokamax cannot run, runs the reference instead."""
 
   @functools.wraps(function)
   def run(q_BTHK, *args, library: Library | None = None):
-    found = library or _library(q_BTHK)
-    if isinstance(found, Library):
-      return function(q_BTHK, *args, library=found)
-    _say(found)
+    library = library or _library(q_BTHK)
+    if isinstance(library, Library):
+      return function(q_BTHK, *args, library=library)
+    _warn(library)
     return getattr(reference, function.__name__)(q_BTHK, *args)
 
   return run
 
 
 @functools.cache
-def _say(reason: str) -> None:
+def _warn(reason: str) -> None:
   log.warning('attention on this GPU runs as plain JAX, slower than a kernel: %s', reason)
 
 
 def _library(q_BTHK) -> Library | str:
-  """tokamax, or why it does not do."""
+  """tokamax, or the reason why it cannot run here."""
   K = q_BTHK.shape[-1]
   if (capability := _compute_capability()) != '9.0':
-    return f'the kernels are for compute capability 9.0 (H100, H200), here is {capability or "no NVIDIA GPU"}'
+    return f'the kernels need compute capability 9.0 (H100, H200), got {capability or "no NVIDIA GPU"}'
   if q_BTHK.dtype != jnp.bfloat16:
-    return f'inputs are {q_BTHK.dtype}, the kernels multiply in bfloat16'
-  if K > MOST_HEAD_SIZE or K % 16:
-    return f'a head size of {K}; the kernels take multiples of 16 up to {MOST_HEAD_SIZE}'
+    return f'the kernels multiply in bfloat16, got {q_BTHK.dtype}'
+  if K > MAX_HEAD_SIZE or K % 16:
+    return f'the head size must be a multiple of 16 up to {MAX_HEAD_SIZE}, got {K}'
   return _tokamax()
 
 
@@ -94,7 +93,7 @@ def _tokamax() -> Library | str:
   try:
     version = importlib.metadata.version('tokamax')
     if version != TOKAMAX:
-      return f'tokamax {version} is installed and {TOKAMAX} is needed; install the extra "gpu"'
+      return f'tokamax must be {TOKAMAX}, got {version}; install the extra "gpu"'
     from jax.experimental.pallas import mosaic_gpu
     from tokamax._src.ops.attention import (
         base,
@@ -106,8 +105,8 @@ def _tokamax() -> Library | str:
   except ImportError as error:  # PackageNotFoundError is one
     return f'tokamax cannot be imported ({type(error).__name__}: {error}); install the extra "gpu"'
   if 'out_shape' not in inspect.signature(mosaic_gpu.kernel).parameters:
-    return f'tokamax {TOKAMAX} calls Pallas by names that jax {jax.__version__} dropped; install the extra "gpu"'
-  # Its operations read absl flags and would parse the command line of a program that has none.
+    return f'tokamax {TOKAMAX} uses Pallas names that jax {jax.__version__} has removed; install the extra "gpu"'
+  # tokamax reads absl flags, and would parse the command line of a program that does not use them.
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
   return Library(
@@ -118,189 +117,161 @@ def _tokamax() -> Library | str:
 
 
 @_or_reference
-def attention(q_BTHK, k_BSGK, v_BSGK, q_ids: Ids, k_ids: Ids, window: int | None = None, *, library: Library):
+def attention(q_BTHK, q_ids: Ids, keys: Keys, window: int | None = None, *, library: Library):
   """reference.attention."""
-  return _attention(q_BTHK, k_BSGK, v_BSGK, q_ids, k_ids, window, _same_rows(q_ids, k_ids, window), library)
+  return _attention(q_BTHK, keys.k, keys.v, _seen(q_ids, keys.ids, window), library)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _attention(q_BTHK, k_BSGK, v_BSGK, q_ids, k_ids, window, same_rows, library):
-  return _attention_forward(q_BTHK, k_BSGK, v_BSGK, q_ids, k_ids, window, same_rows, library)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attention(q_BTHK, k_BSGK, v_BSGK, seen, library):
+  return _attention_forward(q_BTHK, k_BSGK, v_BSGK, seen, library)[0]
 
 
-def _attention_forward(q_BTHK, k_BSGK, v_BSGK, q_ids, k_ids, window, same_rows, library):
-  seen = _seen(q_ids, k_ids, window, same_rows)
-  out_BTHK, lse_BTH = _save(*_attend(q_BTHK, k_BSGK, v_BSGK, seen, library))
-  return out_BTHK, (q_BTHK, k_BSGK, v_BSGK, q_ids, k_ids, out_BTHK, lse_BTH)
+def _attention_forward(q_BTHK, k_BSGK, v_BSGK, seen, library):
+  out_BTHK, lse_BTH = save(*_attend(q_BTHK, k_BSGK, v_BSGK, seen, library))
+  return out_BTHK, (q_BTHK, k_BSGK, v_BSGK, seen, out_BTHK, lse_BTH)
 
 
-def _attention_backward(window, same_rows, library, saved, d_out_BTHK):
-  q_BTHK, k_BSGK, v_BSGK, q_ids, k_ids, out_BTHK, lse_BTH = saved
-  seen = _seen(q_ids, k_ids, window, same_rows)
-  delta_BTH = _inner(d_out_BTHK, out_BTHK)
-  grads = _pull(q_BTHK, k_BSGK, v_BSGK, d_out_BTHK, lse_BTH, delta_BTH, seen, library)
-  return *_like(grads, (q_BTHK, k_BSGK, v_BSGK)), None, None
+def _attention_backward(library, saved, d_out_BTHK):
+  *inputs, seen, out_BTHK, lse_BTH = saved
+  grads = _gradients(*inputs, d_out_BTHK, lse_BTH, inner(d_out_BTHK, out_BTHK), seen, library)
+  return *like(grads, inputs), None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
 @_or_reference
-def attention_with_lse(q_BTHK, k_BSGK, v_BSGK, q_ids: Ids, k_ids: Ids, window: int | None = None, *, library: Library):
-  """reference.attention_with_lse; not differentiable, `attention_backward` is its other half."""
-  return _attend(q_BTHK, k_BSGK, v_BSGK, _seen(q_ids, k_ids, window, _same_rows(q_ids, k_ids, window)), library)
+def attention_with_lse(q_BTHK, q_ids: Ids, keys: Keys, window: int | None = None, *, library: Library):
+  """reference.attention_with_lse, not differentiable; its gradient is `attention_backward`."""
+  return _attend(q_BTHK, keys.k, keys.v, _seen(q_ids, keys.ids, window), library)
 
 
 @_or_reference
 def attention_backward(
-    q_BTHK,
-    k_BSGK,
-    v_BSGK,
-    d_out_BTHK,
-    lse_BTH,
-    delta_BTH,
-    q_ids: Ids,
-    k_ids: Ids,
-    window: int | None = None,
-    *,
-    library: Library,
+    q_BTHK, q_ids: Ids, keys: Keys, d_out_BTHK, lse_BTH, delta_BTH, window: int | None = None, *, library: Library
 ):
-  """reference.attention_backward, but each gradient has been rounded to the dtype of its input."""
-  seen = _seen(q_ids, k_ids, window, _same_rows(q_ids, k_ids, window))
-  return _pull(q_BTHK, k_BSGK, v_BSGK, d_out_BTHK, lse_BTH, delta_BTH, seen, library)
+  """reference.attention_backward, except that each gradient is rounded to the dtype of its input."""
+  seen = _seen(q_ids, keys.ids, window)
+  return _gradients(q_BTHK, keys.k, keys.v, d_out_BTHK, lse_BTH, delta_BTH, seen, library)
 
 
 @_or_reference
 def gated_attention(
     q_BTHK,
-    k1_BSGK,
-    v1_BSGK,
-    k2_BTGK,
-    v2_BTGK,
-    gate_logits_BTH,
     q_ids: Ids,
-    k1_ids: Ids,
+    far: Keys,
+    near: Keys,
+    gate_logits_BTH,
     window: int,
-    halo: Halo | None = None,
+    before: Keys | None = None,
     *,
     library: Library,
 ):
-  """reference.gated_attention; without a halo rows lie as the first way above wants them."""
-  same_rows = _same_rows(q_ids, k1_ids, None)
-  return _gated(
-      q_BTHK, k1_BSGK, v1_BSGK, k2_BTGK, v2_BTGK, gate_logits_BTH, q_ids, k1_ids, halo, window, same_rows, library
-  )
+  """reference.gated_attention."""
+  in_blocks = near.ids is q_ids and before is None and window <= BLOCK
+  near = near if before is None else join(before, near)
+  return _gated(q_BTHK, q_ids, far[:2], _seen(q_ids, far.ids, None), near, gate_logits_BTH, window, in_blocks, library)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(9, 10, 11))
-def _gated(q_BTHK, k1_BSGK, v1_BSGK, k2_BTGK, v2_BTGK, gate_logits_BTH, q_ids, k1_ids, halo, window, same_rows, library):
-  return _gated_forward(
-      q_BTHK, k1_BSGK, v1_BSGK, k2_BTGK, v2_BTGK, gate_logits_BTH, q_ids, k1_ids, halo, window, same_rows, library
-  )[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _gated(q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, window, in_blocks, library):
+  return _gated_forward(q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, window, in_blocks, library)[0]
 
 
-def _gated_forward(
-    q_BTHK, k1_BSGK, v1_BSGK, k2_BTGK, v2_BTGK, gate_logits_BTH, q_ids, k1_ids, halo, window, same_rows, library
-):
-  inputs = (q_BTHK, k1_BSGK, v1_BSGK, k2_BTGK, v2_BTGK, gate_logits_BTH, q_ids, k1_ids, halo)
-  near = _Near.of(q_ids, halo, window)
-  global_BTHK, lse_BTH = _attend(q_BTHK, k1_BSGK, v1_BSGK, _seen(q_ids, k1_ids, None, same_rows), library)
-  local_BTHK, _ = near.attend(q_BTHK, *near.keys(k2_BTGK, v2_BTGK, halo and (halo.k, halo.v)), library)
+def _gated_forward(q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, window, in_blocks, library):
+  layout = _Layout.of(q_ids, near.ids, window, in_blocks)
+  global_BTHK, lse_BTH = _attend(q_BTHK, *far, far_seen, library)
+  local_BTHK, _ = layout.attend(q_BTHK, *layout.keys(near[:2]), library)
   gate_BTH1 = jax.nn.sigmoid(gate_logits_BTH)[..., None]
   out_BTHK = gate_BTH1 * global_BTHK + (1 - gate_BTH1) * local_BTHK
-  out_BTHK, lse_BTH = _save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
-  return out_BTHK, (inputs, out_BTHK, lse_BTH)
+  out_BTHK, lse_BTH = save(out_BTHK.astype(q_BTHK.dtype), lse_BTH)
+  return out_BTHK, (q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, out_BTHK, lse_BTH)
 
 
-def _gated_backward(window, same_rows, library, saved, d_out_BTHK):
-  """Neither stream's output is kept: the local one is cheap to have again, and the mix less it is the global one."""
-  inputs, out_BTHK, lse_BTH = saved
-  q_BTHK, k1_BSGK, v1_BSGK, k2_BTGK, v2_BTGK, gate_logits_BTH, q_ids, k1_ids, halo = inputs
-  near = _Near.of(q_ids, halo, window)
-  (near_k, near_v), keys_back = jax.vjp(near.keys, k2_BTGK, v2_BTGK, halo and (halo.k, halo.v))
-  local_BTHK, local_lse = near.attend(q_BTHK, near_k, near_v, library)
+def _gated_backward(window, in_blocks, library, saved, d_out_BTHK):
+  """Neither stream's output is saved: the local one is cheap to recompute, and the mix minus it is the global one."""
+  q_BTHK, q_ids, far, far_seen, near, gate_logits_BTH, out_BTHK, lse_BTH = saved
+  layout = _Layout.of(q_ids, near.ids, window, in_blocks)
+  (near_k, near_v), pull = jax.vjp(layout.keys, near[:2])
+  local_BTHK, local_lse = layout.attend(q_BTHK, near_k, near_v, library)
   gate_BTH = jax.nn.sigmoid(gate_logits_BTH)
-  # Deltas of the two streams, each with its share of the gate: they add up to d_out * out.
-  local_delta_BTH = (1 - gate_BTH) * _inner(d_out_BTHK, local_BTHK)
-  delta_BTH = _inner(d_out_BTHK, out_BTHK) - local_delta_BTH
-  weighed = lambda weight_BTH: (weight_BTH[..., None] * d_out_BTHK).astype(d_out_BTHK.dtype)
-  seen = _seen(q_ids, k1_ids, None, same_rows)
-  dq, dk1, dv1 = _pull(q_BTHK, k1_BSGK, v1_BSGK, weighed(gate_BTH), lse_BTH, delta_BTH, seen, library)
-  # Here delta is that of the gradient as rounded for the kernel, so that what cancels does.
-  local_d_out = weighed(1 - gate_BTH)
-  local_dq, *d_near = near.pull(
-      q_BTHK, near_k, near_v, local_d_out, local_lse, _inner(local_d_out, local_BTHK), library
+  # Deltas of the two streams, each with its share of the gate: they sum to d_out * out.
+  local_delta_BTH = (1 - gate_BTH) * inner(d_out_BTHK, local_BTHK)
+  delta_BTH = inner(d_out_BTHK, out_BTHK) - local_delta_BTH
+  weighted = lambda weight_BTH: (weight_BTH[..., None] * d_out_BTHK).astype(d_out_BTHK.dtype)
+  dq, *d_far = _gradients(q_BTHK, *far, weighted(gate_BTH), lse_BTH, delta_BTH, far_seen, library)
+  # This delta is that of the gradient as rounded for the kernel, so that their rounding errors cancel.
+  local_d_out = weighted(1 - gate_BTH)
+  local_dq, *d_near = layout.gradients(
+      q_BTHK, near_k, near_v, local_d_out, local_lse, inner(local_d_out, local_BTHK), library
   )
-  dk2, dv2, d_halo = keys_back(_like(d_near, (near_k, near_v)))
-  dq, dk1, dv1 = _like((dq + local_dq, dk1, dv1), (q_BTHK, k1_BSGK, v1_BSGK))
+  (d_near,) = pull(like(d_near, (near_k, near_v)))
+  dq, *d_far = like((dq + local_dq, *d_far), (q_BTHK, *far))
   d_logits_BTH = (1 - gate_BTH) * delta_BTH - gate_BTH * local_delta_BTH
-  return dq, dk1, dv1, dk2, dv2, d_logits_BTH, None, None, halo and Halo(*d_halo, None)
+  return dq, None, tuple(d_far), None, Keys(*d_near, None), d_logits_BTH
 
 
 _gated.defvjp(_gated_forward, _gated_backward)
 
 
-class _Near(NamedTuple):
+class _Layout(NamedTuple):
   """How the local stream is laid out for the kernels.
 
   Attributes:
-    blocks: whether rows are cut into blocks of BLOCK queries, each with the keys of its own block and the one before.
-      Otherwise keys are those of the halo, if any, and all of the row.
+    in_blocks: whether rows are cut into blocks of BLOCK queries, each with the keys of its own block and the one before.
     length: T.
-    seen: of the queries and keys as laid out here, [B x blocks, BLOCK] and [B x blocks, 2 BLOCK] where there are blocks.
+    seen: of the queries and keys in this layout; [B x blocks, BLOCK] and [B x blocks, 2 BLOCK] if in blocks.
   """
 
-  blocks: bool
+  in_blocks: bool
   length: int
   seen: '_Seen'
 
   @classmethod
-  def of(cls, ids: Ids, halo: Halo | None, window: int):
-    length, blocks = ids.positions.shape[1], halo is None and window <= BLOCK
-    near = cls(blocks, length, None)
-    k_ids = Ids(*near.keys(*ids, halo and halo.ids))
-    return near._replace(seen=_seen(jax.tree.map(near.queries, ids), k_ids, window, same_rows=False))
+  def of(cls, q_ids: Ids, near_ids: Ids, window: int, in_blocks: bool):
+    layout = cls(in_blocks, q_ids.positions.shape[1], None)
+    return layout._replace(seen=_seen_among(jax.tree.map(layout.queries, q_ids), layout.keys(near_ids), window))
 
   def queries(self, x_BT):
-    return _whole_tiles(x_BT).reshape(-1, BLOCK, *x_BT.shape[2:]) if self.blocks else x_BT
+    return _whole_tiles(x_BT).reshape(-1, BLOCK, *x_BT.shape[2:]) if self.in_blocks else x_BT
 
   def rows(self, x, batch):
     """Undoes `queries`."""
     return x.reshape(batch, -1, *x.shape[2:])[:, : self.length]
 
-  def keys(self, one_BT, other_BT, before):
-    """Each of the pair as the kernels take it; `before` is the pair of the halo or None."""
-    if not self.blocks:
-      pair = (one_BT, other_BT)
-      return pair if before is None else tuple(jnp.concatenate(x, axis=1) for x in zip(before, pair))
+  def keys(self, near):
+    """Ids, or a pair of keys and values, as the kernels take them."""
+    if not self.in_blocks:
+      return near
 
     def with_block_before(x):
       own = _whole_tiles(x).reshape(x.shape[0], -1, BLOCK, *x.shape[2:])
       block_before = jnp.concatenate([jnp.zeros_like(own[:, :1]), own[:, :-1]], axis=1)
       return jnp.concatenate([block_before, own], axis=2).reshape(-1, 2 * BLOCK, *x.shape[2:])
 
-    return with_block_before(one_BT), with_block_before(other_BT)
+    return jax.tree.map(with_block_before, near)
 
   def attend(self, q_BTHK, k, v, library):
-    """(out [B, T, H, K], lse [B, T, H]) of keys and values as `keys` gives them."""
+    """(out [B, T, H, K], lse [B, T, H]) with keys and values from `keys`."""
     parts = _attend(self.queries(q_BTHK), k, v, self.seen, library)
     return tuple(self.rows(x, q_BTHK.shape[0]) for x in parts)
 
-  def pull(self, q_BTHK, k, v, d_out_BTHK, lse_BTH, delta_BTH, library):
+  def gradients(self, q_BTHK, k, v, d_out_BTHK, lse_BTH, delta_BTH, library):
     """(dq [B, T, H, K], dk, dv like `k`, `v`), float32."""
     queries = map(self.queries, (d_out_BTHK, lse_BTH, delta_BTH))
-    dq, dk, dv = _pull(self.queries(q_BTHK), k, v, *queries, self.seen, library)
+    dq, dk, dv = _gradients(self.queries(q_BTHK), k, v, *queries, self.seen, library)
     return self.rows(dq, q_BTHK.shape[0]), dk, dv
 
 
 class _Seen(NamedTuple):
-  """What each query sees: an interval of the keys, from start to end without end.
+  """What each query sees: the interval of keys from start up to, but without, end.
 
   Attributes:
-    order: int32 [B, S], the keys in the order the interval is of; None where that is the order they came in.
+    order: int32 [B, S], how the keys are sorted before intervals are taken; None if they stay in place.
     start: int32 [B, T].
-    end: int32 [B, T]; None where it is the query's own row.
-    some: bool [B, T], whether the query sees anything; where not, the interval means nothing.
+    end: int32 [B, T]; None if the interval ends with the query's own row.
+    some: bool [B, T], whether the query sees anything; if not, its interval has no meaning.
   """
 
   order: jax.Array | None
@@ -309,16 +280,12 @@ class _Seen(NamedTuple):
   some: jax.Array
 
 
-def _same_rows(q_ids, k_ids, window) -> bool:
-  return q_ids is k_ids and window is None
-
-
-def _seen(q_ids: Ids, k_ids: Ids, window: int | None, same_rows: bool) -> _Seen:
-  return _seen_along(q_ids) if same_rows else _seen_among(q_ids, k_ids, window)
+def _seen(q_ids: Ids, k_ids: Ids, window: int | None) -> _Seen:
+  return _seen_along(q_ids) if q_ids is k_ids and window is None else _seen_among(q_ids, k_ids, window)
 
 
 def _seen_along(ids: Ids) -> _Seen:
-  """Of rows whose documents lie in runs along which positions grow."""
+  """For rows in which each document is one run with growing positions."""
   segments = ids.segment_ids
   rows = jax.lax.broadcasted_iota(jnp.int32, segments.shape, 1)
   changed = jnp.concatenate([jnp.ones_like(rows[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1)
@@ -327,16 +294,16 @@ def _seen_along(ids: Ids) -> _Seen:
 
 
 def _seen_among(q_ids: Ids, k_ids: Ids, window: int | None) -> _Seen:
-  """Of keys in any order: sorted by (segment, position), a document's keys up to a position are consecutive."""
+  """For keys in any order: sorted by (segment, position), the keys of a document up to a position are consecutive."""
   T = q_ids.positions.shape[1]
 
   def count_before(positions):
-    """How many keys sort before (segment of the query, its position given here), [B, T]."""
+    """How many keys sort before (segment of the query, its entry in `positions`), [B, T]."""
     both = lambda probe, key: jnp.concatenate([probe, key], axis=1)
-    # The sort is stable: a query stands before the keys that equal it.
-    place = jnp.lexsort((both(positions, k_ids.positions), both(q_ids.segment_ids, k_ids.segment_ids)))
-    keys_before = jnp.cumsum(place >= T, axis=1, dtype=jnp.int32)
-    return jnp.take_along_axis(keys_before, jnp.argsort(place, axis=1), axis=1)[:, :T]
+    # The sort is stable: a query comes before the keys that equal it.
+    order = jnp.lexsort((both(positions, k_ids.positions), both(q_ids.segment_ids, k_ids.segment_ids)))
+    keys_before = jnp.cumsum(order >= T, axis=1, dtype=jnp.int32)
+    return jnp.take_along_axis(keys_before, jnp.argsort(order, axis=1), axis=1)[:, :T]
 
   first = jnp.zeros_like(q_ids.positions) if window is None else q_ids.positions - (window - 1)
   start, end = count_before(first), count_before(q_ids.positions + 1)
@@ -354,18 +321,18 @@ def _attend(q_BTHK, k_BSGK, v_BSGK, seen: _Seen, library: Library):
   return jnp.where(some_BT1[..., None], out_BTHK, 0), jnp.where(some_BT1, lse_BTH, MASKED)
 
 
-def _pull(q_BTHK, k_BSGK, v_BSGK, d_out_BTHK, lse_BTH, delta_BTH, seen: _Seen, library: Library):
+def _gradients(q_BTHK, k_BSGK, v_BSGK, d_out_BTHK, lse_BTH, delta_BTH, seen: _Seen, library: Library):
   """reference.attention_backward."""
   T, S = q_BTHK.shape[1], k_BSGK.shape[1]
   q, k, v, mask = _arguments(q_BTHK, k_BSGK, v_BSGK, seen, library)
-  # Weights are exp(score - lse): none at all for a query that sees nothing, whatever its interval.
+  # Weights are exp(score - lse): zero for a query that sees nothing, whatever its interval.
   lse_BTH = jnp.where(seen.some[..., None], lse_BTH, -MASKED)
   lse_BHT = jnp.swapaxes(_whole_tiles(lse_BTH, -MASKED), 1, 2)
-  # The kernel wants the output for its product with the gradient alone, which here is delta: that of the whole row, from
-  # which no output of this part follows. Any with that product does, such as one along the gradient.
+  # The kernel uses the output only for its product with the gradient. Here that must be delta, which belongs to the whole
+  # row, so the output of this part does not give it. Any vector with that product will do: this one is along the gradient.
   d_out_BTHK = d_out_BTHK.astype(v.dtype)
   exact_BTHK = d_out_BTHK.astype(jnp.float32)
-  square_BTH = _inner(exact_BTHK, exact_BTHK)
+  square_BTH = inner(exact_BTHK, exact_BTHK)
   tiny = jnp.finfo(jnp.float32).tiny
   along_BTH = jnp.where(square_BTH > tiny, delta_BTH / jnp.maximum(square_BTH, tiny), 0)
   out = _whole_tiles(along_BTH[..., None] * exact_BTHK)
@@ -380,12 +347,12 @@ def _pull(q_BTHK, k_BSGK, v_BSGK, d_out_BTHK, lse_BTH, delta_BTH, seen: _Seen, l
 
 
 def _arguments(q_BTHK, k_BSGK, v_BSGK, seen: _Seen, library: Library):
-  """(q, k, v, mask) in whole tiles: no query sees the keys added, and the queries added see no more than themselves."""
+  """(q, k, v, mask) in whole tiles: no query sees the padding of keys, and padding of queries sees at most itself."""
   if seen.order is not None:
     k_BSGK, v_BSGK = _take(k_BSGK, seen.order), _take(v_BSGK, seen.order)
   one_head = lambda x_BT: x_BT[:, None]
   if seen.end is None:
-    # A forward tile starts at its first query's block of keys or before it: the kernel waits for ever otherwise.
+    # A forward tile must start at the block of its first query or earlier, or the kernel waits forever.
     rows = jnp.arange(seen.start.shape[1] + -seen.start.shape[1] % BLOCK)
     start = jnp.where(_whole_tiles(seen.some), _whole_tiles(seen.start), rows)
     mask = library.mask(k_start=one_head(start), is_causal=True)
@@ -401,15 +368,3 @@ def _whole_tiles(x_BT, value=0):
 
 def _take(x_BSGK, order_BS):
   return jnp.take_along_axis(x_BSGK, order_BS[..., None, None], axis=1)
-
-
-def _inner(x_BTHK, y_BTHK):
-  return jnp.sum(x_BTHK.astype(jnp.float32) * y_BTHK.astype(jnp.float32), axis=-1)
-
-
-def _like(grads, values):
-  return tuple(grad.astype(value.dtype) for grad, value in zip(grads, values))
-
-
-def _save(out_BTHK, lse_BTH):
-  return checkpoint_name(out_BTHK, 'attention_output'), checkpoint_name(lse_BTH, 'attention_lse')

@@ -1,8 +1,10 @@
-"""Attention in plain JAX: the meaning every other implementation is tested against.
+"""Attention in plain JAX: the definition that every other implementation is tested against.
 
-Legend: B batch, T query positions, S key positions, H query heads, G key/value heads, R = H / G, K head size.
-Visibility comes from segment ids and positions only (batch.py), so rows may come in any order of positions, and the keys
-may be any part of the row.
+Visibility depends on segment ids and positions only (batch.py), so rows may be in any order of positions and the keys may
+be any part of a row.
+
+Legend: B batch, T query positions, S key positions, H query heads, G key/value heads, R = H / G, K head size, C queries per
+block.
 """
 
 import math
@@ -12,30 +14,52 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-# Queries of one block see all keys at once: memory is block x S instead of T x S. On a CPU a block's scores then stay in
-# the cache, which makes forward and backward four times faster at T 512 than one block of everything.
+# Queries of one block see all keys at once: memory is block x S instead of T x S. On a CPU the scores of a block then fit
+# into the cache, which makes forward and backward four times faster at T 512 than a single block.
 QUERY_BLOCK = 128
-# Finite, so that a row with no visible key stays free of NaN; its output is zeroed by its segment id.
+# Finite, so that a query without visible keys gives no NaN; its output is zeroed by its segment id.
 MASKED = -1e30
 
 
 class Ids(NamedTuple):
-  """Where tokens stand: int32 [B, T] each; see batch.Batch."""
+  """Segment ids and positions of tokens, int32 [B, T] each; see batch.Batch."""
 
   segment_ids: jax.Array
   positions: jax.Array
 
 
-class Halo(NamedTuple):
-  """Keys and values [B, 2 W, G, K] and their ids: the rows just before each of the two chunks of queries at hand.
+class Keys(NamedTuple):
+  """What queries can attend to: keys in any order, where a key with segment id 0 is an empty slot.
 
-  A row that is split over devices lies on each in an early and a late chunk (batch.zigzag); the local stream of a chunk's
-  first tokens looks into the chunk before, which another device holds. W is at least window - 1; kernels use the last 128.
+  Attributes:
+    k: rotated keys [B, S, G, K].
+    v: values [B, S, G, K].
+    ids: Ids [B, S]. If this is the very object passed as the queries' ids, kernels take queries and keys as the same rows.
   """
 
   k: jax.Array
   v: jax.Array
   ids: Ids
+
+
+def join(*parts):
+  """Concatenates Keys, Ids or other trees of [B, S, ...] along S."""
+  return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=1), *parts)
+
+
+def save(out_BTHK, *lses):
+  """Names what the backward pass of a kernel keeps, for remat policies."""
+  return checkpoint_name(out_BTHK, 'attention_output'), *(checkpoint_name(lse, 'attention_lse') for lse in lses)
+
+
+def inner(x_BTHK, y_BTHK):
+  """Sum over K of x * y, float32 [B, T, H]; delta if these are the output and its gradient."""
+  return jnp.sum(x_BTHK.astype(jnp.float32) * y_BTHK.astype(jnp.float32), axis=-1)
+
+
+def like(grads, values):
+  """Gradients in the dtypes of what they belong to."""
+  return tuple(grad.astype(value.dtype) for grad, value in zip(grads, values))
 
 
 def _visible(q_ids, k_ids, window):
@@ -48,35 +72,44 @@ def _visible(q_ids, k_ids, window):
   return visible[:, None, None]
 
 
-def _attend(q_BGRTK, k_BGSK, v_BGSK, visible):
-  """One block of queries: (out, log of the softmax sum); scores, statistics and sums in float32."""
-  scores = jnp.einsum('bgrtk,bgsk->bgrts', q_BGRTK, k_BGSK, preferred_element_type=jnp.float32)
-  scores = jnp.where(visible, scores / math.sqrt(q_BGRTK.shape[-1]), MASKED)
-  # The maximum cancels out of the result, so its gradient is not worth the pass over the scores.
-  top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-  weights = jnp.exp(scores - top)
-  total = jnp.sum(weights, axis=-1)
-  # Weights are not rounded to the dtype of the values: their gradient would be, too, and then what it is subtracted from.
-  out = jnp.einsum('bgrts,bgsk->bgrtk', weights, v_BGSK.astype(jnp.float32))
-  return out / total[..., None], top[..., 0] + jnp.log(total)
+def _split(x_BT):
+  """[blocks, B, C, ...]: queries in blocks, the last one padded with zeros."""
+  x_BT = jnp.pad(x_BT, [(0, 0), (0, -x_BT.shape[1] % QUERY_BLOCK)] + [(0, 0)] * (x_BT.ndim - 2))
+  return jnp.moveaxis(x_BT.reshape(x_BT.shape[0], -1, QUERY_BLOCK, *x_BT.shape[2:]), 1, 0)
 
 
-def attention_with_lse(q_BTHK, k_BSGK, v_BSGK, q_ids: Ids, k_ids: Ids, window: int | None = None):
-  """`attention` and the log of its softmax sum, from which parts over different keys can be put together.
+def _unsplit(x, T):
+  """[B, T, ...] of [blocks, B, C, ...]."""
+  return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :T]
+
+
+def attention_with_lse(q_BTHK, q_ids: Ids, keys: Keys, window: int | None = None):
+  """`attention` and the log of its softmax sum, from which results over different keys can be combined.
+
+  Only this implementation can be differentiated; the gradient of the others is `attention_backward`.
 
   Returns:
-    (out [B, T, H, K] in the dtype of q, lse float32 [B, T, H]); a query that sees none of these keys has out 0 and lse
-    MASKED, so that it weighs nothing beside a part that it does see.
+    (out [B, T, H, K] in the dtype of q, lse float32 [B, T, H]); a query that sees none of the keys has out 0 and lse
+    MASKED, so it has no weight beside keys that it does see.
   """
   B, T, H, K = q_BTHK.shape
-  G = k_BSGK.shape[2]
-  k_BGSK, v_BGSK = jnp.swapaxes(k_BSGK, 1, 2), jnp.swapaxes(v_BSGK, 1, 2)
+  G = keys.k.shape[2]
+  k_BGSK, v_BGSK = jnp.swapaxes(keys.k, 1, 2), jnp.swapaxes(keys.v, 1, 2)
 
   def block(args):
     q_BCHK, block_ids = args
-    visible = _visible(block_ids, k_ids, window)
+    visible = _visible(block_ids, keys.ids, window)
     q_BGRCK = jnp.moveaxis(q_BCHK.reshape(B, -1, G, H // G, K), 1, 3)
-    out_BGRCK, lse_BGRC = _attend(q_BGRCK, k_BGSK, v_BGSK, visible)
+    # Scores, statistics and sums are float32.
+    scores = jnp.einsum('bgrtk,bgsk->bgrts', q_BGRCK, k_BGSK, preferred_element_type=jnp.float32)
+    scores = jnp.where(visible, scores / math.sqrt(K), MASKED)
+    # The maximum cancels out of the result, so its gradient is not worth a pass over the scores.
+    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - top)
+    total = jnp.sum(weights, axis=-1)
+    # Rounding the weights to the dtype of the values would also round their gradient and what is subtracted from it.
+    out_BGRCK = jnp.einsum('bgrts,bgsk->bgrtk', weights, v_BGSK.astype(jnp.float32)) / total[..., None]
+    lse_BGRC = top[..., 0] + jnp.log(total)
     seen = jnp.any(visible, axis=-1)
     out_BGRCK, lse_BGRC = jnp.where(seen[..., None], out_BGRCK, 0), jnp.where(seen, lse_BGRC, MASKED)
     out_BCHK = jnp.moveaxis(out_BGRCK, 3, 1).reshape(B, -1, H, K).astype(q_BTHK.dtype)
@@ -84,46 +117,43 @@ def attention_with_lse(q_BTHK, k_BSGK, v_BSGK, q_ids: Ids, k_ids: Ids, window: i
 
   if T <= QUERY_BLOCK:
     return block((q_BTHK, q_ids))
-  padding = -T % QUERY_BLOCK
-  pad = lambda x: jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
-  split = lambda x: jnp.moveaxis(pad(x).reshape(B, -1, QUERY_BLOCK, *x.shape[2:]), 1, 0)
-  join = lambda x: jnp.moveaxis(x, 0, 1).reshape(B, T + padding, *x.shape[3:])[:, :T]
-  # Recomputing a block's scores in the backward pass keeps memory at one block.
-  return jax.tree.map(join, jax.lax.map(jax.checkpoint(block), (split(q_BTHK), jax.tree.map(split, q_ids))))
+  # Recomputing the scores of a block in the backward pass keeps memory at one block.
+  blocks = jax.lax.map(jax.checkpoint(block), (_split(q_BTHK), jax.tree.map(_split, q_ids)))
+  return jax.tree.map(lambda x: _unsplit(x, T), blocks)
 
 
-def attention(q_BTHK, k_BSGK, v_BSGK, q_ids: Ids, k_ids: Ids, window: int | None = None):
+def attention(q_BTHK, q_ids: Ids, keys: Keys, window: int | None = None):
   """Causal attention within documents.
 
   Args:
-    q_BTHK: rotated queries. k_BSGK, v_BSGK: rotated keys, and values.
-    q_ids, k_ids: where queries and keys stand.
-    window: keys a query sees, itself included; None sees all earlier ones.
+    q_BTHK: rotated queries.
+    q_ids: Ids [B, T] of the queries.
+    keys: Keys [B, S].
+    window: number of keys a query sees, itself included; None sees all earlier ones.
 
   Returns:
     [B, T, H, K] in the dtype of q; zero where the segment id is 0.
   """
-  return checkpoint_name(attention_with_lse(q_BTHK, k_BSGK, v_BSGK, q_ids, k_ids, window)[0], 'attention_output')
+  return checkpoint_name(attention_with_lse(q_BTHK, q_ids, keys, window)[0], 'attention_output')
 
 
-def attention_backward(
-    q_BTHK, k_BSGK, v_BSGK, d_out_BTHK, lse_BTH, delta_BTH, q_ids: Ids, k_ids: Ids, window: int | None = None
-):
-  """Gradients through the part of one softmax that falls on these keys.
+def attention_backward(q_BTHK, q_ids: Ids, keys: Keys, d_out_BTHK, lse_BTH, delta_BTH, window: int | None = None):
+  """Gradients through the part of a softmax that falls on these keys.
 
-  A softmax whose keys come in parts (a ring over devices) is differentiated part by part with the statistics of the whole:
+  A softmax whose keys come in parts (a ring of devices) is differentiated part by part with the statistics of the whole:
   p = exp(s - lse), ds = p * (d_out . v - delta). Statistics of the part alone would give wrong gradients.
 
   Args:
-    d_out_BTHK: gradient of the whole output. lse_BTH: float32, log of the whole softmax sum.
-    delta_BTH: float32, the sum over K of d_out * out of the whole.
+    d_out_BTHK: gradient of the whole output.
+    lse_BTH: float32, log of the whole softmax sum.
+    delta_BTH: float32, sum over K of d_out * out, with the whole output.
 
   Returns:
     (dq [B, T, H, K], dk, dv [B, S, G, K]), float32, so that parts can be summed before they are rounded.
   """
   B, T, H, K = q_BTHK.shape
-  S, G = k_BSGK.shape[1:3]
-  k_BGSK, v_BGSK = jnp.swapaxes(k_BSGK, 1, 2), jnp.swapaxes(v_BSGK, 1, 2)
+  S, G = keys.k.shape[1:3]
+  k_BGSK, v_BGSK = jnp.swapaxes(keys.k, 1, 2), jnp.swapaxes(keys.v, 1, 2)
   einsum = lambda *args: jnp.einsum(*args, preferred_element_type=jnp.float32)
 
   def block(sums, args):
@@ -132,52 +162,39 @@ def attention_backward(
     group = lambda x: jnp.moveaxis(x.reshape(B, -1, G, H // G, *x.shape[3:]), 1, 3)
     q, d_out, lse, delta = map(group, (q_BCHK, d_out_BCHK, lse_BCH[..., None], delta_BCH[..., None]))
     scores = einsum('bgrtk,bgsk->bgrts', q, k_BGSK) / math.sqrt(K)
-    p = jnp.where(_visible(block_ids, k_ids, window), jnp.exp(jnp.minimum(scores - lse, 0)), 0)
+    p = jnp.where(_visible(block_ids, keys.ids, window), jnp.exp(jnp.minimum(scores - lse, 0)), 0)
     ds = p * (einsum('bgrtk,bgsk->bgrts', d_out, v_BGSK) - delta) / math.sqrt(K)
-    p, ds = p.astype(v_BSGK.dtype), ds.astype(q_BTHK.dtype)
+    p, ds = p.astype(v_BGSK.dtype), ds.astype(q_BTHK.dtype)
     dq = einsum('bgrts,bgsk->bgrtk', ds, k_BGSK)
     sums = dk_BGSK + einsum('bgrts,bgrtk->bgsk', ds, q), dv_BGSK + einsum('bgrts,bgrtk->bgsk', p, d_out)
     return sums, jnp.moveaxis(dq, 3, 1).reshape(B, -1, H, K)
 
-  padding = -T % QUERY_BLOCK
-  pad = lambda x: jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
-  split = lambda x: jnp.moveaxis(pad(x).reshape(B, -1, QUERY_BLOCK, *x.shape[2:]), 1, 0)
   zeros = jnp.zeros((B, G, S, K), jnp.float32)
   rows = (q_BTHK, d_out_BTHK, lse_BTH, delta_BTH, q_ids)
-  (dk_BGSK, dv_BGSK), dq = jax.lax.scan(block, (zeros, zeros), jax.tree.map(split, rows))
-  dq_BTHK = jnp.moveaxis(dq, 0, 1).reshape(B, T + padding, H, K)[:, :T]
-  return dq_BTHK, jnp.swapaxes(dk_BGSK, 1, 2), jnp.swapaxes(dv_BGSK, 1, 2)
+  (dk_BGSK, dv_BGSK), dq = jax.lax.scan(block, (zeros, zeros), jax.tree.map(_split, rows))
+  return _unsplit(dq, T), jnp.swapaxes(dk_BGSK, 1, 2), jnp.swapaxes(dv_BGSK, 1, 2)
 
 
 def gated_attention(
-    q_BTHK,
-    k1_BSGK,
-    v1_BSGK,
-    k2_BTGK,
-    v2_BTGK,
-    gate_logits_BTH,
-    q_ids: Ids,
-    k1_ids: Ids,
-    window: int,
-    halo: Halo | None = None,
+    q_BTHK, q_ids: Ids, far: Keys, near: Keys, gate_logits_BTH, window: int, before: Keys | None = None
 ):
-  """Later passes of the loop: g * attention(q, K1, V1) + (1 - g) * attention(q, K2, V2; window), g = sigmoid(logits).
+  """Later passes of the loop: g * attention(q, far) + (1 - g) * attention(q, near; window) with g = sigmoid(logits).
 
   Args:
-    k1_BSGK, v1_BSGK, k1_ids: the first pass's keys and values, seen causally in full (global stream).
-    k2_BTGK, v2_BTGK: this pass's, of the same tokens as the queries, seen through the window (local stream).
+    q_BTHK, q_ids: as in `attention`.
+    far: keys and values of the first pass, seen causally in full (global stream).
+    near: those of this pass, seen through the window (local stream).
     gate_logits_BTH: float32, one per token and head.
     window: keys of the local stream, the token itself included.
-    halo: rows before the queries' chunks that the local stream sees as well.
+    before: more keys of the local stream, [B, 2 W, ...]: the W rows before each of the two chunks of queries that a device
+      holds of a split row (parallel/halo.py). W is at least window - 1; kernels use the last 128.
 
-  Source: LoopCoder paper equations 2 to 5 as the released weights mean them.
+  Source: LoopCoder paper, equations 2 to 5, as the released weights implement them.
   """
-  k2_ids = q_ids
-  if halo is not None:
-    join = lambda before, own: jnp.concatenate([before, own], axis=1)
-    k2_BTGK, v2_BTGK, k2_ids = join(halo.k, k2_BTGK), join(halo.v, v2_BTGK), jax.tree.map(join, halo.ids, q_ids)
-  global_BTHK = attention_with_lse(q_BTHK, k1_BSGK, v1_BSGK, q_ids, k1_ids)[0].astype(jnp.float32)
-  local_BTHK = attention_with_lse(q_BTHK, k2_BTGK, v2_BTGK, q_ids, k2_ids, window)[0].astype(jnp.float32)
+  if before is not None:
+    near = join(before, near)
+  global_BTHK = attention_with_lse(q_BTHK, q_ids, far)[0].astype(jnp.float32)
+  local_BTHK = attention_with_lse(q_BTHK, q_ids, near, window)[0].astype(jnp.float32)
   gate_BTH1 = jax.nn.sigmoid(gate_logits_BTH)[..., None]
   out_BTHK = (gate_BTH1 * global_BTHK + (1 - gate_BTH1) * local_BTHK).astype(q_BTHK.dtype)
   return checkpoint_name(out_BTHK, 'attention_output')

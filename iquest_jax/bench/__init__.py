@@ -1,0 +1,1 @@
+"""Benchmarks of this machine, one file per case; each yields its results as dicts."""

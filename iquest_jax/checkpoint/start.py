@@ -1,0 +1,68 @@
+"""What a stage starts from: its own newest checkpoint, its parent's last one, an imported model, or nothing."""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from iquest_jax.checkpoint.store import Checkpoints
+from iquest_jax.errors import UserError
+from iquest_jax.run_folder import RunFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """Where a stage starts; see `choose`.
+
+  Attributes:
+    kind: 'resume', 'parent', 'imported' or 'random'.
+    checkpoints: what to restore from, the stage's own or its parent's; None when random.
+    step: the step to restore; 0 when random. Training continues at it when kind is 'resume', otherwise at 0.
+    lineage: stored with that step; {} when random.
+  """
+
+  kind: str
+  checkpoints: Checkpoints | None = None
+  step: int = 0
+  lineage: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def summary(self) -> str:
+    """The start in words, after the name of the stage."""
+    if self.kind == 'random':
+      return 'starts from random parameters'
+    if self.kind == 'resume':
+      return 'resumes'
+    return f'starts from {self.checkpoints.stage.name}' + (', imported' if self.kind == 'imported' else '')
+
+
+def choose(config: ConfigDict, run_folder: RunFolder, checkpoints: Checkpoints) -> Start:
+  """Chooses what a stage starts from. The order is the contract of the chain; only this function knows it.
+
+  First removes leftovers of killed saves of this stage, whose `checkpoints` these are. The caller, who knows the models,
+  transforms the parameters (init.transform) and selects what to carry over (init.carry).
+
+  Raises:
+    UserError: the parent has no finished checkpoint, and no imported one replaces it.
+  """
+  checkpoints.clear_leftovers()
+  own, parent = checkpoints.latest_step(), config.init.stage
+  # 1. The stage's own newest checkpoint: parameters, optimizer and position in the data.
+  if own is not None and not checkpoints.is_import(own):
+    return Start('resume', checkpoints, own, checkpoints.lineage(own))
+  # 2. The final checkpoint of its parent; an imported model counts as a finished stage.
+  before = Checkpoints(run_folder.stage(parent)) if parent else None
+  final = before.latest_step() if before else None
+  if final is not None and (before.is_import(final) or before.lineage(final).get('finished')):
+    return Start('parent', before, final, before.lineage(final))
+  # 3. A model imported into the stage's own folder.
+  if own is not None:
+    return Start('imported', checkpoints, own, checkpoints.lineage(own))
+  if parent:
+    state = 'has no checkpoint' if final is None else f'is not finished (its newest checkpoint is step {final})'
+    raise UserError(
+        f'{before.folder}: {config.stage} starts from {parent}, which {state}; train it with '
+        f'python -m launch.tpu --exp={parent}:size={config.size} --workdir={run_folder.path}'
+    )
+  # 4. Nothing to start from.
+  return Start('random')

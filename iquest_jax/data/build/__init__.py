@@ -1,0 +1,1 @@
+"""Builders: a document to what a format shows of it."""

@@ -1,0 +1,1 @@
+"""Readers: git histories and JSONL files to documents."""

@@ -1,0 +1,151 @@
+"""Reading HLO: runs per step, transfers, kernels and buffers. Needs no libtpu."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+
+from iquest_jax import sharding
+from iquest_jax.aot import hlo
+
+
+def parsed(function, *args):
+  return hlo.Module(jax.jit(function).lower(*args).compile().as_text())
+
+
+def test_an_instruction_counts_once_per_iteration_of_its_loops():
+  mesh = sharding.make_mesh({'data': 2, 'fsdp': 2, 'context': 2, 'tensor': 1})
+
+  @functools.partial(jax.shard_map, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
+  def summed(x):
+    def outer(x, _):
+      x = jax.lax.scan(lambda x, _: (jax.lax.psum(jnp.tanh(x), 'fsdp'), None), x, length=3)[0]
+      return jax.lax.all_gather(x, 'context').sum(0), None
+
+    return jax.lax.scan(outer, x, length=5)[0]
+
+  by_kind = {each.kind: each for each in parsed(summed, jnp.ones((4, 128))).collectives()}
+  assert {kind: each.times for kind, each in by_kind.items()} == {'all-reduce': 15, 'all-gather': 5}
+  assert {each.group for each in by_kind.values()} == {2} and all(len(each.channels) == 1 for each in by_kind.values())
+  assert by_kind['all-reduce'].size == 4 * 128 * 4 and by_kind['all-gather'].size == 2 * 4 * 128 * 4
+  assert by_kind['all-reduce'].moved == 15 * 2 * 2048 / 2 and by_kind['all-gather'].moved == 5 * 4096 / 2
+
+
+def test_a_scatter_counts_its_whole_argument_and_a_permute_what_it_sends():
+  mesh = sharding.make_mesh({'data': 1, 'fsdp': 8, 'context': 1, 'tensor': 1})
+
+  @functools.partial(jax.shard_map, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec('fsdp'), check_vma=False)
+  def spread(x):
+    ring = [(n, (n + 1) % 8) for n in range(8)]
+    return jax.lax.ppermute(jax.lax.psum_scatter(x, 'fsdp', tiled=True), 'fsdp', ring)
+
+  moved = {each.kind: each.moved for each in parsed(spread, jnp.ones((64, 128))).collectives()}
+  assert moved == {'reduce-scatter': 64 * 128 * 4 * 7 / 8, 'collective-permute': 8 * 128 * 4}
+
+
+@pytest.mark.parametrize(
+    ('groups', 'size'),
+    [
+        ('replica_groups={{0,1,2},{3,4,5}}', 3),
+        ('replica_groups=[4,16]<=[64]', 16),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=16] {'axis_1'}", 16),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=16] {'axis_0','axis_1'}", 64),
+        ("replica_groups=mesh['axis_0'=64] {'axis_0':(4)16}", 16),
+        ('dimensions={0}', 1),
+    ],
+)
+def test_replica_groups_are_read_in_every_notation(groups, size):
+  assert hlo.group_size(f'%x), channel_id=1, {groups}, use_global_device_ids=true') == size
+
+
+def test_sizes_are_padded_to_tiles_and_count_hbm_only():
+  assert hlo.size_of('bf16[3,100]{1,0:T(8,128)(2,1)}') == 8 * 128 * 2
+  assert hlo.size_of('f32[27648,80]{0,1:T(8,128)}') == 27648 * 80 * 4
+  assert hlo.size_of('(f32[8,128]{1,0:T(8,128)}, pred[]{:T(512)})') == 4096 + 1
+  assert hlo.size_of('bf16[2048,8192]{0,1:T(8,128)(2,1)S(1)}') == 0
+
+
+def test_the_branch_with_more_work_counts():
+  text = '''
+%long (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %k.1 = f32[8]{0} custom-call(%p), custom_call_target="tpu_custom_call", backend_config={"custom_call_config": {"cost_estimate":{"flops":"70","bytes_accessed":"9"}}}
+}
+%short (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %k.2 = f32[8]{0} custom-call(%p), custom_call_target="tpu_custom_call", backend_config={"custom_call_config": {"cost_estimate":{"flops":"30","bytes_accessed":"9"}}}
+}
+ENTRY %main (a: s32[], b: f32[8]) -> f32[8] {
+  %a = s32[] parameter(0)
+  %b = f32[8]{0} parameter(1)
+  ROOT %c = f32[8]{0} conditional(%a, %b, %b), branch_computations={%short, %long}
+}
+'''  # fmt: skip  # noqa: E501
+  (kernel,) = hlo.Module(text).kernels()
+  assert (kernel.name, kernel.flops, kernel.bytes, kernel.times) == ('k', 70, 9, 1)
+
+
+@pytest.mark.parametrize(
+    ('text', 'links'),
+    [
+        ('"strategy":"UniDirectionNDRingStrategy","debug":"\\nUniDirectionNDRingStrategy{colors:6 phases:3', 6),
+        ('"debug":"\\nStrategyND{colors:3 phases:3', 6),
+        ('"debug":"\\nStrategyRing{colors:1 phases:1', 2),
+        ('"emitter":"1DAllGatherNonMajorDim"', 2),
+    ],
+)
+def test_links_follow_from_the_algorithm_that_the_compiler_chose(text, links):
+  assert hlo.links('all-gather', text) == links and hlo.links('collective-permute', text) == 1
+
+
+def test_every_buffer_is_listed_once():
+  """Views, in-place updates and the two halves of an asynchronous pair add nothing; host memory counts as 0 bytes."""
+  text = '''
+%fused_computation.1 (p0: f32[8,128], p1: f32[1,128], p2: s32[]) -> f32[8,128] {
+  %p0 = f32[8,128]{1,0} parameter(0)
+  %p1 = f32[1,128]{1,0} parameter(1)
+  %p2 = s32[] parameter(2)
+  ROOT %update = f32[8,128]{1,0} dynamic-update-slice(%p0, %p1, %p2, %p2)
+}
+%body.2 (state: (f32[8,128], s32[])) -> (f32[8,128], s32[]) {
+  %state = (f32[8,128]{1,0}, s32[]) parameter(0)
+  %stack = f32[8,128]{1,0} get-tuple-element(%state), index=0
+  %step = s32[] get-tuple-element(%state), index=1
+  %row = f32[1,128]{1,0} broadcast(%step), dimensions={}
+  %written = f32[8,128]{1,0} fusion(%stack, %row, %step), kind=kLoop, calls=%fused_computation.1
+  %again = f32[8,128]{1,0} dynamic-update-slice(%written, %row, %step, %step)
+  ROOT %next = (f32[8,128]{1,0}, s32[]) tuple(%again, %step)
+}
+%condition.3 (state.1: (f32[8,128], s32[])) -> pred[] {
+  %state.1 = (f32[8,128]{1,0}, s32[]) parameter(0)
+  ROOT %less = pred[] constant(false)
+}
+ENTRY %main (argument: f32[16,128]) -> f32[16,128] {
+  %argument = f32[16,128]{1,0} parameter(0)
+  %zeros = f32[8,128]{1,0} broadcast(%argument), dimensions={}
+  %count = s32[] constant(0)
+  %initial = (f32[8,128]{1,0}, s32[]) tuple(%zeros, %count)
+  %loop = (f32[8,128]{1,0}, s32[]) while(%initial), condition=%condition.3, body=%body.2
+  %result = f32[8,128]{1,0} get-tuple-element(%loop), index=0
+  %flat = f32[1024]{0} bitcast(%result)
+  %gather-start = (f32[8,128]{1,0}, f32[64,128]{1,0}) all-gather-start(%result), channel_id=1, dimensions={0}
+  %gather-done = f32[64,128]{1,0} all-gather-done(%gather-start)
+  %send-start = (f32[64,128]{1,0}, f32[64,128]{1,0}, u32[], u32[]) collective-permute-start(%gather-done), channel_id=2
+  %send-done = f32[64,128]{1,0} collective-permute-done(%send-start)
+  %reduce-start = f32[32,128]{1,0} all-reduce-start(%send-done), channel_id=3
+  %reduce-done = f32[32,128]{1,0} all-reduce-done(%reduce-start)
+  %copy-start = (f32[32,128]{1,0:S(5)}, f32[32,128]{1,0}, u32[]) copy-start(%reduce-done)
+  %copy-done = f32[32,128]{1,0:S(5)} copy-done(%copy-start)
+  %back-start = (f32[32,128]{1,0}, f32[32,128]{1,0:S(5)}, u32[]) copy-start(%copy-done)
+  %back-done = f32[32,128]{1,0} copy-done(%back-start)
+  %barrier = f32[32,128]{1,0} optimization-barrier(%back-done)
+  ROOT %kernel = f32[16,128]{1,0} custom-call(%argument, %barrier), output_to_operand_aliasing={{}: (0, {})}
+}
+'''
+  listed = [(source.lstrip('%'), size // 512) for size, _, source in hlo.Module(text).allocations() if size]
+  assert sorted(listed) == [
+      ('argument', 16), ('back-start', 32), ('gather-start', 64), ('reduce-start', 32), ('row', 1), ('send-start', 64),
+      ('zeros', 8),
+  ]  # fmt: skip

@@ -1,0 +1,35 @@
+"""Commands silence what they report themselves, and nothing else; importing silences nothing."""
+
+import logging
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from iquest_jax.checkpoint import quiet
+
+ORBAX, OURS = '/lib/orbax/checkpoint/_src/futures/future.py', '/lib/iquest_jax/train/loop.py'
+ERROR = (ValueError, ValueError('disk full'), None)
+
+
+@pytest.mark.parametrize(
+    ('path', 'level', 'exception', 'dropped'),
+    [
+        (ORBAX, logging.INFO, None, True),
+        (ORBAX, logging.WARNING, None, False),
+        (ORBAX, logging.ERROR, None, False),
+        (ORBAX, logging.ERROR, ERROR, True),
+        ('/lib/orbax/checkpoint/_src/metadata/checkpoint.py', logging.WARNING, None, True),
+        (OURS, logging.INFO, None, False),
+        (OURS, logging.ERROR, ERROR, False),
+    ],
+)
+def test_only_information_and_tracebacks_of_orbax_are_dropped(path, level, exception, dropped):
+  record = logging.LogRecord('absl', level, path, 1, 'text', (), exception)
+  assert quiet._is_chatter(record) == dropped
+
+
+def test_importing_the_library_changes_neither_hooks_nor_filters():
+  root = pathlib.Path(__file__).parents[2]
+  subprocess.run([sys.executable, '-m', 'tests.programs.import_library'], cwd=root, check=True)

@@ -1,0 +1,57 @@
+"""The state a stage starts with when it carries its parent's optimizer."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from iquest_jax import sharding
+from iquest_jax.checkpoint import start
+from iquest_jax.checkpoint.store import Checkpoints
+from iquest_jax.config import from_stage
+from iquest_jax.model import sizes, transformer
+from iquest_jax.run_folder import RunFolder
+from iquest_jax.train import optim, state, step
+from iquest_jax.train.initial_state import initial_state
+
+MODEL = dataclasses.replace(sizes.get('tiny'), vocab=16, d_model=8, d_ff=16, layers=1, heads=2, kv_heads=1, head_dim=4)
+OPTIM = ConfigDict(
+    dict(schedule='wsd', peak_lr=1e-2, warmup=0.3, decay=0.3, floor=0.1, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1,
+         clip_norm=1.0, moment_dtype='float32')
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('carries', [True, False])
+def test_carried_moments_stay_and_counts_and_schedule_restart(tmp_path, carries):
+  run_folder = RunFolder(tmp_path)
+  mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
+  model, tx = transformer.Transformer(MODEL, 'float32'), optim.optimizer(OPTIM, 10)
+  abstract = state.abstract_state(model, tx, mesh)
+  trained = state.fresh_optimizer(state.random_params(model, mesh, 0), tx, abstract)
+  for scale in (1.0, -0.5, 2.0):
+    grads = jax.tree.map(lambda leaf, scale=scale: leaf * scale, trained.params)
+    _, opt_state = tx.update(grads, trained.opt_state, trained.params)
+    trained = trained.replace(opt_state=opt_state, step=trained.step + 2, skipped=trained.skipped + 1)
+  parent = Checkpoints(run_folder.stage('midtrain_32k'))
+  parent.save(6, trained.params, trained.optimizer_item(), {'model': dataclasses.asdict(MODEL), 'finished': True})
+  parent.wait()
+
+  carry = ('params', 'optimizer') if carries else ('params',)
+  config = ConfigDict({'stage': 'midtrain_128k', 'size': 'tiny', 'init': from_stage('midtrain_32k', carry)})
+  chosen = start.choose(config, run_folder, Checkpoints(run_folder.stage('midtrain_128k')))
+  begun = initial_state(chosen, config, step.Stage(model, tx, abstract, None, None), mesh)
+
+  jax.tree.map(np.testing.assert_array_equal, begun.params, trained.params)
+  assert (int(begun.step), int(begun.skipped), int(begun.skipped_in_a_row)) == (0, 0, 0)
+  is_schedule = lambda node: isinstance(node, optax.ScaleByScheduleState)
+  counts = [node.count for node in jax.tree.leaves(begun.opt_state, is_leaf=is_schedule) if is_schedule(node)]
+  assert [int(count) for count in counts] == [0]
+  adam, before = begun.opt_state[1][0], trained.opt_state[1][0]
+  if carries:
+    jax.tree.map(np.testing.assert_array_equal, (adam.mu, adam.nu), (before.mu, before.nu))
+    assert int(adam.count) == 3
+  else:
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves((adam.mu, adam.nu))) and int(adam.count) == 0
