@@ -15,7 +15,9 @@ COMMANDS = sorted(path.stem for path in (ROOT / 'launch').glob('*.py') if "__nam
 
 # Who may import whom, at the grain of sub-folders; a room may always import itself. Anything not listed is a way back.
 GROUND = {'errors', 'config', 'batch', 'hardware', 'run_folder'}
-LIBRARY = GROUND | {'sharding', 'text', 'kernels', 'parallel', 'model', 'checkpoint', 'data', 'train', 'infer', 'convert'}
+LIBRARY = GROUND | {
+    'sharding', 'text', 'sandbox', 'kernels', 'parallel', 'model', 'checkpoint', 'data', 'train', 'infer', 'convert',
+}  # fmt: skip
 MAY_IMPORT = {
     'errors': set(),
     'hardware': set(),
@@ -24,6 +26,7 @@ MAY_IMPORT = {
     'run_folder': {'errors'},
     'sharding': {'errors', 'batch'},
     'text': {'errors', 'run_folder'},
+    'sandbox': {'errors'},
     'kernels': GROUND | {'sharding'},
     'parallel': GROUND | {'sharding', 'kernels'},
     'model': GROUND | {'sharding', 'kernels', 'parallel'},
