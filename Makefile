@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export JAX_PLATFORMS ?= cpu
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-long test-peers lint bench clean
+.PHONY: demo test test-long test-sandbox test-peers lint bench clean
 
 $(STAMP): setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -32,10 +32,14 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 
 test: lint $(TPU_STAMP)
-	$(BIN)/python -m pytest tests --ignore=tests/peers -n 2 -q -m "not long"
+	$(BIN)/python -m pytest tests --ignore=tests/peers --ignore=tests/sandbox -n 2 -q -m "not long"
 
 test-long: lint $(TPU_STAMP)
-	$(BIN)/python -m pytest tests --ignore=tests/peers -n 2 -q
+	$(BIN)/python -m pytest tests --ignore=tests/peers --ignore=tests/sandbox -n 2 -q
+
+# Attacks the sandbox on every backend and in every language that this machine has (bubblewrap and golang are Debian packages).
+test-sandbox: $(STAMP)
+	$(BIN)/python -m pytest tests/sandbox -q
 
 # Other implementations have an environment of their own, in which only two small scripts run.
 PEERS := $(VENV)-peers
