@@ -7,7 +7,7 @@ Reinforcement learning (rl_instruct, rl_thinking, rl_swe) is not implemented yet
 Source: IQuest-Coder-V1 report, overview of the code-flow chain.
 """
 
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name
 from iquest_jax.model import sizes
 
 # stage -> the stage it continues; '' for the first.
@@ -34,8 +34,7 @@ def stages(size: str) -> tuple[str, ...]:
 
 def parent(stage: str, size: str) -> str:
   """The stage that `stage` continues at this size; '' for the first. Raises UserError if the size has no such stage."""
-  if stage not in PARENTS:
-    raise UserError(f'experiment "{stage}" does not exist{nearest(stage, PARENTS)}')
+  check_name('experiment', stage, PARENTS)
   if stage not in stages(size):
     looped = ', '.join(filter(is_loop, sizes.SIZES))
     raise UserError(f'experiment "{stage}": the size must be one of {looped}, got "{size}"')

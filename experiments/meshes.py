@@ -5,7 +5,7 @@ one rule: a chip holds 8192 tokens of a micro-batch (one row, or its part of a l
 all chips of a replica. Peak memory and estimated speed: experiments/aot/table.md.
 """
 
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import check_name
 
 CHIPS = {'v5p-256': 128, 'v5p-512': 256, 'v6e-256': 256}
 
@@ -22,8 +22,7 @@ def place(config, size: str, topology: str) -> None:
     config.mesh = {'data': 1, 'fsdp': -1, 'context': 1, 'tensor': 1}
     config.train.accumulation, config.train.remat = 1, 'none'
     return
-  if topology not in CHIPS:
-    raise UserError(f'topology "{topology}" does not exist{nearest(topology, CHIPS)}')
+  check_name('topology', topology, CHIPS)
   context = max(1, config.data.context // TOKENS_PER_CHIP)
   # libtpu lowers a gather over all three axes of a v5p torus to an all-reduce of whole weights (experiments/LOG.md). With
   # replicas, fsdp covers two torus axes (8x8, 4x8), and the state of 40b, 16 bytes per parameter, still takes only 10 and

@@ -19,7 +19,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from iquest_jax.batch import Batch
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name
 
 CONTEXT = 'context'
 AXES = ('data', 'fsdp', CONTEXT, 'tensor')
@@ -75,8 +75,8 @@ def spec(*names: str | None) -> PartitionSpec:
   """
   entries, used = [], {}
   for name in names:
-    if name is not None and name not in RULES:
-      raise UserError(f'sharding: logical axis "{name}" does not exist{nearest(name, RULES)}')
+    if name is not None:
+      check_name('sharding: logical axis', name, RULES)
     axes = RULES[name] if name else ()
     for axis in axes:
       if axis in used:

@@ -74,7 +74,7 @@ class Checkpoints:
     return sorted(step for step in steps if self._renames or (self._of(step) / _SEAL).exists())
 
   def latest_step(self) -> int | None:
-    """Newest committed step; None when there is none."""
+    """Newest committed step; None if no step is committed."""
     return max(self.steps(), default=None)
 
   def lineage(self, step: int | None = None) -> dict[str, Any]:
@@ -205,7 +205,7 @@ class Checkpoints:
       step = self.latest_step()
     if step is None or not self._of(step).exists():
       of_step = '' if step is None else f' of step {step}'
-      raise UserError(f'{self.folder}: there is no checkpoint{of_step}; train the stage first')
+      raise UserError(f'{self.folder}: no checkpoint{of_step}; train the stage first')
     return step
 
   def _json(self, step: int, name: str) -> dict[str, Any]:
@@ -269,7 +269,7 @@ class Checkpoints:
       if jax.process_index() == 0:
         _remove_soon(self._of(step).with_name(f'{step}{_LEFTOVER}'))
       newest = self.latest_step()
-      kept = 'there is no earlier one' if newest is None else f'step {newest} and earlier ones are intact'
+      kept = 'no earlier one exists' if newest is None else f'step {newest} and earlier ones are intact'
       raise UserError(
           f'{self._of(step)}: this checkpoint was not saved: {reason}; {kept}; fix this, then rerun the same command'
       ) from error

@@ -109,8 +109,8 @@ def prepare(
           splits = {split: functools.partial(source_tasks[name].rows, split, limit) for split, limit in limits.items()}
           entries[name] = write_source(staging, name, config.data.context, inputs[name], splits)
       manifest['rates'] = tasks.rates(config, source_tasks)
-      # Until here a full disk leaves the previous rows untouched. What follows only renames; there is no manifest from
-      # the first rename to the last.
+      # Until here a full disk leaves the previous rows untouched. What follows only renames; the folder has no manifest
+      # between the first rename and the last.
       write_whole(staging / manifest_lib.MANIFEST, manifest_lib.to_json(manifest))
       (folder / manifest_lib.MANIFEST).unlink(missing_ok=True)
       for name in outdated:

@@ -9,7 +9,7 @@ Legend: L layers of the loop, N layers of the dense parent, H heads, K head size
 import jax
 import jax.numpy as jnp
 
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name
 from iquest_jax.model.attention import GATE_BIAS
 from iquest_jax.model.sizes import ModelConfig
 
@@ -40,8 +40,7 @@ def dense_to_loop(dense_params, model: ModelConfig, rule: str, key: jax.Array):
   Raises:
     UserError: the rule does not exist, or the depths do not fit it.
   """
-  if rule not in FOLDS:
-    raise UserError(f'fold: rule "{rule}" does not exist{nearest(rule, FOLDS)}')
+  check_name('fold: rule', rule, FOLDS)
   depth = dense_params['layers']['attention']['query'].shape[0]
   if depth % model.layers or (rule == 'copy' and depth != model.layers):
     raise UserError(

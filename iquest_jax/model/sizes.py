@@ -5,7 +5,7 @@ Sizes: IQuest-Coder-V1 report, table of models; loop: section on LoopCoder and t
 
 import dataclasses
 
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +73,5 @@ SIZES = {
 
 def get(size: str) -> ModelConfig:
   """The model of a named size; raises UserError for an unknown name."""
-  if size not in SIZES:
-    raise UserError(f'size "{size}" does not exist{nearest(size, SIZES)}')
+  check_name('size', size, SIZES)
   return SIZES[size]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax import sharding
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name, nearest
 from iquest_jax.kernels.gated_attention import Ids, Keys
 from iquest_jax.model.attention import Attention
 from iquest_jax.model.layers import Embedder, Mlp, RMSNorm, param
@@ -79,8 +79,7 @@ class Transformer(nn.Module):
   def setup(self):
     c = self.config
     block = Block
-    if self.remat not in REMAT_POLICIES:
-      raise UserError(f'config: train.remat "{self.remat}" does not exist{nearest(self.remat, REMAT_POLICIES)}')
+    check_name('config: train.remat', self.remat, REMAT_POLICIES)
     if self.remat != 'none':
       block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
     self.layers = nn.scan(

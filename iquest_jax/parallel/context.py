@@ -10,7 +10,7 @@ Legend: B batch, T query positions, H query heads, G key/value heads, K head siz
 import jax
 
 from iquest_jax import sharding
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name
 from iquest_jax.kernels import gated_attention as kernels
 from iquest_jax.kernels.gated_attention import Ids, Keys
 from iquest_jax.parallel import gather, halo, ring
@@ -83,8 +83,7 @@ def gated_attention(
 
 def check(length: int, ways: int, transport: str, window: int = 1, halo_rows: int = halo.ROWS) -> None:
   """Raises UserError unless a row of `length` positions can be split over `ways` devices; window 1: no local stream."""
-  if transport not in TRANSPORTS:
-    raise UserError(f'config: train.context_transport "{transport}" does not exist{nearest(transport, TRANSPORTS)}')
+  check_name('config: train.context_transport', transport, TRANSPORTS)
   if ways == 1:
     return
   if length % (2 * ways):

@@ -8,7 +8,7 @@ other processes), the filter in `inside/seccomp.py` alone stops a program; tests
 Weaker than bubblewrap: programs share the uid, the process ids and the disk of the machine. Disk use is measured, not
 capped, so a program can overshoot between two walks of its folder (20 ms apart, or 20 times what a walk takes). A program
 can see whether a file exists and how large it is, not what is in it. The process limit counts all processes of the uid,
-so its other processes can use it up. There is no shared memory by name, so Python's multiprocessing locks do not work.
+so its other processes can use it up. Named shared memory is refused, so Python's multiprocessing locks do not work.
 Below ABI 6 a program cannot signal its own children.
 """
 
@@ -25,7 +25,7 @@ _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 
 
 def abi() -> int:
-  """Returns the kernel's Landlock version, 0 where there is none."""
+  """Returns the kernel's Landlock version, 0 if it has none."""
   try:
     return kernel.syscall(444, None, 0, 1)  # landlock_create_ruleset(LANDLOCK_CREATE_RULESET_VERSION)
   except OSError:

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name
 from iquest_jax.sandbox import system
 from iquest_jax.sandbox.limits import Limits
 from iquest_jax.sandbox.runner import Step
@@ -109,10 +109,9 @@ def steps(name: str, stdin: tuple[str, ...], limits: Limits, backend: str) -> li
   """Returns the steps that compile a program, if its language does, and run it once per text of `stdin`.
 
   Raises:
-    UserError: there is no such language, or its toolchain is not installed.
+    UserError: the language does not exist, or its toolchain is not installed.
   """
-  if name not in LANGUAGES:
-    raise UserError(f'sandbox: unknown language {name!r}{nearest(name, LANGUAGES)}')
+  check_name('sandbox: language', name, LANGUAGES)
   everyone = backend == 'landlock' and os.geteuid() == 0
   if missing(name, everyone):
     raise UserError(f'sandbox: {name} needs {", ".join(missing(name, everyone))}; install it or skip these problems')

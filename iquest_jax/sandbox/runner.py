@@ -158,7 +158,7 @@ class Runner:
     }  # fmt: skip
     try:
       self._send(settings)
-      self._receive(_START_S)  # {'gone': 1}: there is no job yet.
+      self._receive(_START_S)  # {'gone': 1}: no job is running yet.
     except SandboxDied:
       why = self._last_words()
       self.close()

@@ -23,7 +23,7 @@ class LossSums:
   weight_S: jax.Array
 
   def mean(self) -> jax.Array:
-    """Cross-entropy per unit of weight over all sources; 0 where there is no weight."""
+    """Cross-entropy per unit of weight over all sources; 0 if the weights sum to 0."""
     return jnp.sum(self.loss_S) / jnp.maximum(jnp.sum(self.weight_S), 1e-9)
 
 

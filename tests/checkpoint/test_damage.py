@@ -147,7 +147,7 @@ def test_a_checkpoint_of_another_architecture_or_type_names_the_leaf(checkpoints
 
 def test_an_absent_checkpoint_or_optimizer_is_one_line(checkpoints, tmp_path):
   message = _message(lambda: Checkpoints(StageFolder(tmp_path / 'nowhere')).restore_params(_abstract(_params())))
-  assert message == f'{tmp_path}/nowhere/checkpoints: there is no checkpoint; train the stage first'
+  assert message == f'{tmp_path}/nowhere/checkpoints: no checkpoint; train the stage first'
   assert message.replace(';', ' of step 7;') == _message(lambda: Checkpoints(StageFolder(tmp_path / 'nowhere')).lineage(7))
   checkpoints.save(3, _params(), None, {})
   checkpoints.wait()

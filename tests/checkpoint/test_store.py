@@ -221,7 +221,7 @@ def test_a_failed_save_writes_one_line_to_stderr_and_nothing_else(tmp_path):
   command = [sys.executable, '-m', 'tests.programs.save_too_much', str(tmp_path)]
   saver = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
   assert saver.returncode == 2
-  assert len(saver.stderr.splitlines()) == 1 and 'there is no earlier one' in saver.stderr
+  assert len(saver.stderr.splitlines()) == 1 and 'no earlier one exists' in saver.stderr
 
 
 @pytest.fixture

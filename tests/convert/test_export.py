@@ -66,7 +66,7 @@ def test_logits_are_those_of_the_published_implementation(export, tmp_path):
 
 def test_an_export_of_a_stage_without_a_checkpoint_is_refused(refused, tmp_path):
   error = refused('to_hf', f'--workdir={tmp_path}', '--stage=pretrain', f'--out={tmp_path / "out"}')
-  assert 'pretrain/checkpoints: there is no checkpoint' in error and not list(tmp_path.iterdir())
+  assert 'pretrain/checkpoints: no checkpoint' in error and not list(tmp_path.iterdir())
 
 
 def test_tokens_that_do_not_fit_the_model_are_refused(refused, tmp_path):

@@ -95,7 +95,7 @@ def test_files_come_along_and_stay_in_the_folder(driver):
 
 
 def test_an_unknown_language_names_the_nearest(driver):
-  with pytest.raises(UserError, match="unknown language 'rusty'; did you mean \"rust\""):
+  with pytest.raises(UserError, match='sandbox: language "rusty" does not exist; did you mean "rust"'):
     driver.grade_output('rusty', '', [('', '')])
 
 

@@ -51,8 +51,8 @@ def _of_platform(function):
   """The function of the same name in the implementation for the platform that is compiled for."""
 
   @functools.wraps(function)
-  def run(*args):
-    return getattr(_implementation(), function.__name__)(*args)
+  def run(*args, **kwargs):
+    return getattr(_implementation(), function.__name__)(*args, **kwargs)
 
   return run
 

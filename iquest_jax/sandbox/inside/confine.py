@@ -65,7 +65,7 @@ def _execute(step: dict) -> None:
   """Becomes the program; one that an earlier step should have written and did not ends with status 126.
 
   Raises:
-    FileNotFoundError: there is no such program.
+    FileNotFoundError: the program does not exist.
   """
   try:
     os.execvpe(step['argv'][0], step['argv'], {**os.environ, **step['env']})

@@ -34,7 +34,7 @@ class _Candidate:
     """Returns the candidate's answer, its exceptions raised again as the built-in type of that name.
 
     Raises:
-      CandidateGone: there is no answer, or one that is not of the protocol's form.
+      CandidateGone: the candidate sent no answer, or one that violates the protocol.
     """
     try:
       reply = self._channel.receive()
@@ -85,7 +85,7 @@ class _Candidate:
 class Remote:
   """An object of the candidate: calls, attributes, items, length, iteration, text and truth are asked of it.
 
-  Equality is identity and is never asked. There is no arithmetic, no ordering and no isinstance with its class.
+  Equality is identity, which the program is never asked about. Arithmetic, ordering and isinstance are not supported.
   """
 
   def _ask(self, do, *args, **kwargs):
