@@ -96,7 +96,7 @@ def test_the_tiny_chain_trains_every_stage_on_real_input_and_samples(shared, tmp
     losses = run_helpers.losses(tmp_path / stage)
     assert np.isfinite([losses['train', 2], losses['eval', 0], losses['eval', 2]]).all()
   assert out.count(' continues ') == 3
-  assert 'sft_instruct: train.steps is 2, and data.mixture changes at step ' in err  # two phases are not reached
+  assert 'sft_instruct: train.steps is 2, but data.mixture changes at step ' in err  # two phases are not reached
 
 
 @pytest.mark.long
