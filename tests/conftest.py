@@ -6,10 +6,10 @@ import socket
 import pytest
 from hypothesis import settings
 
+from tests.processes import Commands, xla_flags
+
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['XLA_FLAGS'] = ' '.join(
-    [os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=8', '--xla_backend_optimization_level=0']
-)
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {xla_flags(devices=8)}'
 
 # Hypothesis limits the wall time of an example by default, which fails by chance on a busy machine.
 settings.register_profile('without deadline', deadline=None)
@@ -25,8 +25,6 @@ def session_folder(tmp_path_factory):
 @pytest.fixture(scope='session')
 def commands(session_folder):
   """Runs commands as a user would; see processes.Commands."""
-  from tests.processes import Commands
-
   commands = Commands(session_folder / 'compilation_cache')
   yield commands
   commands.close()

@@ -8,6 +8,7 @@ import traceback
 from absl import logging
 
 _ORBAX = f'{os.sep}orbax{os.sep}'
+_UNFINISHED = '.orbax-checkpoint-tmp'  # in the path of every file of a save that is not committed
 # Exceptions of tasks whose event loop Orbax has abandoned.
 _ABANDONED = ('Event loop is closed', 'sys.meta_path is None, Python is likely shutting down')
 
@@ -31,6 +32,7 @@ def _is_chatter(record: std_logging.LogRecord) -> bool:
 
 
 def _is_of_orbax(record: std_logging.LogRecord) -> bool:
-  """Whether asyncio complains about a task of Orbax, or an exception that passed through one."""
+  """Whether asyncio complains about a task of Orbax, an exception that passed through one, or a write of TensorStore."""
   frames = traceback.walk_tb(record.exc_info[2]) if record.exc_info else ()
-  return any(_ORBAX in text for text in [record.getMessage(), *(frame.f_code.co_filename for frame, _ in frames)])
+  paths = [frame.f_code.co_filename for frame, _ in frames]
+  return _UNFINISHED in record.getMessage() or any(_ORBAX in text for text in [record.getMessage(), *paths])

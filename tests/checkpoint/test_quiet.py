@@ -30,6 +30,20 @@ def test_only_information_and_tracebacks_of_orbax_are_dropped(path, level, excep
   assert quiet._is_chatter(record) == dropped
 
 
+@pytest.mark.parametrize(
+    ('message', 'dropped'),
+    [
+        ("future: <Future finished exception=ValueError('Failed to write /run/9.orbax-checkpoint-tmp/d/f9')>", True),
+        ('Task was destroyed but it is pending! task: <Task coro=<save() at /lib/orbax/checkpoint/handler.py:1>>', True),
+        ("future: <Future finished exception=ValueError('Error reading /run/rows/code.array_record')>", False),
+    ],
+)
+def test_asyncio_is_silent_about_abandoned_writes_of_a_checkpoint_alone(message, dropped):
+  """TensorStore raises outside of any frame of Orbax: only the path of the file shows whose future it was."""
+  record = logging.LogRecord('asyncio', logging.ERROR, '/lib/asyncio/base_events.py', 1, message, (), ERROR)
+  assert quiet._is_of_orbax(record) == dropped
+
+
 def test_importing_the_library_changes_neither_hooks_nor_filters():
   root = pathlib.Path(__file__).parents[2]
   subprocess.run([sys.executable, '-m', 'tests.programs.import_library'], cwd=root, check=True)

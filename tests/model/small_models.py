@@ -25,10 +25,6 @@ LOOP3 = dataclasses.replace(DENSE, loops=3)
 RESCALED = dataclasses.replace(DENSE, loops=2, loop_variant='rescaled')
 
 
-# Most of the time of these tests is compilation, and hardly any program runs twice.
-QUICK = {'xla_backend_optimization_level': 0}
-
-
 def random_params(config, seed=0):
   """float32 numpy parameters, large enough that every part of the model, especially the gates, affects the logits."""
   rng = np.random.default_rng(seed)
@@ -63,7 +59,7 @@ def forward(config, params, tokens, segment_ids=None, positions=None, method='lo
   return _apply(config, method, dtype, params, tokens, segment_ids, positions)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _apply(config, method, dtype, params, *row):
   return Transformer(config, dtype).apply({'params': params}, *row, method=method)
 

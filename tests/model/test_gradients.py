@@ -13,7 +13,7 @@ from iquest_jax.kernels.cross_entropy import target_logps
 from iquest_jax.model.transformer import REMAT_POLICIES, Transformer
 
 from tests.model import reference_model
-from tests.model.small_models import DENSE, LOOP, LOOP3, QUICK, RESCALED, published, random_params
+from tests.model.small_models import DENSE, LOOP, LOOP3, RESCALED, published, random_params
 
 MODELS = {'dense': DENSE, 'loop': LOOP, 'loop3': LOOP3, 'rescaled': RESCALED}
 T = 13
@@ -21,7 +21,7 @@ TOKENS, TARGETS = np.random.default_rng(0).integers(0, DENSE.vocab, (2, T), dtyp
 STEP = 1e-5
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2), compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnums=(0, 2))
 def value_and_gradient(model, params, remat='none'):
   """Mean loss of one document in nats, and its gradient."""
 

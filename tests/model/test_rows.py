@@ -11,7 +11,7 @@ from iquest_jax.kernels.gated_attention import Ids, Keys
 from iquest_jax.model.attention import Attention
 from iquest_jax.model.transformer import Transformer
 
-from tests.model.small_models import DENSE, LOOP, QUICK, RESCALED, forward, random_params
+from tests.model.small_models import DENSE, LOOP, RESCALED, forward, random_params
 
 MODELS = pytest.mark.parametrize('model', [DENSE, LOOP, RESCALED], ids=['dense', 'loop', 'rescaled'])
 LENGTHS = (14, 1, 14, 1)
@@ -69,7 +69,7 @@ def test_attention_is_zero_on_padding(later):
   ids = Ids(segment_ids, positions)
   first = Keys(*np.random.default_rng(3).standard_normal((2, *shape), np.float32), ids) if later else None
   layer = jax.tree.map(lambda leaf: leaf[0], random_params(LOOP)['layers']['attention'])
-  attend = jax.jit(lambda *args: Attention(LOOP, jnp.float32).apply({'params': layer}, *args), compiler_options=QUICK)
+  attend = jax.jit(lambda *args: Attention(LOOP, jnp.float32).apply({'params': layer}, *args))
   out, _, _ = attend(x_BTD, ids, first)
   padding = segment_ids[0] == 0
   assert np.all(np.asarray(out)[0, padding] == 0)

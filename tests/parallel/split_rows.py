@@ -18,8 +18,6 @@ from iquest_jax.kernels import gated_attention as kernels
 from iquest_jax.kernels.gated_attention import Ids, Keys
 from iquest_jax.parallel import context
 
-from tests.model.small_models import QUICK
-
 T, H, G, K = 64, 4, 2, 8
 HALO = 8
 WINDOW = {1: 9, 2: 9, 4: 9, 8: 5}
@@ -63,7 +61,7 @@ def both(gated, dense, ids: Ids, order, mesh=None, dtype=jnp.float32):
   args, d_out = [x[:, order].astype(dtype) for x in args], d_out[:, order].astype(dtype)
   args[-1] = args[-1].astype(jnp.float32)
 
-  @functools.partial(jax.jit, compiler_options=QUICK)
+  @jax.jit
   def run(args, d_out, ids):
     out, pull = jax.vjp(lambda *args: gated(*args, ids), *args)
     dense_out, dense_pull = jax.vjp(lambda *args: dense(*args, ids), *args[:3])

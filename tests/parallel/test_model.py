@@ -16,7 +16,7 @@ from iquest_jax.parallel import context
 from iquest_jax.train import loop, step
 from launch import command
 
-from tests.model.small_models import DENSE, LOOP, LOOP3, QUICK, random_params
+from tests.model.small_models import DENSE, LOOP, LOOP3, random_params
 from tests.parallel.split_rows import mesh_of
 
 MODELS = {name: dataclasses.replace(model, vocab=64, layers=2) for name, model in
@@ -66,7 +66,7 @@ def loss_and_gradients(model, mesh, transport):
     where = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(model.config, mesh))
     params = jax.device_put(random_params(model.config), where)
     batch = jax.device_put(batch, sharding.batch_shardings(mesh))
-    return jax.device_get(jax.jit(run, compiler_options=QUICK)(params, batch))
+    return jax.device_get(jax.jit(run)(params, batch))
 
 
 @pytest.mark.parametrize(('model', 'mesh', 'transport'), CASES)

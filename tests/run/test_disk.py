@@ -61,7 +61,8 @@ def test_a_limit_on_file_size_stops_the_run(shared, workdir):
   command = train('anneal', workdir)
   before = run_helpers.files(workdir)
   line = refusal(shared.run(['-m', 'tests.programs.limited', '40000', *command], status=2))
-  assert line.startswith(f'{workdir}/anneal/checkpoints/3: this checkpoint was not saved: File too large; no earlier one exists; ')
+  not_saved = f'{workdir}/anneal/checkpoints/3: this checkpoint was not saved'
+  assert line.startswith(f'{not_saved}: File too large; no earlier one exists; ')
   assert current(before, workdir) == before and steps_of(workdir / 'anneal') == []
 
 
