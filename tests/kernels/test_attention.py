@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iquest_jax.kernels.gated_attention import Keys, gpu, reference, tpu
+from iquest_jax.kernels.gated_attention import Keys, cpu, gpu, reference, tpu
 
 from tests.kernels import attention_oracle as oracle
 from tests.kernels import tokamax_twin
@@ -20,6 +20,7 @@ IMPLEMENTATIONS = {
     )}
     for name, module, options in (
         ('reference', reference, {}),
+        ('cpu', cpu, {}),
         ('tpu', tpu, {'options': INTERPRETED}),
         ('gpu', gpu, {'library': tokamax_twin.LIBRARY}),
     )

@@ -1,7 +1,7 @@
 """Attention over one stream (dense, first pass) or two streams mixed by a gate (later passes of the loop).
 
-Each function is defined in reference.py and runs as tpu.py, gpu.py or reference.py, depending on the platform that is
-compiled for. `attention` and `gated_attention` name their output 'attention_output' for remat policies.
+Each function is defined in reference.py and runs as tpu.py, gpu.py or cpu.py, depending on the platform that is compiled
+for. `attention` and `gated_attention` name their output 'attention_output' for remat policies.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import functools
 
 import jax
 
-from iquest_jax.kernels.gated_attention import reference
+from iquest_jax.kernels.gated_attention import cpu, reference
 from iquest_jax.kernels.gated_attention.reference import Ids, Keys, join
 
 __all__ = [
@@ -44,7 +44,7 @@ def _implementation():
     from iquest_jax.kernels.gated_attention import gpu
 
     return gpu
-  return reference
+  return cpu
 
 
 def _of_platform(function):

@@ -34,7 +34,9 @@ class Keys(NamedTuple):
   Attributes:
     k: rotated keys [B, S, G, K].
     v: values [B, S, G, K].
-    ids: Ids [B, S]. If this is the very object passed as the queries' ids, kernels take queries and keys as the same rows.
+    ids: Ids [B, S]. If this is the very object passed as the queries' ids, kernels take queries and keys as the same rows;
+      `attention` and `gated_attention` (without `before`) then take them as whole rows in order, in which no query sees a
+      key further along the row.
   """
 
   k: jax.Array
@@ -57,6 +59,13 @@ def inner(x_BTHK, y_BTHK):
   return jnp.sum(x_BTHK.astype(jnp.float32) * y_BTHK.astype(jnp.float32), axis=-1)
 
 
+def mix(global_BTHK, local_BTHK, gate_logits_BTH):
+  """The two streams, weighed by the gate in float32; [B, T, H, K] in their dtype."""
+  gate_BTH1 = jax.nn.sigmoid(gate_logits_BTH)[..., None]
+  mixed_BTHK = gate_BTH1 * global_BTHK.astype(jnp.float32) + (1 - gate_BTH1) * local_BTHK.astype(jnp.float32)
+  return mixed_BTHK.astype(global_BTHK.dtype)
+
+
 def like(grads, values):
   """Gradients in the dtypes of what they belong to."""
   return tuple(grad.astype(value.dtype) for grad, value in zip(grads, values))
@@ -74,8 +83,9 @@ def _visible(q_ids, k_ids, window):
 
 def _split(x_BT):
   """[blocks, B, C, ...]: queries in blocks, the last one padded with zeros."""
-  x_BT = jnp.pad(x_BT, [(0, 0), (0, -x_BT.shape[1] % QUERY_BLOCK)] + [(0, 0)] * (x_BT.ndim - 2))
-  return jnp.moveaxis(x_BT.reshape(x_BT.shape[0], -1, QUERY_BLOCK, *x_BT.shape[2:]), 1, 0)
+  block = min(x_BT.shape[1], QUERY_BLOCK)
+  x_BT = jnp.pad(x_BT, [(0, 0), (0, -x_BT.shape[1] % block)] + [(0, 0)] * (x_BT.ndim - 2))
+  return jnp.moveaxis(x_BT.reshape(x_BT.shape[0], -1, block, *x_BT.shape[2:]), 1, 0)
 
 
 def _unsplit(x, T):
@@ -110,7 +120,8 @@ def attention_with_lse(q_BTHK, q_ids: Ids, keys: Keys, window: int | None = None
     # Rounding the weights to the dtype of the values would also round their gradient and what is subtracted from it.
     out_BGRCK = jnp.einsum('bgrts,bgsk->bgrtk', weights, v_BGSK.astype(jnp.float32)) / total[..., None]
     lse_BGRC = top[..., 0] + jnp.log(total)
-    seen = jnp.any(visible, axis=-1)
+    # Scores say it as well as the mask, which a CPU would compute again for every element of the output.
+    seen = top[..., 0] > MASKED
     out_BGRCK, lse_BGRC = jnp.where(seen[..., None], out_BGRCK, 0), jnp.where(seen, lse_BGRC, MASKED)
     out_BCHK = jnp.moveaxis(out_BGRCK, 3, 1).reshape(B, -1, H, K).astype(q_BTHK.dtype)
     return out_BCHK, jnp.moveaxis(lse_BGRC, 3, 1).reshape(B, -1, H)
@@ -159,15 +170,18 @@ def attention_backward(q_BTHK, q_ids: Ids, keys: Keys, d_out_BTHK, lse_BTH, delt
   def block(sums, args):
     dk_BGSK, dv_BGSK = sums
     q_BCHK, d_out_BCHK, lse_BCH, delta_BCH, block_ids = args
-    group = lambda x: jnp.moveaxis(x.reshape(B, -1, G, H // G, *x.shape[3:]), 1, 3)
-    q, d_out, lse, delta = map(group, (q_BCHK, d_out_BCHK, lse_BCH[..., None], delta_BCH[..., None]))
-    scores = einsum('bgrtk,bgsk->bgrts', q, k_BGSK) / math.sqrt(K)
-    p = jnp.where(_visible(block_ids, keys.ids, window), jnp.exp(jnp.minimum(scores - lse, 0)), 0)
-    ds = p * (einsum('bgrtk,bgsk->bgrts', d_out, v_BGSK) - delta) / math.sqrt(K)
+    C = q_BCHK.shape[1]
+    # The heads of a group and their queries become the rows of one matrix, [B, G, R C, ...].
+    group = lambda x: jnp.moveaxis(x.reshape(B, C, G, H // G, -1), 1, 3).reshape(B, G, H // G * C, -1)
+    q, d_out, lse, delta = map(group, (q_BCHK, d_out_BCHK, lse_BCH, delta_BCH))
+    scores = einsum('bgtk,bgsk->bgts', q, k_BGSK) / math.sqrt(K)
+    visible = jnp.tile(_visible(block_ids, keys.ids, window)[:, 0], (1, 1, H // G, 1))
+    p = jnp.where(visible, jnp.exp(jnp.minimum(scores - lse, 0)), 0)
+    ds = p * (einsum('bgtk,bgsk->bgts', d_out, v_BGSK) - delta) / math.sqrt(K)
     p, ds = p.astype(v_BGSK.dtype), ds.astype(q_BTHK.dtype)
-    dq = einsum('bgrts,bgsk->bgrtk', ds, k_BGSK)
-    sums = dk_BGSK + einsum('bgrts,bgrtk->bgsk', ds, q), dv_BGSK + einsum('bgrts,bgrtk->bgsk', p, d_out)
-    return sums, jnp.moveaxis(dq, 3, 1).reshape(B, -1, H, K)
+    dq = einsum('bgts,bgsk->bgtk', ds, k_BGSK).reshape(B, G, H // G, C, K)
+    sums = dk_BGSK + einsum('bgts,bgtk->bgsk', ds, q), dv_BGSK + einsum('bgts,bgtk->bgsk', p, d_out)
+    return sums, jnp.moveaxis(dq, 3, 1).reshape(B, C, H, K)
 
   zeros = jnp.zeros((B, G, S, K), jnp.float32)
   rows = (q_BTHK, d_out_BTHK, lse_BTH, delta_BTH, q_ids)
@@ -193,8 +207,6 @@ def gated_attention(
   """
   if before is not None:
     near = join(before, near)
-  global_BTHK = attention_with_lse(q_BTHK, q_ids, far)[0].astype(jnp.float32)
-  local_BTHK = attention_with_lse(q_BTHK, q_ids, near, window)[0].astype(jnp.float32)
-  gate_BTH1 = jax.nn.sigmoid(gate_logits_BTH)[..., None]
-  out_BTHK = (gate_BTH1 * global_BTHK + (1 - gate_BTH1) * local_BTHK).astype(q_BTHK.dtype)
-  return checkpoint_name(out_BTHK, 'attention_output')
+  global_BTHK = attention_with_lse(q_BTHK, q_ids, far)[0]
+  local_BTHK = attention_with_lse(q_BTHK, q_ids, near, window)[0]
+  return checkpoint_name(mix(global_BTHK, local_BTHK, gate_logits_BTH), 'attention_output')
