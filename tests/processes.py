@@ -70,7 +70,7 @@ class Commands:
         'JAX_PLATFORMS': 'cpu',
         'XLA_FLAGS': xla_flags(devices),
         'JAX_COMPILATION_CACHE_DIR': str(self._cache),
-        'JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
         **more,
     }
 

@@ -6,7 +6,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -31,10 +31,17 @@ def _cpu() -> str:
 
 def median_seconds(call: Callable[[], object], repeats: int) -> float:
   """Median wall time of `repeats` calls, after one warm-up call."""
-  call()
-  seconds = []
-  for _ in range(repeats):
-    start = time.perf_counter()
+  return alternating_medians([call], repeats)[0]
+
+
+def alternating_medians(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+  """`median_seconds` of each call, called in turn, so that what else the machine does slows all of them alike."""
+  for call in calls:
     call()
-    seconds.append(time.perf_counter() - start)
-  return statistics.median(seconds)
+  seconds = [[] for _ in calls]
+  for _ in range(repeats):
+    for call, taken in zip(calls, seconds, strict=True):
+      start = time.perf_counter()
+      call()
+      taken.append(time.perf_counter() - start)
+  return [statistics.median(taken) for taken in seconds]

@@ -1,5 +1,11 @@
-"""The compiled train step of several stages, on random tokens."""
+"""The compiled train step of several stages, on random tokens; on a CPU beside the same step in eager PyTorch."""
 
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import jax
@@ -8,16 +14,22 @@ from ml_collections import ConfigDict
 
 from iquest_jax import hardware, sharding
 from iquest_jax.batch import Batch
-from iquest_jax.bench.machine import median_seconds
+from iquest_jax.bench import machine
 from iquest_jax.data.rows import mixture
 from iquest_jax.model import cost
 from iquest_jax.train import state, step
 
 
 def results(experiment: Callable[[str], ConfigDict]) -> Iterator[dict]:
-  """Tiny stages, dense and looped; with an accelerator also four layers of 7b. `experiment` resolves names."""
+  """Tiny stages, dense and looped; with an accelerator also four layers of 7b.
+
+  Args:
+    experiment: resolves the name of an experiment. PyTorch is measured too if this interpreter has it, or the one that the
+      environment variable PEERS_PYTHON names.
+  """
+  peer = os.environ.get('PEERS_PYTHON') or (sys.executable if importlib.util.find_spec('torch') else None)
   for name in ('pretrain:size=tiny', 'midtrain_32k:size=tiny_loop', 'midtrain_128k:size=tiny_loop'):
-    yield {'experiment': name, **measure(experiment(name))}
+    yield {'experiment': name, **measure(experiment(name), peer if jax.default_backend() == 'cpu' else None)}
   if jax.default_backend() != 'cpu':
     config = experiment('pretrain:size=7b')
     config.model.layers, config.train.accumulation = 4, 1
@@ -26,8 +38,11 @@ def results(experiment: Callable[[str], ConfigDict]) -> Iterator[dict]:
     yield {'experiment': 'pretrain:size=7b, 4 layers', **measure(config)}
 
 
-def measure(config: ConfigDict) -> dict:
-  """Times the train step of a stage on all devices; MFU counts useful FLOPs, without recomputation."""
+def measure(config: ConfigDict, peer: str | None = None) -> dict:
+  """Times the train step of a stage on all devices; MFU counts useful FLOPs, without recomputation.
+
+  `peer` is an interpreter with torch. Its steps and ours then alternate, and `speed_over_torch` is the ratio.
+  """
   mesh = sharding.make_mesh(config.mesh)
   shape, rng = (config.train.batch_rows, config.data.context), np.random.default_rng(0)
   tokens = rng.integers(0, config.model.vocab, shape, dtype=np.int32)
@@ -43,7 +58,11 @@ def measure(config: ConfigDict) -> dict:
       train_state, metrics = stage.train_step(train_state, batch)
       jax.block_until_ready(metrics['loss'])
 
-    seconds = median_seconds(once, repeats=5)
+    if peer is None:
+      seconds, torch_seconds = machine.median_seconds(once, repeats=5), None
+    else:
+      with _TorchStep(peer, config) as torch_step:
+        seconds, torch_seconds = machine.alternating_medians([once, torch_step], repeats=9)
   useful = cost.TRAIN_PASSES * shape[0] * cost.forward_flops(stage.model.config, shape[1])
   peak = hardware.peak_flops(jax.devices()[0].device_kind)
   return {
@@ -51,4 +70,28 @@ def measure(config: ConfigDict) -> dict:
       'tokens_per_second': round(tokens.size / seconds),
       'mfu': round(useful / seconds / peak / jax.device_count(), 4) if peak else 'peak unknown',
       'gflops_per_second': round(useful / seconds / 1e9, 1),
+      'speed_over_torch': round(torch_seconds / seconds, 2) if torch_seconds else None,
   }
+
+
+class _TorchStep:
+  """Calling it takes one step of torch_step.py, in a process that lives as long as the context."""
+
+  def __init__(self, python: str, config: ConfigDict):
+    script = pathlib.Path(__file__).with_name('torch_step.py')
+    shape = config.train.batch_rows, config.data.context
+    self._command = [python, str(script), json.dumps(config.model.to_dict()), *map(str, shape)]
+
+  def __enter__(self):
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
+    self._process = subprocess.Popen(self._command, text=True, bufsize=1, **pipes)
+    return self
+
+  def __call__(self) -> None:
+    self._process.stdin.write('\n')
+    if not self._process.stdout.readline():
+      raise RuntimeError(f'{self._command[1]} ended with status {self._process.wait()}')
+
+  def __exit__(self, *raised):
+    self._process.stdin.close()
+    self._process.wait()
