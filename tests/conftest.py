@@ -1,5 +1,6 @@
 """Tests run on eight CPU devices in one process, chosen before jax is imported; commands run in processes of their own."""
 
+import gc
 import os
 import socket
 
@@ -14,6 +15,12 @@ os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {xla_flags(devices
 # Hypothesis limits the wall time of an example by default, which fails by chance on a busy machine.
 settings.register_profile('without deadline', deadline=None)
 settings.load_profile('without deadline')
+
+def pytest_collection_finish():
+  """Exempts what the imports left from garbage collection, which otherwise looks through all of it again and again."""
+  gc.collect()
+  gc.freeze()
+
 
 @pytest.fixture(scope='session')
 def session_folder(tmp_path_factory):

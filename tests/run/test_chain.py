@@ -87,7 +87,8 @@ def test_verify_names_the_file_with_a_changed_byte(shared, straight, tmp_path):
 
 
 def test_the_tiny_chain_trains_every_stage_on_real_input_and_samples(shared, tmp_path):
-  process = shared.start(['-m', 'launch.chain', 'run', '--size=tiny_loop', f'--workdir={tmp_path}', '--steps=2'])
+  command = ['-m', 'tests.programs.trial_chain', 'run', '--size=tiny_loop', f'--workdir={tmp_path}', '--steps=2']
+  process = shared.start(command)
   out, err = process.communicate()
   # Two steps may not lower every held-out loss; the command then ends with that line and status 1.
   assert process.returncode == 0 or 'held-out loss did not fall' in err.splitlines()[-1], err[-2000:]
