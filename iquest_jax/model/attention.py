@@ -3,6 +3,8 @@
 Legend: B batch, T positions, D model width, H query heads, G key/value heads, K head size.
 """
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,13 @@ from iquest_jax.parallel import context
 
 # The released loop starts with the global stream at sigmoid(2) = 88 %.
 GATE_BIAS = 2.0
+
+
+class Past(NamedTuple):
+  """The cached keys of a layer: those of the first pass and, in later passes, the last ones of the pass itself."""
+
+  far: Keys
+  near: Keys | None
 
 
 class Attention(nn.Module):
@@ -35,13 +44,14 @@ class Attention(nn.Module):
       self.gate_weight = param(self, 'gate_weight', (c.heads, c.gate_width), ('heads', 'gate'), init)
       self.gate_bias_H = param(self, 'gate_bias', (c.heads,), ('heads',), nn.initializers.constant(GATE_BIAS))
 
-  def __call__(self, x_BTD, ids: Ids, first: Keys | None):
+  def __call__(self, x_BTD, ids: Ids, first: Keys | None, past: Past | None = None):
     """Attends within documents.
 
     Args:
       x_BTD: normalised hidden states.
       ids: Ids [B, T].
       first: None in the first pass, its keys in later passes.
+      past: None if the rows are whole, else the cached keys of this layer that precede them.
 
     Returns:
       (out_BTD, keys of this pass, mean gate over heads and tokens that are not padding or, in the first pass, None).
@@ -53,10 +63,18 @@ class Attention(nn.Module):
     keys = Keys(k_BTGK, project(self.value_DGK, 'kv_heads'), ids)
     q_BTHK = sharding.constrain(q_BTHK, 'batch', 'sequence', 'heads', None)
     if first is None:
-      out_BTHK, gate = context.attention(q_BTHK, keys, self.context_transport), None
+      gate = None
+      if past is None:
+        out_BTHK = context.attention(q_BTHK, keys, self.context_transport)
+      else:
+        out_BTHK = context.cached_attention(q_BTHK, keys, past.far)
     else:
       logits_BTH = self._gate_logits(x_BTD, q_BTHK)
-      out_BTHK = context.gated_attention(q_BTHK, first, keys, logits_BTH, c.loop_window, self.context_transport)
+      if past is None:
+        out_BTHK = context.gated_attention(q_BTHK, first, keys, logits_BTH, c.loop_window, self.context_transport)
+      else:
+        streams = first, keys, past.far, past.near
+        out_BTHK = context.cached_gated_attention(q_BTHK, *streams, logits_BTH, c.loop_window)
       real_BT1 = (ids.segment_ids != 0)[..., None]
       gate = jnp.sum(jnp.where(real_BT1, jax.nn.sigmoid(logits_BTH), 0)) / jnp.maximum(jnp.sum(real_BT1) * c.heads, 1)
     out_BTD = linear('bthk,hkd->btd', out_BTHK, self.output_HKD, ('heads', 'head_dim', 'embed'), self.dtype)

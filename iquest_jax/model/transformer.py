@@ -13,7 +13,8 @@ from jax.ad_checkpoint import checkpoint_name
 from iquest_jax import sharding
 from iquest_jax.errors import UserError, check_name, nearest
 from iquest_jax.kernels.gated_attention import Ids, Keys
-from iquest_jax.model.attention import Attention
+from iquest_jax.model.attention import Attention, Past
+from iquest_jax.model.cache import Cache
 from iquest_jax.model.layers import Embedder, Mlp, RMSNorm, param
 from iquest_jax.model.loop import reenter, relative_change
 from iquest_jax.model.sizes import ModelConfig
@@ -40,22 +41,31 @@ class Block(nn.Module):
   config: ModelConfig
   dtype: jnp.dtype
   context_transport: str
+  keep_keys: bool
 
   @nn.compact
-  def __call__(self, x_BTD, ids: Ids, first_kv):
-    """`first_kv`: None in the first pass, its (k, v) in later passes. Returns (x_BTD, (k, v) or mean gate)."""
+  def __call__(self, x_BTD, ids: Ids, first_kv, past_ids, past_kv):
+    """Returns (x_BTD, ((k, v) if they are needed, mean gate of a later pass)).
+
+    Args:
+      first_kv: None in the first pass, its (k, v) in later passes.
+      past_ids, past_kv: None, or ids and (k, v) of the fields of Past.
+    """
     c = self.config
     x_BTD = checkpoint_name(x_BTD, 'layer_input')
     normed_BTD = RMSNorm(c.norm_eps, name='attention_norm')(x_BTD)
     # Ids are the same in every layer and pass, so keys and values alone are stacked over layers.
     first = None if first_kv is None else Keys(*first_kv, ids)
-    out_BTD, keys, gate = Attention(c, self.dtype, self.context_transport, name='attention')(normed_BTD, ids, first)
+    past = None
+    if past_kv is not None:
+      past = Past(*(kv and Keys(*kv, ids) for kv, ids in zip(past_kv, past_ids)))
+    attend = Attention(c, self.dtype, self.context_transport, name='attention')
+    out_BTD, keys, gate = attend(normed_BTD, ids, first, past)
     x_BTD = x_BTD + out_BTD
     x_BTD = x_BTD + Mlp(c, self.dtype, name='mlp')(RMSNorm(c.norm_eps, name='mlp_norm')(x_BTD))
     x_BTD = sharding.constrain(x_BTD, 'batch', 'sequence', 'activation')
-    if c.loops == 1:
-      return x_BTD, None
-    return x_BTD, (keys.k, keys.v) if gate is None else gate
+    needed = self.keep_keys or (c.loops > 1 and gate is None)
+    return x_BTD, ((keys.k, keys.v) if needed else None, gate)
 
 
 class Transformer(nn.Module):
@@ -69,12 +79,14 @@ class Transformer(nn.Module):
     dtype: of computation; parameters are float32.
     remat: what is saved for the backward pass, a name in REMAT_POLICIES.
     context_transport: how keys and values travel if rows are split, a name in parallel.context.TRANSPORTS.
+    keep_keys: whether `extend` can return the keys of every pass, for decoding.
   """
 
   config: ModelConfig
   dtype: jax.typing.DTypeLike = jnp.bfloat16
   remat: str = 'none'
   context_transport: str = 'all_gather'
+  keep_keys: bool = False
 
   def setup(self):
     c = self.config
@@ -86,10 +98,10 @@ class Transformer(nn.Module):
         block,
         variable_axes={'params': 0},
         split_rngs={'params': True},
-        in_axes=(nn.broadcast, 0),
+        in_axes=(nn.broadcast, 0, nn.broadcast, 0),
         length=c.layers,
         metadata_params={nn.PARTITION_NAME: 'layers'},
-    )(c, self.dtype, self.context_transport)
+    )(c, self.dtype, self.context_transport, self.keep_keys)
     self.embedder = Embedder(c, self.dtype)
     self.final_norm = RMSNorm(c.norm_eps)
     self.head_DV = param(self, 'head', (c.d_model, c.vocab), ('embed', 'vocab'), nn.initializers.normal(c.init_std))
@@ -104,17 +116,39 @@ class Transformer(nn.Module):
       (hidden [B, T, D] in the compute dtype, diagnostics of later passes): diagnostics are `loop_change` (relative change
       of the hidden state) and `loop_gate` (mean gate), float32 [loops - 1] each; empty for the dense model.
     """
-    c, ids = self.config, Ids(segment_ids, positions)
+    hidden_BTD, diagnostics, _ = self._passes(tokens, Ids(segment_ids, positions), None)
+    return hidden_BTD, diagnostics
+
+  def extend(self, tokens, ids: Ids, cache: Cache | None):
+    """Hidden states of tokens that follow those in a cache, and what to write into it; needs `keep_keys`.
+
+    Args:
+      tokens: int32 [B, T].
+      ids: Ids [B, T]; segment id 1, or 0 for padding, and positions after those of the slot.
+      cache: None if the rows are whole.
+
+    Returns:
+      (hidden [B, T, D], [(k, v) [L, B, T, G, K]] per pass).
+    """
+    hidden_BTD, _, passes = self._passes(tokens, ids, cache)
+    return hidden_BTD, passes
+
+  def _passes(self, tokens, ids, cache):
+    c = self.config
+    past_ids = cache and (cache.far_ids(), cache.near_ids() if cache.near else None)
+    near = cache.near if cache and cache.near else (None,) * (c.loops - 1)
+    past = lambda near_kv: cache and (cache.far, near_kv)
     embedded_BTD = sharding.constrain(self.embedder(tokens), 'batch', 'sequence', 'activation')
-    x_BTD, first_kv = self.layers(embedded_BTD, ids, None)
-    changes, gates = [], []
-    for _ in range(c.loops - 1):
+    x_BTD, (first_kv, _) = self.layers(embedded_BTD, ids, None, past_ids, past(None))
+    changes, gates, passes = [], [], [first_kv]
+    for near_kv in near:
       start_BTD = reenter(c.loop_variant, x_BTD, embedded_BTD, self.final_norm, c.loop_gradient_scale)
-      x_BTD, gate_L = self.layers(start_BTD, ids, first_kv)
-      changes.append(relative_change(start_BTD, x_BTD, segment_ids))
+      x_BTD, (kv, gate_L) = self.layers(start_BTD, ids, first_kv, past_ids, past(near_kv))
+      changes.append(relative_change(start_BTD, x_BTD, ids.segment_ids))
       gates.append(jnp.mean(gate_L))
+      passes.append(kv)
     diagnostics = {'loop_change': jnp.stack(changes), 'loop_gate': jnp.stack(gates)} if changes else {}
-    return self.final_norm(x_BTD), diagnostics
+    return self.final_norm(x_BTD), diagnostics, passes
 
   def logits(self, tokens, segment_ids, positions):
     """float32 [B, T, V]; training computes log-probabilities in chunks instead."""

@@ -7,10 +7,13 @@ transports; the local stream looks back only a window and takes a few rows from 
 Legend: B batch, T query positions, H query heads, G key/value heads, K head size.
 """
 
+import functools
+
 import jax
 
 from iquest_jax import sharding
 from iquest_jax.errors import UserError, check_name
+from iquest_jax.kernels import decode_attention
 from iquest_jax.kernels import gated_attention as kernels
 from iquest_jax.kernels.gated_attention import Ids, Keys
 from iquest_jax.parallel import gather, halo, ring
@@ -79,6 +82,18 @@ def gated_attention(
     return TRANSPORTS[transport].gated_attention(q_BTHK, far, near, gate_logits_BTH, window, before)
 
   return _split(local, _QUERIES, _KEYS, _KEYS, _GATES)(q_BTHK, far, near, gate_logits_BTH)
+
+
+def cached_attention(q_BTHK, own: Keys, past: Keys):
+  """`decode_attention.attention`, split over the ambient mesh by slots and heads."""
+  return _split(decode_attention.attention, _QUERIES, _KEYS, _KEYS)(q_BTHK, own, past)
+
+
+def cached_gated_attention(q_BTHK, far: Keys, near: Keys, past_far: Keys, past_near: Keys, gate_logits_BTH, window: int):
+  """`decode_attention.gated_attention`, split over the ambient mesh by slots and heads."""
+  attend = functools.partial(decode_attention.gated_attention, window=window)
+  specs = _QUERIES, _KEYS, _KEYS, _KEYS, _KEYS, _GATES
+  return _split(attend, *specs)(q_BTHK, far, near, past_far, past_near, gate_logits_BTH)
 
 
 def check(length: int, ways: int, transport: str, window: int = 1, halo_rows: int = halo.ROWS) -> None:

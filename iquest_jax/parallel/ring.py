@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from iquest_jax.kernels import gated_attention as kernels
 from iquest_jax.kernels.gated_attention import Ids, Keys, join
-from iquest_jax.kernels.gated_attention.reference import inner, like, save
+from iquest_jax.kernels.gated_attention.reference import inner, like, merge, save
 from iquest_jax.sharding import CONTEXT
 
 # A gate below this, and so the gradient that it lets through, is zero in float32.
@@ -64,22 +64,15 @@ def _forward(q_BTHK, q_ids: Ids, keys: Keys):
   queries = (q_BTHK, q_ids)
 
   def from_before(keys, carry):
-    return _merge(carry, attend(queries, _early(keys)))
+    return merge(carry, attend(queries, _early(keys)))
 
   def from_after(keys, carry):
-    return join(_early(carry), _merge(_late(carry), attend(_late(queries), keys)))
+    return join(_early(carry), merge(_late(carry), attend(_late(queries), keys)))
 
   def hop(s, keys, carry):
     return jax.lax.cond(jax.lax.axis_index(CONTEXT) >= s, from_before, from_after, keys, carry)
 
   return _go_round(keys, hop, attend(queries, keys))
-
-
-def _merge(one, other):
-  """Attention over two sets of keys from attention over each."""
-  (out, lse), (other_out, other_lse) = one, other
-  total = jnp.logaddexp(lse, other_lse)
-  return jnp.exp(lse - total)[..., None] * out + jnp.exp(other_lse - total)[..., None] * other_out, total
 
 
 def _backward(q_BTHK, q_ids: Ids, keys: Keys, d_out_BTHK, lse_BTH, delta_BTH):

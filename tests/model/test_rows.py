@@ -87,7 +87,9 @@ def test_the_loop_with_one_pass_is_the_dense_model_bit_for_bit():
   expected = forward(DENSE, without_gates(params), *row)
   np.testing.assert_array_equal(forward(dataclasses.replace(LOOP, loops=1), without_gates(params), *row), expected)
   # So is the first of two passes, with gates present.
-  first_pass = lambda module, tokens, *ids: module.final_norm(module.layers(module.embedder(tokens), Ids(*ids), None)[0])
+  whole_rows = (None,) * 3
+  layers = lambda module, tokens, *ids: module.layers(module.embedder(tokens), Ids(*ids), *whole_rows)[0]
+  first_pass = lambda module, *row: module.final_norm(layers(module, *row))
   hidden, _ = forward(DENSE, without_gates(params), *row, method=None)
   np.testing.assert_array_equal(forward(LOOP, params, *row, method=first_pass), hidden)
   assert np.abs(forward(LOOP, params, *row) - expected).max() > 1e-2

@@ -49,6 +49,13 @@ def join(*parts):
   return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=1), *parts)
 
 
+def merge(one, other):
+  """(out, lse) over two sets of keys, float32, from that over each; a query may see keys in one of them only."""
+  (out, lse), (other_out, other_lse) = one, other
+  total = jnp.logaddexp(lse, other_lse)
+  return jnp.exp(lse - total)[..., None] * out + jnp.exp(other_lse - total)[..., None] * other_out, total
+
+
 def save(out_BTHK, *lses):
   """Names what the backward pass of a kernel keeps, for remat policies."""
   return checkpoint_name(out_BTHK, 'attention_output'), *(checkpoint_name(lse, 'attention_lse') for lse in lses)

@@ -1,0 +1,89 @@
+"""The keys that decoding keeps of its slots: those of the first pass in full, those of later passes as far as the window.
+
+Legend: L layers, B slots, S tokens that a slot has room for, W window, T new tokens, G key/value heads, K head size.
+"""
+
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from iquest_jax.kernels.gated_attention import Ids
+from iquest_jax.model.sizes import ModelConfig
+
+
+@flax.struct.dataclass
+class Cache:
+  """Keys and values of every slot. Where a token lies follows from its position, so nothing else is stored.
+
+  Attributes:
+    far: (k, v) [L, B, S, G, K] of the first pass; position p lies at p.
+    near: (k, v) [L, B, W, G, K] per later pass; position p lies at p mod W.
+    length_B: tokens of each slot, int32.
+  """
+
+  far: tuple[jax.Array, jax.Array]
+  near: tuple[tuple[jax.Array, jax.Array], ...]
+  length_B: jax.Array
+
+  def far_ids(self) -> Ids:
+    """Ids [B, S] of `far`."""
+    positions_S = jnp.arange(self.far[0].shape[2], dtype=jnp.int32)
+    filled_BS = positions_S < self.length_B[:, None]
+    return Ids(filled_BS.astype(jnp.int32), jnp.broadcast_to(positions_S, filled_BS.shape))
+
+  def near_ids(self) -> Ids:
+    """Ids [B, W] of each element of `near`."""
+    positions_BW = _newest(self.length_B, self.near[0][0].shape[2])
+    return Ids((positions_BW >= 0).astype(jnp.int32), jnp.maximum(positions_BW, 0))
+
+
+def empty(model: ModelConfig, slots: int, size: int, dtype) -> Cache:
+  """A cache for `slots` sequences of up to `size` tokens each."""
+  keys = lambda length: (jnp.zeros((model.layers, slots, length, model.kv_heads, model.head_dim), dtype),) * 2
+  near = tuple(keys(model.loop_window) for _ in range(model.loops - 1))
+  return Cache(keys(size), near, jnp.zeros(slots, jnp.int32))
+
+
+def write(cache: Cache, passes: Sequence[tuple[jax.Array, jax.Array]], count_B) -> Cache:
+  """Appends new tokens to their slots.
+
+  Args:
+    passes: (k, v) [L, B, T, G, K] per pass, of T tokens that follow those of each slot.
+    count_B: how many of the T belong to the slot; the others are not written.
+  """
+  T = passes[0][0].shape[2]
+  B, t = jnp.arange(len(count_B))[:, None], jnp.arange(T)
+  real_BT, position_BT = t < count_B[:, None], cache.length_B[:, None] + t
+
+  def put(old, new, place_BT, kept_BT):
+    return old.at[:, B, jnp.where(kept_BT, place_BT, old.shape[2])].set(new, mode='drop', unique_indices=True)
+
+  far = tuple(put(old, new, position_BT, real_BT) for old, new in zip(cache.far, passes[0]))
+  near = []
+  for old_kv, new_kv in zip(cache.near, passes[1:], strict=True):
+    window = old_kv[0].shape[2]
+    last_BT = real_BT & (t >= count_B[:, None] - window)  # of two tokens that share a place only the later one is kept
+    near.append(tuple(put(old, new, position_BT % window, last_BT) for old, new in zip(old_kv, new_kv)))
+  return Cache(far, tuple(near), cache.length_B + count_B)
+
+
+def take(cache: Cache, slot) -> Cache:
+  """A cache with one slot of another."""
+  one = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, slot, 1, axis)
+  keys = jax.tree.map(lambda x: one(x, 1), (cache.far, cache.near))
+  return Cache(*keys, one(cache.length_B, 0))
+
+
+def replace(cache: Cache, slot, one: Cache) -> Cache:
+  """The cache with a slot replaced by the only one of another cache."""
+  put = lambda x, new, axis: jax.lax.dynamic_update_slice_in_dim(x, new, slot, axis)
+  keys = jax.tree.map(lambda x, new: put(x, new, 1), (cache.far, cache.near), (one.far, one.near))
+  return Cache(*keys, put(cache.length_B, one.length_B, 0))
+
+
+def _newest(length_B, window):
+  """int32 [B, W]: the newest position p < length with p mod W = w; negative if there is none."""
+  last_B1 = length_B[:, None] - 1
+  return last_B1 - (last_B1 - jnp.arange(window, dtype=jnp.int32)) % window
