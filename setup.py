@@ -36,6 +36,7 @@ setup(
         # Pallas that jax 0.11.2 dropped.
         'gpu': ['jax[cuda13]>=0.10.2,<0.11.2', 'tokamax==0.0.12'],
         # tokamax: its masks and operations run on a CPU and its kernels lower there (no CUDA comes with it).
+        'bench': ['torch==2.13.0'],  # the CPU build; launch.bench compares its train step with ours
         'test': ['hypothesis>=6', 'pytest>=8', 'pytest-xdist>=3', 'ruff>=0.12', 'tensorboard>=2.18', 'tokamax==0.0.12'],
     },
 )
