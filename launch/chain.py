@@ -113,14 +113,16 @@ def _show():
 
 def _sample(run_folder) -> None:
   from iquest_jax.checkpoint import restore
-  from iquest_jax.infer import sampling
+  from iquest_jax.infer import text
+  from iquest_jax.infer.engine import Engine
   from iquest_jax.text.tokenizer import Tokenizer
 
   tokenizer = Tokenizer.load(run_folder.tokenizer)
   for stage, chat, prompt in _PROMPTS:
     model, params = restore.newest_model(run_folder.stage(stage))
-    text = sampling.complete(model, params, tokenizer, prompt, chat=chat, length=48)
-    print(f'\n{stage} continues {prompt!r}:\n{text}')
+    ids = text.turn(tokenizer, [{'role': 'user', 'content': prompt}]) if chat else text.completion(tokenizer, prompt)
+    (continuation,) = text.complete(Engine(model, params, slots=1), tokenizer, [ids], length=48)
+    print(f'\n{stage} continues {prompt!r}:\n{continuation}')
 
 
 def _check_losses(configs, run_folder) -> None:

@@ -41,9 +41,9 @@ class Cache:
 
 def empty(model: ModelConfig, slots: int, size: int, dtype) -> Cache:
   """A cache for `slots` sequences of up to `size` tokens each."""
-  keys = lambda length: (jnp.zeros((model.layers, slots, length, model.kv_heads, model.head_dim), dtype),) * 2
-  near = tuple(keys(model.loop_window) for _ in range(model.loops - 1))
-  return Cache(keys(size), near, jnp.zeros(slots, jnp.int32))
+  zeros = lambda length: jnp.zeros((model.layers, slots, length, model.kv_heads, model.head_dim), dtype)
+  kv = lambda length: (zeros(length), zeros(length))  # two arrays, since a donated one must not occur twice
+  return Cache(kv(size), tuple(kv(model.loop_window) for _ in range(model.loops - 1)), jnp.zeros(slots, jnp.int32))
 
 
 def write(cache: Cache, passes: Sequence[tuple[jax.Array, jax.Array]], count_B) -> Cache:

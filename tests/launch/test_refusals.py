@@ -46,7 +46,12 @@ REFUSED = {
     'bucket to export from': (
         'export to_hf --stage=anneal --out=x --workdir=gs://bucket', '--workdir: gs://bucket is on "gs", '),
     'infinite temperature': (
-        'sample --stage=anneal --temperature=nan', '--temperature must be finite and at least 0, got nan'),
+        'sample --stage=anneal --prompt=x --temperature=nan', 'sample: temperature must be finite and at least 0, got nan'),
+    'nothing to continue': ('sample --stage=anneal', 'nothing to continue; give --prompt, --prefix and --suffix, '),
+    'half a gap': ('sample --stage=anneal --prefix=x', '--prefix and --suffix belong together; give both'),
+    'two prompts': (
+        'sample --stage=anneal --prompt=x --prompts=y', '--prompt and --prompts exclude each other; give one of them'),
+    'no file of prompts': ('sample --stage=anneal --prompts=/none', '--prompts: /none: No such file or directory'),
     'unknown stage': ('sample --stage=aneal', '--stage: stage "aneal" does not exist; did you mean "anneal"?'),
     # Sub-commands
     'unknown sub-command': ('chain shw --size=tiny', 'sub-command "shw" does not exist; did you mean "show"?'),

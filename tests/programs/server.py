@@ -16,7 +16,7 @@ import sys
 
 from tests.programs import wrap
 
-IMPORTS = ('experiments.common', 'iquest_jax.infer.sampling', 'iquest_jax.train.loop', 'launch.command')
+IMPORTS = ('experiments.common', 'iquest_jax.infer.engine', 'iquest_jax.train.loop', 'launch.command')
 
 
 def serve(requests: socket.socket) -> dict:
