@@ -4,6 +4,7 @@ import logging as std_logging
 import os
 import sys
 import traceback
+import warnings
 
 from absl import logging
 
@@ -21,6 +22,7 @@ def quiet_orbax() -> None:
   """
   logging.get_absl_logger().addFilter(lambda record: not _is_chatter(record))
   std_logging.getLogger('asyncio').addFilter(lambda record: not _is_of_orbax(record))
+  warnings.filterwarnings('ignore', "coroutine 'async_serialize", RuntimeWarning)  # a write that was abandoned unstarted
   report = sys.unraisablehook
   sys.unraisablehook = lambda raised: None if str(raised.exc_value) in _ABANDONED else report(raised)
 

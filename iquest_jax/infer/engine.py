@@ -17,7 +17,6 @@ import numpy as np
 
 from iquest_jax.errors import UserError
 from iquest_jax.infer.sampler import GREEDY, Sampling, batched, sample
-from iquest_jax.kernels.gated_attention import Ids
 from iquest_jax.model import cache as caches
 from iquest_jax.model.transformer import Transformer
 
@@ -210,9 +209,8 @@ def _decode(model, params, cache, last_B, live_B, sampling, request_B, drawn_B):
 
 
 def _extend(model, params, cache, tokens_BT, count_B, whole):
-  t = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
-  ids = Ids((t < count_B[:, None]).astype(jnp.int32), cache.length_B[:, None] + t)
-  hidden_BTD, passes = model.apply({'params': params}, tokens_BT, ids, None if whole else cache, method='extend')
+  row = tokens_BT, cache.next_ids(tokens_BT.shape[1], count_B), None if whole else cache
+  hidden_BTD, passes = model.apply({'params': params}, *row, method='extend')
   return hidden_BTD, caches.write(cache, passes, count_B)
 
 

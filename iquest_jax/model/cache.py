@@ -38,6 +38,11 @@ class Cache:
     positions_BW = _newest(self.length_B, self.near[0][0].shape[2])
     return Ids((positions_BW >= 0).astype(jnp.int32), jnp.maximum(positions_BW, 0))
 
+  def next_ids(self, length: int, count_B) -> Ids:
+    """Ids [B, T] of `length` new tokens per slot, of which the first `count_B` follow those of the slot."""
+    t = jnp.arange(length, dtype=jnp.int32)
+    return Ids((t < count_B[:, None]).astype(jnp.int32), self.length_B[:, None] + t)
+
 
 def empty(model: ModelConfig, slots: int, size: int, dtype) -> Cache:
   """A cache for `slots` sequences of up to `size` tokens each."""

@@ -44,6 +44,12 @@ def test_asyncio_is_silent_about_abandoned_writes_of_a_checkpoint_alone(message,
   assert quiet._is_of_orbax(record) == dropped
 
 
+def test_a_command_warns_of_coroutines_that_nobody_awaited_except_those_of_a_failed_save():
+  root = pathlib.Path(__file__).parents[2]
+  done = subprocess.run([sys.executable, '-m', 'tests.programs.abandoned'], cwd=root, capture_output=True, text=True)
+  assert "coroutine 'ours' was never awaited" in done.stderr and 'async_serialize' not in done.stderr, done.stderr
+
+
 def test_importing_the_library_changes_neither_hooks_nor_filters():
   root = pathlib.Path(__file__).parents[2]
   subprocess.run([sys.executable, '-m', 'tests.programs.import_library'], cwd=root, check=True)

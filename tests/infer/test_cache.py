@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iquest_jax.kernels.gated_attention import Ids
 from iquest_jax.model import cache as caches
 from iquest_jax.model.transformer import Transformer
 
@@ -21,9 +20,7 @@ SIZE = 24
 @functools.partial(jax.jit, static_argnums=0)
 def extend(model, params, cache, tokens, count):
   """(hidden [B, T, D], cache with the first `count` tokens of each slot)."""
-  t = jnp.arange(tokens.shape[1], dtype=jnp.int32)
-  ids = Ids((t < count[:, None]).astype(jnp.int32), cache.length_B[:, None] + t)
-  module = Transformer(model, jnp.float32, keep_keys=True)
+  module, ids = Transformer(model, jnp.float32, keep_keys=True), cache.next_ids(tokens.shape[1], count)
   hidden, passes = module.apply({'params': params}, tokens, ids, cache, method='extend')
   return hidden, caches.write(cache, passes, count)
 
