@@ -58,19 +58,13 @@ def write(cache: Cache, passes: Sequence[tuple[jax.Array, jax.Array]], count_B) 
     passes: (k, v) [L, B, T, G, K] per pass, of T tokens that follow those of each slot.
     count_B: how many of the T belong to the slot; the others are not written.
   """
-  T = passes[0][0].shape[2]
-  B, t = jnp.arange(len(count_B))[:, None], jnp.arange(T)
-  real_BT, position_BT = t < count_B[:, None], cache.length_B[:, None] + t
+  slots_B1 = jnp.arange(len(count_B))[:, None]
 
-  def put(old, new, place_BT, kept_BT):
-    return old.at[:, B, jnp.where(kept_BT, place_BT, old.shape[2])].set(new, mode='drop', unique_indices=True)
+  def put(old, new):
+    places_BT = _places(cache.length_B, count_B, new.shape[2], old.shape[2])
+    return old.at[:, slots_B1, places_BT].set(new, mode='drop', unique_indices=True)
 
-  far = tuple(put(old, new, position_BT, real_BT) for old, new in zip(cache.far, passes[0]))
-  near = []
-  for old_kv, new_kv in zip(cache.near, passes[1:], strict=True):
-    window = old_kv[0].shape[2]
-    last_BT = real_BT & (t >= count_B[:, None] - window)  # of two tokens that share a place only the later one is kept
-    near.append(tuple(put(old, new, position_BT % window, last_BT) for old, new in zip(old_kv, new_kv)))
+  far, *near = jax.tree.map(put, [cache.far, *cache.near], [tuple(kv) for kv in passes])
   return Cache(far, tuple(near), cache.length_B + count_B)
 
 
@@ -86,6 +80,16 @@ def replace(cache: Cache, slot, one: Cache) -> Cache:
   put = lambda x, new, axis: jax.lax.dynamic_update_slice_in_dim(x, new, slot, axis)
   keys = jax.tree.map(lambda x, new: put(x, new, 1), (cache.far, cache.near), (one.far, one.near))
   return Cache(*keys, put(cache.length_B, one.length_B, 0))
+
+
+def _places(length_B, count_B, T, room):
+  """int32 [B, T]: where new tokens are written among `room` places, each of which occurs once.
+
+  It is `room`, which is none of them, for padding and for tokens whose place a later one of the T takes.
+  """
+  t = jnp.arange(T, dtype=jnp.int32)
+  written_BT = (t < count_B[:, None]) & (t >= count_B[:, None] - room)
+  return jnp.where(written_BT, (length_B[:, None] + t) % room, room)
 
 
 def _newest(length_B, window):

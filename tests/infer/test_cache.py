@@ -46,6 +46,15 @@ def test_hidden_states_are_those_of_the_whole_sequence(name, parts):
     np.testing.assert_array_equal(cache.length_B, lengths)
 
 
+@pytest.mark.parametrize(('length', 'count'), [(0, 9), (3, 9), (7, 2), (2, 0), (4, 5)])
+def test_no_place_of_a_ring_is_written_twice_and_the_newest_tokens_are(length, count):
+  """Which of two writes to one place wins is undefined on accelerators."""
+  (places,) = caches._places(jnp.int32([length]), jnp.int32([count]), 9, 5).tolist()
+  written = {t: place for t, place in enumerate(places) if place < 5}
+  assert written == {t: (length + t) % 5 for t in range(max(0, count - 5), count)}
+  assert len(set(written.values())) == len(written)
+
+
 def test_a_slot_taken_out_and_put_back_leaves_the_others():
   model = dataclasses.replace(LOOP, loop_window=3)
   rng = np.random.default_rng(0)
