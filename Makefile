@@ -39,7 +39,7 @@ test-long: lint $(TPU_STAMP)
 
 # Attacks the sandbox on every backend and in every language that this machine has (bubblewrap and golang are Debian packages).
 test-sandbox: $(STAMP)
-	$(BIN)/python -m pytest tests/sandbox -q
+	$(BIN)/python -m pytest tests/sandbox -q -rs
 
 # Other implementations have an environment of their own, in which only two small scripts run.
 PEERS := $(VENV)-peers
