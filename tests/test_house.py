@@ -17,6 +17,7 @@ COMMANDS = sorted(path.stem for path in (ROOT / 'launch').glob('*.py') if "__nam
 GROUND = {'errors', 'config', 'batch', 'hardware', 'run_folder'}
 LIBRARY = GROUND | {
     'sharding', 'text', 'sandbox', 'kernels', 'parallel', 'model', 'checkpoint', 'data', 'train', 'infer', 'convert',
+    'eval',
 }  # fmt: skip
 MAY_IMPORT = {
     'errors': set(),
@@ -34,6 +35,7 @@ MAY_IMPORT = {
     'train': GROUND | {'sharding', 'kernels', 'parallel', 'model', 'checkpoint', 'data.loader'},
     'infer': GROUND | {'sharding', 'model', 'checkpoint', 'text'},
     'convert': GROUND | {'model', 'checkpoint', 'text'},
+    'eval': GROUND | {'infer', 'model', 'checkpoint', 'sandbox', 'text', 'data.documents', 'data.loader'},
     # The ground of data, then its steps, none of which imports another, then what joins them.
     'data.documents': {'errors'},
     'data.split': {'errors', 'data.documents'},

@@ -1,0 +1,1 @@
+"""Benchmarks: one small protocol, one file per family, resumable runs, and the comparison of two runs."""
