@@ -93,6 +93,11 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec(*names))
 
 
+def ways(name: str, mesh: Mesh) -> int:
+  """Into how many parts a mesh splits a logical axis."""
+  return math.prod(mesh.shape[axis] for axis in RULES[name])
+
+
 def with_gathered_weight(
     function: Callable, weight: jax.Array, names: Sequence[str | None], dtype, *activations: jax.Array
 ):

@@ -1,6 +1,7 @@
 """The model of a finished stage: its shape and its parameters on a mesh. Needs no training code."""
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -21,11 +22,22 @@ _MAY_CHANGE = {'init_std', 'max_context', 'loop_gradient_scale'}
 
 
 def newest_model(folder: StageFolder) -> tuple[Transformer, Any]:
-  """(model in float32, parameters split over all devices) of a stage's newest checkpoint, for sampling and evaluation."""
-  mesh = sharding.make_mesh({'data': 1, 'fsdp': -1, 'context': 1, 'tensor': 1})
+  """(model, parameters) of a stage's newest checkpoint, as decoding and evaluation want them.
+
+  The model computes in bfloat16, on a CPU in float32. Weights that are multiplied are stored in that type, and are split
+  by heads, ffn and vocabulary as far as there are key/value heads, since gathering them for every token would take longer
+  than using them; the other devices hold replicas for slots of their own.
+  """
   checkpoints = Checkpoints(folder)
-  model = Transformer(trained_as(checkpoints.lineage()), jnp.float32)
-  return model, checkpoints.restore_params(abstract_params(model.config, mesh))
+  config = trained_as(checkpoints.lineage())
+  model = Transformer(config, jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16)
+  tensor = math.gcd(jax.device_count(), config.kv_heads)
+  mesh = sharding.make_mesh({'data': -1, 'fsdp': 1, 'context': 1, 'tensor': tensor})
+  boxed = _boxed_params(config)
+  params = checkpoints.restore_params(with_shardings(boxed, mesh))
+  if model.dtype != jnp.float32:
+    params = jax.tree.map(lambda leaf, boxed: leaf.astype(model.dtype) if 'embed' in boxed.names else leaf, params, boxed)
+  return model, params
 
 
 def trained_as(lineage: dict[str, Any]) -> ModelConfig:
@@ -47,7 +59,7 @@ def check_same_model(folder: StageFolder, lineage: dict[str, Any], model: ModelC
 
 def abstract_params(model: ModelConfig, mesh: Mesh | None = None) -> Any:
   """Tree of jax.ShapeDtypeStruct: the parameters of a model, not allocated; with shardings if a mesh is given."""
-  boxed = jax.eval_shape(lambda key: transformer.init_params(Transformer(model), key), jax.random.key(0))
+  boxed = _boxed_params(model)
   return with_shardings(boxed, mesh) if mesh else nn.unbox(boxed)
 
 
@@ -55,3 +67,8 @@ def with_shardings(boxed: Any, mesh: Mesh) -> Any:
   """Unboxes a tree of jax.ShapeDtypeStruct with logical axis names, and gives each leaf its sharding on the mesh."""
   struct = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
   return jax.tree.map(struct, nn.unbox(boxed), sharding.shardings(boxed, mesh))
+
+
+def _boxed_params(model: ModelConfig) -> Any:
+  """Tree of jax.ShapeDtypeStruct with logical axis names."""
+  return jax.eval_shape(lambda key: transformer.init_params(Transformer(model), key), jax.random.key(0))

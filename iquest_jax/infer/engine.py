@@ -1,20 +1,28 @@
 """Continuous batching: a fixed number of slots, each with one request; a slot is refilled as soon as its request ends.
 
-A prompt is prefilled alone, in a row of the next power of two of tokens, into its slot of the cache; then every step draws
-one token for all live slots. So there is one compile per row length and one for the step, whatever is requested.
+A prompt is prefilled in a row of the next power of two of tokens, into its slot of the cache; then every step draws one
+token for all live slots. So there is one compile per row length and one for the step, whatever is requested.
 
-Legend: B slots, T new tokens of a slot, L layers, V vocabulary.
+On a mesh the data axis splits the slots and the tensor axis heads, ffn and vocabulary, whose sums travel; no weight does.
+N groups of chips then prefill N prompts at a time. Every process runs the same engine and draws the same tokens.
+
+Legend: B slots, N ways the mesh splits them, T new tokens of a slot, L layers, V vocabulary.
 """
 
+import collections
+import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
+from iquest_jax import sharding
 from iquest_jax.errors import UserError
 from iquest_jax.infer.sampler import GREEDY, Sampling, batched, sample
 from iquest_jax.model import cache as caches
@@ -73,24 +81,37 @@ class Engine:
   """Decodes with one model. Not safe for threads."""
 
   def __init__(self, model: Transformer, params: Any, slots: int, size: int | None = None):
-    """Allocates the cache.
+    """Allocates the cache on the mesh of the parameters.
 
     Args:
-      slots: requests decoded at a time.
+      slots: requests decoded at a time, at least; rounded up to a multiple of the ways the mesh splits them.
       size: most tokens of a request, prompt included; by default the model's context.
     """
     self.size = model.config.max_context if size is None else size
     self._model, self._params = model.clone(keep_keys=True), params
-    self._cache = caches.empty(model.config, slots, self.size, model.dtype)
+    where = getattr(jax.tree.leaves(params)[0], 'sharding', None)
+    self._mesh = where.mesh if isinstance(where, NamedSharding) else None
+    self._ways = sharding.ways('batch', self._mesh) if self._mesh else 1
+    slots += -slots % self._ways
+    with self._on_mesh():
+      self._cache = _empty(model, slots, self.size)
     self._slots: list[_Slot | None] = [None] * slots
     self._last_B = np.zeros(slots, np.int32)
 
   def run(self, requests: Iterable[Request]) -> Iterator[Token]:
-    """Yields the tokens of all requests as they are drawn; takes a request when a slot is free."""
-    waiting = iter(requests)
+    """Yields the tokens of all requests as they are drawn; takes requests when slots are free."""
+    waiting = collections.deque()
+    requests = iter(requests)
     while True:
-      while self.free and (request := next(waiting, None)) is not None:
-        yield self.start(request)
+      while self.free:
+        waiting.extend(itertools.islice(requests, self._ways - len(waiting)))
+        if not waiting:
+          break
+        # Rows of one launch have one length, and the length of a request's row must not depend on its neighbours.
+        together = [waiting.popleft()]
+        while waiting and len(together) < len(self._free_parts()) and self._same_row(waiting[0], together[0]):
+          together.append(waiting.popleft())
+        yield from self._start(together)
       if not any(slot and slot.live for slot in self._slots):
         return
       yield from self.step()
@@ -106,13 +127,7 @@ class Engine:
     Raises:
       UserError: the prompt is empty, or the request is longer than a slot.
     """
-    if not len(request.prompt):
-      raise UserError('sample: the prompt must not be empty')
-    self._check_fits(len(request.prompt), request.length)
-    request.sampling.check()
-    index = self._slots.index(None)
-    self._slots[index] = _Slot(request, 0, request.length)
-    return self._feed(index, request.prompt, fresh=True)
+    return self._start([request])[0]
 
   def extend(self, request_id: int, tokens: Sequence[int], length: int) -> Token:
     """Appends given tokens, such as a tool's result, to a held request whose text has ended, and draws on.
@@ -129,7 +144,7 @@ class Engine:
     tokens = np.asarray([self._last_B[index], *tokens], np.int32)
     self._check_fits(int(self._cache.length_B[index]) + len(tokens), length)
     slot.left, slot.live = length, True
-    return self._feed(index, tokens, fresh=False)
+    return self._feed([(index, tokens)], fresh=False)[0]
 
   def release(self, request_id: int) -> None:
     """Frees the slot of a request, held or still being decoded."""
@@ -139,17 +154,12 @@ class Engine:
     """Draws a token for every live slot."""
     live = [index for index, slot in enumerate(self._slots) if slot and slot.live]
     requests = [slot.request if slot else _NOBODY for slot in self._slots]
-    of_each = lambda values, dtype: np.asarray(list(values), dtype)
-    tokens_B, logps_B, self._cache = _decode(
-        self._model,
-        self._params,
-        self._cache,
-        self._last_B,
-        of_each((index in live for index in range(len(self._slots))), np.int32),
-        batched([request.sampling for request in requests]),
-        of_each((request.id for request in requests), np.int32),
-        of_each((slot.drawn if slot else 0 for slot in self._slots), np.int32),
-    )
+    live_B = _int32(index in live for index in range(len(self._slots)))
+    drawn_B = _int32(slot.drawn if slot else 0 for slot in self._slots)
+    with self._on_mesh():
+      tokens_B, logps_B, self._cache = _decode(
+          self._model, self._params, self._cache, self._last_B, live_B, *_sampled(requests), drawn_B
+      )
     tokens_B, logps_B = np.asarray(tokens_B), np.asarray(logps_B)
     return [self._drawn(index, tokens_B[index], logps_B[index]) for index in live]
 
@@ -163,17 +173,48 @@ class Engine:
           'shorten one of them'
       )
 
-  def _feed(self, index: int, tokens: np.ndarray, fresh: bool) -> Token:
-    slot = self._slots[index]
-    room = min(self.size, max(_SHORTEST, 1 << (len(tokens) - 1).bit_length()))
-    padded_1T = np.zeros((1, room), np.int32)
-    padded_1T[0, : len(tokens)] = tokens
-    request = slot.request
-    token_1, logp_1, self._cache = _prefill(
-        self._model, fresh, self._params, self._cache, np.int32(index), padded_1T, np.int32([len(tokens)]),
-        batched([request.sampling]), np.int32([request.id]), np.int32([slot.drawn]),
-    )  # fmt: skip
-    return self._drawn(index, np.asarray(token_1)[0], np.asarray(logp_1)[0])
+  def _free_parts(self) -> dict[int, int]:
+    """{part of the slots: its first free slot}."""
+    of_part = len(self._slots) // self._ways
+    return {index // of_part: index for index in reversed(range(len(self._slots))) if self._slots[index] is None}
+
+  def _same_row(self, one: Request, other: Request) -> bool:
+    return self._room(len(one.prompt)) == self._room(len(other.prompt))
+
+  def _room(self, tokens: int) -> int:
+    return min(self.size, max(_SHORTEST, 1 << max(tokens - 1, 0).bit_length()))
+
+  def _start(self, requests: Sequence[Request]) -> list[Token]:
+    """Prefills requests of one row length, at most as many as parts have a free slot."""
+    for request in requests:
+      if not len(request.prompt):
+        raise UserError('sample: the prompt must not be empty')
+      self._check_fits(len(request.prompt), request.length)
+      request.sampling.check()
+    indices = [index for _, index in sorted(self._free_parts().items())][: len(requests)]
+    for index, request in zip(indices, requests, strict=True):
+      self._slots[index] = _Slot(request, 0, request.length)
+    return self._feed([(index, request.prompt) for index, request in zip(indices, requests)], fresh=True)
+
+  def _feed(self, rows: Sequence[tuple[int, np.ndarray]], fresh: bool) -> list[Token]:
+    """Draws a token after new tokens of slots, each in another part; the rows of other parts are padding."""
+    of_part = len(self._slots) // self._ways
+    tokens_NT = np.zeros((self._ways, self._room(len(rows[0][1]))), np.int32)
+    slots_N, count_N, drawn_N = np.zeros((3, self._ways), np.int32)
+    requests = [_NOBODY] * self._ways
+    for index, tokens in rows:
+      part, slots_N[index // of_part] = divmod(index, of_part)
+      tokens_NT[part, : len(tokens)], count_N[part] = tokens, len(tokens)
+      requests[part], drawn_N[part] = self._slots[index].request, self._slots[index].drawn
+    with self._on_mesh():
+      tokens_N, logps_N, self._cache = _prefill(
+          self._model, fresh, self._params, self._cache, slots_N, tokens_NT, count_N, *_sampled(requests), drawn_N
+      )
+    tokens_N, logps_N = np.asarray(tokens_N), np.asarray(logps_N)
+    return [self._drawn(index, tokens_N[index // of_part], logps_N[index // of_part]) for index, _ in rows]
+
+  def _on_mesh(self):
+    return jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext()
 
   def _drawn(self, index: int, token, logp) -> Token:
     """Notes a drawn token; ends the request if it is the last one."""
@@ -190,15 +231,29 @@ class Engine:
 _NOBODY = Request(0, np.zeros(0, np.int32), 1)
 
 
+def _int32(values) -> np.ndarray:
+  return np.asarray(list(values), np.int32)
+
+
+def _sampled(requests: Sequence[Request]) -> tuple[Sampling, np.ndarray]:
+  """How tokens of requests are drawn, and their ids."""
+  return batched([request.sampling for request in requests]), _int32(request.id for request in requests)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _empty(model, slots, size):
+  return caches.empty(model.config, slots, size, model.dtype)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _prefill(model, fresh, params, cache, index, tokens_1T, count_1, sampling, request_1, drawn_1):
-  """(token [1], logp [1], cache) after tokens of one slot; a fresh slot holds nothing yet, and its row is a whole one."""
-  one = caches.take(cache, index)
+def _prefill(model, fresh, params, cache, slots_N, tokens_NT, count_N, sampling, request_N, drawn_N):
+  """(token [N], logp [N], cache) after tokens of N slots; a fresh slot holds nothing yet, and its row is a whole one."""
+  some = caches.take(cache, slots_N)
   if fresh:
-    one = one.replace(length_B=jnp.zeros_like(one.length_B))
-  hidden_1TD, one = _extend(model, params, one, tokens_1T, count_1, whole=fresh)
-  logits_1V = _logits(params, hidden_1TD[:, count_1[0] - 1])
-  return *sample(logits_1V, sampling, request_1, drawn_1), caches.replace(cache, index, one)
+    some = some.replace(length_B=jnp.where(count_N > 0, 0, some.length_B))
+  hidden_NTD, some = _extend(model, params, some, tokens_NT, count_N, whole=fresh)
+  hidden_ND = jnp.take_along_axis(hidden_NTD, jnp.maximum(count_N - 1, 0)[:, None, None], axis=1)[:, 0]
+  return *sample(_logits(params, hidden_ND), sampling, request_N, drawn_N), caches.replace(cache, slots_N, some)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -215,6 +270,8 @@ def _extend(model, params, cache, tokens_BT, count_B, whole):
 
 
 def _logits(params, hidden_BD):
-  """float32 [B, V]."""
+  """float32 [B, V], on every device, since all processes must see what is drawn and a sort needs the whole vocabulary."""
   head_DV = params['head'].astype(hidden_BD.dtype)
-  return jnp.einsum('bd,dv->bv', hidden_BD, head_DV, preferred_element_type=jnp.float32)
+  logits_BV = jnp.einsum('bd,dv->bv', hidden_BD, head_DV, preferred_element_type=jnp.float32)
+  # Split first, or the partitioner would gather the head instead of the logits.
+  return sharding.constrain(sharding.constrain(logits_BV, None, 'vocab'), None, None)

@@ -9,8 +9,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from iquest_jax import sharding
 from iquest_jax.kernels.gated_attention import Ids
 from iquest_jax.model.sizes import ModelConfig
+
+# Logical names of the axes of a cache's keys and values.
+KEY_AXES = ('layers', 'batch', None, 'kv_heads', 'head_dim')
 
 
 @flax.struct.dataclass
@@ -46,9 +50,11 @@ class Cache:
 
 def empty(model: ModelConfig, slots: int, size: int, dtype) -> Cache:
   """A cache for `slots` sequences of up to `size` tokens each."""
-  zeros = lambda length: jnp.zeros((model.layers, slots, length, model.kv_heads, model.head_dim), dtype)
+  shape = lambda length: (model.layers, slots, length, model.kv_heads, model.head_dim)
+  zeros = lambda length: sharding.constrain(jnp.zeros(shape(length), dtype), *KEY_AXES)
   kv = lambda length: (zeros(length), zeros(length))  # two arrays, since a donated one must not occur twice
-  return Cache(kv(size), tuple(kv(model.loop_window) for _ in range(model.loops - 1)), jnp.zeros(slots, jnp.int32))
+  lengths_B = sharding.constrain(jnp.zeros(slots, jnp.int32), 'batch')
+  return Cache(kv(size), tuple(kv(model.loop_window) for _ in range(model.loops - 1)), lengths_B)
 
 
 def write(cache: Cache, passes: Sequence[tuple[jax.Array, jax.Array]], count_B) -> Cache:
@@ -58,28 +64,58 @@ def write(cache: Cache, passes: Sequence[tuple[jax.Array, jax.Array]], count_B) 
     passes: (k, v) [L, B, T, G, K] per pass, of T tokens that follow those of each slot.
     count_B: how many of the T belong to the slot; the others are not written.
   """
-  slots_B1 = jnp.arange(len(count_B))[:, None]
 
-  def put(old, new):
-    places_BT = _places(cache.length_B, count_B, new.shape[2], old.shape[2])
-    return old.at[:, slots_B1, places_BT].set(new, mode='drop', unique_indices=True)
+  def local(cache, passes, count_B):
+    slots_B1 = jnp.arange(len(count_B))[:, None]
 
-  far, *near = jax.tree.map(put, [cache.far, *cache.near], [tuple(kv) for kv in passes])
-  return Cache(far, tuple(near), cache.length_B + count_B)
+    def put(old, new):
+      places_BT = _places(cache.length_B, count_B, new.shape[2], old.shape[2])
+      return old.at[:, slots_B1, places_BT].set(new, mode='drop', unique_indices=True)
 
+    far, *near = jax.tree.map(put, [cache.far, *cache.near], passes)
+    return Cache(far, tuple(near), cache.length_B + count_B)
 
-def take(cache: Cache, slot) -> Cache:
-  """A cache with one slot of another."""
-  one = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, slot, 1, axis)
-  keys = jax.tree.map(lambda x: one(x, 1), (cache.far, cache.near))
-  return Cache(*keys, one(cache.length_B, 0))
+  return _on_each_device(local, cache, [tuple(kv) for kv in passes], count_B)
 
 
-def replace(cache: Cache, slot, one: Cache) -> Cache:
-  """The cache with a slot replaced by the only one of another cache."""
-  put = lambda x, new, axis: jax.lax.dynamic_update_slice_in_dim(x, new, slot, axis)
-  keys = jax.tree.map(lambda x, new: put(x, new, 1), (cache.far, cache.near), (one.far, one.near))
-  return Cache(*keys, put(cache.length_B, one.length_B, 0))
+def take(cache: Cache, slots_N) -> Cache:
+  """A cache with one slot of each of N equal parts of another, where N is the ways the mesh splits the slots.
+
+  Args:
+    slots_N: int32, the slot's index within its part.
+  """
+
+  def local(cache, slots_1):
+    one = lambda x: jax.lax.dynamic_slice_in_dim(x, slots_1[0], 1, _slot_axis(x))
+    return jax.tree.map(one, cache)
+
+  return _on_each_device(local, cache, slots_N)
+
+
+def replace(cache: Cache, slots_N, chosen: Cache) -> Cache:
+  """The cache with the slots that `take` takes replaced by those of another cache."""
+
+  def local(cache, slots_1, chosen):
+    put = lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, slots_1[0], _slot_axis(x))
+    return jax.tree.map(put, cache, chosen)
+
+  return _on_each_device(local, cache, slots_N, chosen)
+
+
+def _on_each_device(function, cache: Cache, *arguments) -> Cache:
+  """function(cache, *arguments), on each device its own slots and heads.
+
+  The partitioner would gather whole caches, since it does not know where a slot lies.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return function(cache, *arguments)
+  spec = lambda x: sharding.spec(*(KEY_AXES if x.ndim == len(KEY_AXES) else ('batch',)))
+  specs = jax.tree.map(spec, (cache, *arguments))
+  return jax.shard_map(function, in_specs=specs, out_specs=specs[0], check_vma=False)(cache, *arguments)
+
+
+def _slot_axis(x) -> int:
+  return KEY_AXES.index('batch') if x.ndim == len(KEY_AXES) else 0
 
 
 def _places(length_B, count_B, T, room):

@@ -59,10 +59,10 @@ def test_a_slot_taken_out_and_put_back_leaves_the_others():
   model = dataclasses.replace(LOOP, loop_window=3)
   rng = np.random.default_rng(0)
   cache = jax.tree.map(lambda x: rng.random(x.shape).astype(x.dtype), caches.empty(model, 3, 8, jnp.float32))
-  one = caches.take(cache, 1)
+  one = caches.take(cache, [1])
   assert one.far[0].shape[1] == 1 and np.array_equal(one.far[0][:, 0], cache.far[0][:, 1])
   other = jax.tree.map(lambda x: x + 1, one)
-  changed = caches.replace(cache, 1, other)
+  changed = caches.replace(cache, [1], other)
   for before, after in zip(jax.tree.leaves((cache.far, cache.near)), jax.tree.leaves((changed.far, changed.near))):
     np.testing.assert_array_equal(after[:, [0, 2]], before[:, [0, 2]])
     np.testing.assert_array_equal(after[:, 1], before[:, 1] + 1)

@@ -1,16 +1,20 @@
 """Whatever else is decoded, a request gets the tokens and log-probabilities of the whole sequence."""
 
 import dataclasses
+import math
+import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from iquest_jax import sharding
 from iquest_jax.errors import UserError
 from iquest_jax.infer import engine as engine_module
 from iquest_jax.infer.engine import Engine, Request
 from iquest_jax.infer.sampler import Sampling
-from iquest_jax.model.transformer import Transformer
+from iquest_jax.model.transformer import Transformer, init_params
 
 from tests.infer import oracle
 from tests.model.small_models import DENSE, LOOP, LOOP3, random_params
@@ -86,6 +90,44 @@ def test_a_held_request_extended_by_given_tokens_is_the_whole_sequence(name):
   assert more[-1].end == 'length'
   decoding.release(7)
   assert decoding.free == 2
+
+
+def on_mesh(model, slots):
+  """An engine of a model whose slots are split over 4 devices, and heads, ffn and vocabulary over 2."""
+  mesh = sharding.make_mesh({'data': 4, 'fsdp': 1, 'context': 1, 'tensor': 2})
+  module = Transformer(model, jnp.float32)
+  boxed = jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
+  return Engine(module, jax.device_put(random_params(model), sharding.shardings(boxed, mesh)), slots)
+
+
+@pytest.mark.parametrize('name', ['dense', 'three passes'])
+def test_a_mesh_draws_the_same_and_neighbours_change_no_bit(name):
+  model = dataclasses.replace(MODELS[name], vocab=64)  # divides over the mesh
+  requests = [Request(id, PROMPTS[id % 5], 6 + id, HOT if id % 2 else Sampling()) for id in range(7)]
+  together = drawn((split := on_mesh(model, slots=3)).run(requests))
+  assert split.free == 4  # rounded up to the ways
+  alone = drawn(engine(model, slots=4).run(requests))
+  for request in requests:
+    assert together[request.id][0] == alone[request.id][0]
+    np.testing.assert_allclose(together[request.id][1], alone[request.id][1], atol=1e-5)
+  assert drawn(split.run(requests[::-1])) == together
+  assert drawn(split.run(requests[4:5])) == {4: together[4]}
+  held = drawn(split.run([Request(9, PROMPTS[3], 2, hold=True), requests[0]]))
+  token = split.extend(9, [5, 6, 7], 1)
+  expected = oracle.of_drawn(model, random_params(model), [*PROMPTS[3], *held[9][0], 5, 6, 7], [token.token])
+  assert abs(token.logp - expected[0, token.token]) < 1e-5
+
+
+@pytest.mark.parametrize('step', ['decode', 'prefill'])
+def test_a_mesh_moves_activations_but_no_weight_and_no_cache(step, monkeypatch):
+  decoding, lowered = on_mesh(dataclasses.replace(LOOP, vocab=64, d_model=64), slots=8), []
+  compiled = getattr(engine_module, f'_{step}')
+  monkeypatch.setattr(engine_module, f'_{step}', lambda *args: lowered.append(compiled.lower(*args)) or compiled(*args))
+  list(decoding.run([Request(0, PROMPTS[1], 2)]))
+  collective = r'= \w+\[([\d,]+)\]\S* (?:all-|reduce-scatter|collective-)'
+  sizes = [math.prod(map(int, found.split(','))) for found in re.findall(collective, lowered[0].compile().as_text())]
+  activations = 64 * (32 if step == 'prefill' else 2)  # of one device
+  assert activations in sizes and max(sizes) <= max(activations, 8 * 64)  # 8 x 64: the logits
 
 
 def test_requests_of_one_row_length_share_one_compile():
