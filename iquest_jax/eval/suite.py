@@ -1,6 +1,7 @@
 """The protocol of a benchmark: problems, prompt, extract, grade, score."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -73,6 +74,7 @@ class Suite:
     length: most tokens of an answer.
     samples: answers per problem.
     ks: the k of the pass@k it reports.
+    in_corpus: whether its problems come with the corpus of tiny sizes instead of --data.
   """
 
   name: str
@@ -80,6 +82,7 @@ class Suite:
   length: int = 1024
   samples: int = 1
   ks: Sequence[int] = (1,)
+  in_corpus: bool = False
 
   def problems(self, folder: pathlib.Path) -> list[Problem]:
     """Reads the official files below `folder`; raises UserError for one that is missing, malformed or another version."""
@@ -89,17 +92,41 @@ class Suite:
     raise NotImplementedError
 
   def follow_up(self, problem: Problem, messages: Sequence[Message], pool: Pool) -> list[Message]:
-    """The messages after which the model answers once more, after those so far; none ends the conversation."""
+    """The messages after which the model answers once more, after those so far; none ends the conversation.
+
+    Args:
+      messages: of the prompt, then of the model and this method in turn; a model's holds what it wrote, as chat.parse reads.
+    """
     return []
 
   def extract(self, problem: Problem, answers: Sequence[str]) -> str:
     """What is graded, from the model's answers in order; never raises."""
     raise NotImplementedError
 
+  def continued(self, problem: Problem, completion: str) -> str:
+    """What is graded if the model continued `Prompt.text`; never raises."""
+    return self.extract(problem, [completion])
+
   def grade(self, problem: Problem, extracted: str, pool: Pool) -> Outcome:
     """Grades what was extracted; never raises for what a model wrote."""
     raise NotImplementedError
 
   def score(self, problems: Mapping[str, Problem], outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, float]:
-    """The figures of the table, in percent, from the outcomes of each problem's samples; none of them is 'missing'."""
-    raise NotImplementedError
+    """The figures of the table, in percent, from the outcomes of each problem's samples; none of them is 'missing'.
+
+    By default pass@k for every k of `ks` that the samples allow.
+    """
+    del problems
+    return {f'pass@{k}': pass_at(k, outcomes) for k in self.ks if all(len(samples) >= k for samples in outcomes.values())}
+
+
+def pass_at(k: int, outcomes: Mapping[str, Sequence[Outcome]]) -> float:
+  """Unbiased pass@k in percent, the mean over problems of 1 - C(n - c, k) / C(n, k), where c of n >= k samples passed.
+
+  Source: Chen et al. 2021, equation 1.
+  """
+  chances = []
+  for samples in outcomes.values():
+    failed = sum(outcome.status != PASSED for outcome in samples)
+    chances.append(1 - math.comb(failed, k) / math.comb(len(samples), k))
+  return 100 * math.fsum(chances) / len(chances) if chances else 0.0

@@ -51,7 +51,7 @@ def without_thinking(answer: str) -> str:
 
 
 def blocks(text: str) -> list[Block]:
-  """The fenced blocks of a text in order: ``` or ~~~, longer fences around shorter ones, indented ones, an unclosed last."""
+  """The fenced blocks of a text in order: of backticks or tildes, indented or not; the last one may be cut off."""
   found, fence, language, margin, lines = [], '', '', 0, []
   for line in _lines(text):
     if not fence:
