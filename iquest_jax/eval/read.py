@@ -9,7 +9,9 @@ from typing import Any
 
 from iquest_jax.errors import UserError
 
-_NAMES = {str: 'a string', list: 'a list', dict: 'an object', int: 'a whole number', float: 'a number', bool: 'true or false'}
+_NAMES = {
+    str: 'a string', list: 'a list', dict: 'an object', int: 'a whole number', float: 'a number', bool: 'true or false',
+}  # fmt: skip
 
 
 def find(folder: pathlib.Path, *names: str) -> pathlib.Path:
@@ -56,8 +58,8 @@ def records(path: pathlib.Path, fields: Mapping[str, type | tuple[type, ...]]) -
       if name not in item:
         raise UserError(f'{where}: field "{name}" is missing; this reads the version of the file that has it')
       if not isinstance(item[name], kinds):
-        wanted = ' or '.join(_NAMES[kind] for kind in kinds)
-        raise UserError(f'{where}: field "{name}" must be {wanted}, got {type(item[name]).__name__}; is it the official file?')
+        wanted, got = ' or '.join(_NAMES[kind] for kind in kinds), type(item[name]).__name__
+        raise UserError(f'{where}: field "{name}" must be {wanted}, got {got}; is it the official file?')
     found.append(item)
   if not found:
     raise UserError(f'{path}: has no records; download it again')

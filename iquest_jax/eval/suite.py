@@ -74,7 +74,8 @@ class Suite:
     length: most tokens of an answer.
     samples: answers per problem.
     ks: the k of the pass@k it reports.
-    in_corpus: whether its problems come with the corpus of tiny sizes instead of --data.
+    package: an installed package whose folder stands for --data where that is not given; empty if none ships the files.
+    in_corpus: whether its problems are read from the corpus of tiny sizes, `<workdir>/corpus`, instead of --data.
   """
 
   name: str
@@ -82,6 +83,7 @@ class Suite:
   length: int = 1024
   samples: int = 1
   ks: Sequence[int] = (1,)
+  package: str = ''
   in_corpus: bool = False
 
   def problems(self, folder: pathlib.Path) -> list[Problem]:
@@ -95,7 +97,7 @@ class Suite:
     """The messages after which the model answers once more, after those so far; none ends the conversation.
 
     Args:
-      messages: of the prompt, then of the model and this method in turn; a model's holds what it wrote, as chat.parse reads.
+      messages: of the prompt, then of the model and this method in turn; a model's holds all that it wrote.
     """
     return []
 
