@@ -16,7 +16,7 @@ import numpy as np
 
 from iquest_jax.kernels.gated_attention import block_pairs, tpu_backward, tpu_forward
 from iquest_jax.kernels.gated_attention.reference import Ids, Keys, inner, save
-from iquest_jax.kernels.gated_attention.tpu_common import DEFAULT, HALO, Near, Options
+from iquest_jax.kernels.gated_attention.tpu_common import DEFAULT, HALO, Near, Options, scores_of_a_document
 
 # A device holds an early and a late chunk of a split row (batch.zigzag), and a halo has a part for each.
 CHUNKS = 2
@@ -108,7 +108,7 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 def _of_part(options: Options, q_ids, keys) -> Options:
   """A ring sees every part of the row in full, except the queries' own."""
-  return options if q_ids is keys.ids else options._replace(seen=1.0)
+  return options._replace(part=q_ids is not keys.ids)
 
 
 class _Rows(NamedTuple):
@@ -154,13 +154,19 @@ class _Rows(NamedTuple):
     q_array = jnp.stack([jnp.where(q_ids.segment_ids == 0, -1, q_ids.segment_ids), q_ids.positions], axis=1)
     return q_ids, k_ids, q_array, jnp.stack(k_ids, axis=1)
 
+  def _scores(self, near: Near | None, window) -> int:
+    """Scores per head that a launch declares as its cost; those of the local stream are 256 per query."""
+    if near is None:
+      return scores_of_a_document(self.T, self.S, self.chunks, window, self.options)
+    return scores_of_a_document(self.T, self.S, self.chunks, None, self.options) + self.T * 2 * HALO
+
   def forward(self, q_BTHK, q_ids, keys: Keys, near: Near | None, window):
     """tpu_forward.forward of unpadded rows; results are padded."""
     o = self.options
     q_ids, k_ids, *arrays = self._ids(q_ids, keys.ids)
     q, k, v = _heads_first(self.pad(q_BTHK), self.pad_keys(keys.k), self.pad_keys(keys.v))
     pairs, count = block_pairs.forward(q_ids, k_ids, o.block_q, o.block_k, window if near is None else None)
-    return tpu_forward.forward(q, k, v, *arrays, pairs, count, near, window, o)
+    return tpu_forward.forward(q, k, v, *arrays, pairs, count, near, window, self._scores(near, window), o)
 
   def backward(self, q_BTHK, q_ids, keys: Keys, d_out_BTHK, lse, delta, near: Near | None, window, dtypes):
     """tpu_backward.backward of unpadded rows: (dq, dk, dv) unpadded, then the gradients of `near` in its layout."""
@@ -183,7 +189,8 @@ class _Rows(NamedTuple):
       ids = jax.tree.map(lambda x: x[:, rows], q_ids)
       pairs, count = block_pairs.backward(ids, k_ids, o.block_q, o.block_k, window if near is None else None)
       arrays = (part(q), k, v, part(d_out), lanes(lse), lanes(delta), lanes(q_array), k_array)
-      return tpu_backward.backward(*arrays, pairs, count, near_part, window, (dtypes[0], dk_dtype), o)
+      scores = self._scores(near, window) * arrays[0].shape[2] // T
+      return tpu_backward.backward(*arrays, pairs, count, near_part, window, (dtypes[0], dk_dtype), scores, o)
 
     if most >= T:
       dq, dk, dv, *d_near = launch(0, dtypes[1])

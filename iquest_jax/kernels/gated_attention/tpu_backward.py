@@ -31,7 +31,7 @@ _TINY = 1e-30
 
 
 def backward(
-    q, k, v, d_out, lse, delta, q_ids, k_ids, pairs, count, near: tpu_common.Near | None, window, dtypes, options
+    q, k, v, d_out, lse, delta, q_ids, k_ids, pairs, count, near: tpu_common.Near | None, window, dtypes, scores, options
 ):
   """One launch; rows in whole blocks, heads before rows.
 
@@ -43,6 +43,7 @@ def backward(
     pairs, count: from block_pairs.backward.
     near: the local stream with its lse; None if there is only one stream.
     dtypes: of dq, and of dk and dv.
+    scores: as in tpu_forward.forward.
     options: tpu_common.Options, fitted to the rows.
 
   Returns:
@@ -69,7 +70,6 @@ def backward(
         pltpu.VMEM((HALO + block_q, K), jnp.float32),
         pltpu.VMEM((2, HALO + block_q, LANES), jnp.int32),
     ]
-  visible_pairs = int(T * S * options.seen) + (T * 2 * LANES if near is not None else 0)
   return pl.pallas_call(
       functools.partial(
           _kernel, window=window, chunk=options.chunk, ends=(len(in_specs), len(in_specs) + len(out_specs))
@@ -84,9 +84,9 @@ def backward(
       ),
       compiler_params=tpu_common.compiler_params('parallel', 'parallel', 'arbitrary', 'arbitrary'),
       cost_estimate=pl.CostEstimate(
-          flops=10 * B * H * visible_pairs * K,
-          transcendentals=B * H * visible_pairs,
-          bytes_accessed=q.dtype.itemsize * B * K * (H * T + 4 * G * S + 2 * H * (visible_pairs // block_k)),
+          flops=10 * B * H * scores * K,
+          transcendentals=B * H * scores,
+          bytes_accessed=q.dtype.itemsize * B * K * (H * T + 4 * G * S + 2 * H * (scores // block_k)),
       ),
       interpret=options.interpret,
       name='attention_backward' if near is None else 'gated_attention_backward',

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.pallas import tpu as pltpu
 
 from iquest_jax.kernels.gated_attention import block_pairs
@@ -30,8 +31,7 @@ class Options(NamedTuple):
     block_q, block_k: rows per block, multiples of 128.
     chunk: keys whose scores are held at once.
     interpret: False on a TPU; True, or pltpu.InterpretParams, elsewhere.
-    seen: share of the pairs that is visible if a row is one document, for the cost that a kernel declares: half of a causal
-      row, and also of a zigzag part of it against the whole.
+    part: whether the keys are another part of the row, which the queries see in full; for the cost that a kernel declares.
     resident_bytes: vector memory for dq, float32, of the heads that share a key/value head; longer rows are split.
   """
 
@@ -39,7 +39,7 @@ class Options(NamedTuple):
   block_k: int = 1024
   chunk: int = 512
   interpret: object = False
-  seen: float = 0.5
+  part: bool = False
   resident_bytes: int = 40 * 2**20
 
   def fitted(self, T: int, S: int) -> 'Options':
@@ -51,6 +51,38 @@ class Options(NamedTuple):
 
 
 DEFAULT = Options()
+
+
+def scores_of_a_document(T: int, S: int, chunks: int, window: int | None, options: Options) -> int:
+  """Scores of the stream of S keys that a kernel computes per head if the row is one document, the most a row can cost.
+
+  A pair of blocks that is visible in part is computed in full. If there are more keys than queries, the queries are two
+  chunks of a zigzag row (batch.zigzag). The keys are then those of the whole row or, with a window, as many rows before
+  each chunk as are left over, then those of the queries.
+
+  Args:
+    T, S: queries and keys, without padding.
+    chunks: parts of the queries that are padded to whole blocks.
+    window: keys that a query sees; None if all before it.
+    options: fitted to the rows.
+  """
+  block_q, block_k = options.block_q, options.block_k
+  if options.part:
+    return -(-T // block_q) * block_q * -(-S // block_k) * block_k
+  ways = max(1, S // T) if window is None or S == T else 2
+  chunk = lambda n: np.arange(n * T // 2, (n + 1) * T // 2)
+  q = np.concatenate([chunk(0), chunk(2 * ways - 1)])
+  before = (S - T) // 2 if window is not None else 0
+  parts = range(1 if window is not None else ways)
+  halo = [start - before + np.arange(before) for start in (q[0], q[T // 2])]
+  k = np.concatenate(halo + [chunk(n) for r in parts for n in (r, 2 * ways - 1 - r)])
+  # Padding repeats the last position, which changes no comparison.
+  in_blocks = lambda x, block: np.pad(x, [(0, 0), (0, -x.shape[1] % block)], 'edge').reshape(-1, block)
+  q, k = in_blocks(q.reshape(chunks, -1), block_q)[:, None], in_blocks(k[None], block_k)
+  computed = k.min(-1) <= q.max(-1)
+  if window is not None:
+    computed &= q.min(-1) - k.max(-1) < window
+  return int(computed.sum()) * block_q * block_k
 
 
 class Near(NamedTuple):

@@ -17,7 +17,7 @@ from iquest_jax.kernels.gated_attention.reference import MASKED
 from iquest_jax.kernels.gated_attention.tpu_common import HALO, LANES, LOG2_E, column, dot, hide, visible, widen
 
 
-def forward(q, k, v, q_ids, k_ids, pairs, count, near: tpu_common.Near | None, window, options):
+def forward(q, k, v, q_ids, k_ids, pairs, count, near: tpu_common.Near | None, window, scores, options):
   """One launch; rows in whole blocks, heads before rows.
 
   Args:
@@ -27,15 +27,15 @@ def forward(q, k, v, q_ids, k_ids, pairs, count, near: tpu_common.Near | None, w
     pairs, count: from block_pairs.forward.
     near: the local stream; None if there is only one stream.
     window: of the local stream if there is one, else of the only stream.
+    scores: computed per head, for the cost that the kernel declares.
     options: tpu_common.Options, fitted to the rows.
 
   Returns:
     (out [B, H, T, K], lse float32 [B, H, 1, T] of each stream)
   """
   B, H, T, K = q.shape
-  S, streams = k.shape[2], 1 if near is None else 2
+  streams = 1 if near is None else 2
   in_specs, out_specs = _specs(H // k.shape[1], K, near is not None, options)
-  visible_pairs = int(T * S * options.seen) + (T * 2 * LANES if near is not None else 0)
   return pl.pallas_call(
       functools.partial(_kernel, window=window, chunk=options.chunk, streams=streams),
       out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype)]
@@ -54,9 +54,9 @@ def forward(q, k, v, q_ids, k_ids, pairs, count, near: tpu_common.Near | None, w
       ),
       compiler_params=tpu_common.compiler_params('parallel', 'parallel', 'arbitrary'),
       cost_estimate=pl.CostEstimate(
-          flops=4 * B * H * visible_pairs * K,
-          transcendentals=B * H * visible_pairs,
-          bytes_accessed=q.dtype.itemsize * B * H * 2 * K * (T * (1 + streams) + visible_pairs // options.block_q),
+          flops=4 * B * H * scores * K,
+          transcendentals=B * H * scores,
+          bytes_accessed=q.dtype.itemsize * B * H * 2 * K * (T * (1 + streams) + scores // options.block_q),
       ),
       interpret=options.interpret,
       name='attention_forward' if near is None else 'gated_attention_forward',
