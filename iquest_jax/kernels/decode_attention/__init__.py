@@ -1,5 +1,29 @@
-"""Attention of new tokens over a cache and over themselves; runs as the reference everywhere."""
+"""Attention of new tokens over a cache and over themselves; reference.py defines it, and TPUs run it as tpu.py."""
 
-from iquest_jax.kernels.decode_attention.reference import attention, gated_attention
+import jax
+
+from iquest_jax.kernels.decode_attention import reference
+from iquest_jax.kernels.gated_attention import Keys, _target
 
 __all__ = ['attention', 'gated_attention']
+
+
+def attention(q_BTHK, own: Keys, past: Keys, layer=None):
+  """reference.attention."""
+  return _implementation().attention(q_BTHK, own, past, layer)
+
+
+def gated_attention(
+    q_BTHK, far: Keys, near: Keys, past_far: Keys, past_near: Keys, gate_logits_BTH, window: int, layer=None
+):
+  """reference.gated_attention."""
+  return _implementation().gated_attention(q_BTHK, far, near, past_far, past_near, gate_logits_BTH, window, layer)
+
+
+def _implementation():
+  """Imported on first use, like those of gated_attention; the platform is the one that is compiled for."""
+  if (_target.get() or jax.default_backend()) == 'tpu':
+    from iquest_jax.kernels.decode_attention import tpu
+
+    return tpu
+  return reference
