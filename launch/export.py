@@ -1,4 +1,4 @@
-"""Exchange checkpoints with other libraries, in the Hugging Face layout: config.json and safetensors.
+"""Exchange checkpoints with other libraries, in the Hugging Face layout: config.json, safetensors, tokenizer.
 
   python -m launch.export from_hf MODEL --workdir=DIR --stage=NAME
   python -m launch.export to_hf --workdir=DIR --stage=NAME --out=MODEL
@@ -6,26 +6,30 @@
 
 MODEL is a folder.
 
-from_hf imports MODEL as the start of a stage. It never replaces a checkpoint: name a stage that has
-none. It needs host memory for two copies of the float32 parameters (320 GB for 40b).
+from_hf imports MODEL as the start of a stage, and its tokenizer.json as the tokenizer of the chain. It
+never replaces a checkpoint or a tokenizer: name a stage that has no checkpoint.
 
-to_hf exports the newest checkpoint of a stage. It needs host memory for two copies of the largest
-leaf, which is one weight of all layers (90 GB for 40b), and for a shard of 5 GB.
+to_hf exports the newest checkpoint of a stage with all that other tools need: shards, config.json,
+generation_config.json, tokenizer.json and tokenizer_config.json with the chat template. mlx-lm loads
+it; transformers loads dense models (older than 5.24: with --architecture=llama) and has no loop.
+
+Both read, convert and write a few layers at a time; run them on one host.
 
 logits runs MODEL, to compare implementations. It reads int32 tokens [B, T], one document per row,
-and writes float32 logits [B, T, V].
+and writes float32 logits [B, T, V]. It holds the parameters in memory once.
 """
 
 import dataclasses
 import io
 import pathlib
 
-from absl import flags
+from absl import flags, logging
 
 from experiments import chain
 from iquest_jax.errors import UserError, check_name
 from iquest_jax.model import sizes
 from iquest_jax.run_folder import write_whole
+from iquest_jax.text.tokenizer import Tokenizer
 from launch import command, devices
 
 flags.declare_key_flag('workdir')
@@ -33,21 +37,24 @@ flags.DEFINE_string('stage', '', 'Stage that from_hf writes or to_hf reads.')
 flags.DEFINE_string('out', '', 'Folder that to_hf writes, or .npy file that logits writes.')
 flags.DEFINE_string('tokens', '', 'The .npy file that logits reads: int32 [B, T].')
 flags.DEFINE_string('dtype', 'float32', 'Type of the tensors that to_hf writes: float32 or bfloat16.')
+flags.DEFINE_string('architecture', '', 'llama: to_hf names a dense model LlamaForCausalLM, not IQuestCoderForCausalLM.')
 
 FLAGS = flags.FLAGS
 
 
-# Flags that each sub-command needs; dtype alone has a default.
-_NEEDS = {'from_hf': ('workdir', 'stage'), 'to_hf': ('workdir', 'stage', 'out', 'dtype'), 'logits': ('tokens', 'out')}
+# Flags that each sub-command needs, and those of to_hf that have a default.
+_NEEDS = {'from_hf': ('workdir', 'stage'), 'to_hf': ('workdir', 'stage', 'out'), 'logits': ('tokens', 'out')}
+_OPTIONS = ('dtype', 'architecture')
 
 
 def main(argv: list[str]) -> None:
   commands = {'from_hf': _from_hf, 'to_hf': _to_hf, 'logits': _logits}
   name, operands = command.subcommand(argv, commands)
-  for flag in ('workdir', 'stage', 'out', 'tokens', 'dtype'):
+  for flag in ('workdir', 'stage', 'out', 'tokens', *_OPTIONS):
     if flag in _NEEDS[name] and not FLAGS[flag].value:
       raise UserError(f'{name}: --{flag} is missing; see python -m launch.export --help')
-    if flag not in _NEEDS[name] and FLAGS[flag].present:
+    applies = flag in _NEEDS[name] or (name == 'to_hf' and flag in _OPTIONS)
+    if FLAGS[flag].present and not applies:
       raise UserError(f'{name}: --{flag} does not apply to this sub-command; see python -m launch.export --help')
   if 'stage' in _NEEDS[name]:
     check_name('--stage: stage', FLAGS.stage, chain.PARENTS)
@@ -59,36 +66,51 @@ def _from_hf(model: str) -> None:
   _stay_on_the_host()
   from iquest_jax.checkpoint import lineage
   from iquest_jax.checkpoint.store import Checkpoints
-  from iquest_jax.convert import hf
+  from iquest_jax.convert import hf, tokenizer_files
 
-  checkpoints = Checkpoints(command.run_folder().stage(FLAGS.stage))
+  run_folder, folder = command.run_folder(), pathlib.Path(model)
+  checkpoints = Checkpoints(run_folder.stage(FLAGS.stage))
   if checkpoints.steps():
     raise UserError(f'from_hf: {checkpoints.folder} already holds checkpoints; choose another --workdir or --stage')
-  shape, params = hf.from_hf(model)
+  shape, sources = hf.sources(folder)
+  tokenizer = tokenizer_files.read(folder, shape)
+  if not tokenizer:
+    logging.info('%s has no tokenizer.json: no tokenizer is imported', model)
+  elif run_folder.tokenizer.exists():
+    if Tokenizer.load(run_folder.tokenizer).fingerprint != tokenizer.fingerprint:
+      raise UserError(
+          f'from_hf: {run_folder.tokenizer} is another tokenizer than that of {model}, which its parameters need; '
+          'choose another --workdir'
+      )
+  else:
+    tokenizer.save(run_folder.tokenizer)
   checkpoints.clear_leftovers()
-  name = pathlib.Path(model).resolve().name
-  checkpoints.save(0, params, None, lineage.imported(FLAGS.stage, _size(shape), name, dataclasses.asdict(shape)))
-  del params  # the checkpoint's writer has its own copy
-  checkpoints.close()
+  name = folder.resolve().name
+  started = lineage.imported(FLAGS.stage, _size(shape), name, dataclasses.asdict(shape))
+  checkpoints.save_streamed(0, sources, started)
   lineage.write(checkpoints.stage, checkpoints.lineage(0))
   print(f'{model} -> {checkpoints.folder}/0')
 
 
 def _to_hf() -> None:
-  """Exports the stage's newest checkpoint, one leaf at a time."""
+  """Exports the stage's newest checkpoint, and the tokenizer of its chain."""
   _stay_on_the_host()
   from iquest_jax.checkpoint.restore import trained_as
   from iquest_jax.checkpoint.store import Checkpoints
-  from iquest_jax.convert import hf
+  from iquest_jax.convert import hf, names
 
-  checkpoints = Checkpoints(command.run_folder().stage(FLAGS.stage))
+  run_folder = command.run_folder()
+  checkpoints = Checkpoints(run_folder.stage(FLAGS.stage))
   model, step = trained_as(checkpoints.lineage()), checkpoints.latest_step()
+  tokenizer = Tokenizer.load(run_folder.tokenizer) if run_folder.tokenizer.exists() else None
+  if not tokenizer:
+    logging.info('%s has no tokenizer: the export holds none', run_folder.path)
 
-  def leaves():
+  def pieces():
     checkpoints.verify(step)
-    yield from checkpoints.leaves(step)
+    yield from checkpoints.pieces(step, names.AXES)
 
-  hf.to_hf(model, leaves(), FLAGS.out, FLAGS.dtype)
+  hf.to_hf(model, pieces(), FLAGS.out, FLAGS.dtype, FLAGS.architecture, tokenizer)
   print(f'{checkpoints.stage.path} -> {FLAGS.out}')
 
 

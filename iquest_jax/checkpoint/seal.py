@@ -19,13 +19,17 @@ from jax.experimental import multihost_utils
 _READERS = 8  # files hashed at once; hashlib releases the interpreter's lock
 
 
-def sealing(path_class: type, name: str, then: Callable[[], None]) -> type:
-  """Orbax's `path_class` with our commit: write the seal `name`, rename the folder, call `then`; in the background."""
+def sealing(path_class: type, name: str, first: Callable[[epath.Path], None], then: Callable[[], None]) -> type:
+  """Orbax's `path_class` with our commit, in the background.
+
+  Calls `first` with the folder, which adds its last files, writes the seal `name`, renames the folder, calls `then`.
+  """
 
   class Sealing(path_class):
 
     async def finalize(self):
       folder = self.get()
+      first(folder)
       (folder / name).write_text(to_text(file_hashes(folder, files(folder))))
       if folder != self.get_final():
         folder.rename(self.get_final())

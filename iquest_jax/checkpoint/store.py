@@ -12,23 +12,22 @@ A folder with a number for its name is a committed checkpoint; everything unfini
 import collections
 import contextlib
 import errno
-import gc
 import json
 import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from flax.traverse_util import unflatten_dict
 from jax.experimental import multihost_utils
 
-from iquest_jax.checkpoint import fingerprint, seal
+from iquest_jax.checkpoint import fingerprint, seal, stream
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import StageFolder
 
@@ -50,20 +49,22 @@ class Checkpoints:
     path_class = ocp.path.atomicity_defaults.get_default_temporary_path_class(self.folder)
     self._renames = issubclass(path_class, ocp.path.atomicity.AtomicRenameTemporaryPath)
     self._trees = ocp.StandardCheckpointHandler()
+    self._sealing = seal.sealing(path_class, _SEAL, self._write_records, then=self._remove_old)
+    self._saver = self._new_saver(params=self._trees, optimizer=self._trees)
+    self._saving = None  # the step being written
+    self._records = dict  # of that step: the JSON files beside its arrays
+
+  def _new_saver(self, **handlers: ocp.CheckpointHandler) -> ocp.AsyncCheckpointer:
     # Folders are created before `save` returns: if one is refused later, the writers wait for it for minutes.
     options = ocp.AsyncOptions(timeout_secs=_SAVE_TIMEOUT_S, create_directories_asynchronously=False)
-    jsons = [file.split('/') for file in (_LINEAGE, _FINGERPRINTS)]
-    handlers = {item: ocp.JsonCheckpointHandler(name) for item, name in jsons}
-    handlers |= {'params': self._trees, 'optimizer': self._trees}
     composite = ocp.CompositeOptions(async_options=options)
-    self._saver = ocp.AsyncCheckpointer(
+    return ocp.AsyncCheckpointer(
         ocp.CompositeCheckpointHandler(composite_options=composite, **handlers),
         async_options=options,
         # Orbax would write the commit time into a file that is already hashed.
         checkpoint_metadata_store=ocp.metadata.metadata_store(enable_write=False),
-        temporary_path_class=seal.sealing(path_class, _SEAL, then=self._remove_old),
+        temporary_path_class=self._sealing,
     )
-    self._saving = None  # the step being written
 
   def steps(self) -> list[int]:
     """Steps with a committed checkpoint, ascending."""
@@ -105,19 +106,49 @@ class Checkpoints:
     Raises:
       UserError: the disk refused this save or the previous one (full, read-only, no permission), or the step exists.
     """
+    leaves = fingerprint.fingerprints(params)
+    items = {'params': ocp.args.StandardSave(params, save_args=stream.layout(params))}
+    if optimizer is not None:
+      items['optimizer'] = ocp.args.StandardSave(optimizer)
+    self._start(self._saver, step, items, lineage, lambda: leaves)
+
+  def save_streamed(self, step: int, sources: Any, lineage: dict[str, Any]):
+    """Saves parameters alone, which are read while they are written; returns when the checkpoint is committed.
+
+    Args:
+      sources: tree of stream.Source.
+
+    Raises:
+      UserError: as `save`, and whatever the sources raise; then nothing is committed.
+    """
+    saver = self._new_saver(params=stream.handler())
+    items = {'params': ocp.args.PyTreeSave(sources, save_args=stream.layout(sources))}
+    with contextlib.closing(saver):
+      self._start(saver, step, items, lineage, lambda: {
+          fingerprint.leaf_path(path): source.fingerprint
+          for path, source in jax.tree_util.tree_leaves_with_path(sources)
+      })  # fmt: skip
+      self._attempt(saver.wait_until_finished)
+    self._saving = None
+
+  def _start(self, saver, step, items, lineage, fingerprints: Callable[[], dict[str, str]]):
+    """Starts a save; `fingerprints` are asked for when the parameters are written."""
     self.wait()
     if step in self.steps():
       raise UserError(f'{self._of(step)}: exists already; remove it, or choose another --workdir')
-    leaves = fingerprint.fingerprints(params)
-    items = {
-        'params': ocp.args.StandardSave(params),
-        'lineage': ocp.args.JsonSave(lineage | {'end_fingerprint': fingerprint.combine(leaves)}),
-        'integrity': ocp.args.JsonSave(leaves),
-    }
-    if optimizer is not None:
-      items['optimizer'] = ocp.args.StandardSave(optimizer)
-    self._saving = step
-    self._attempt(lambda: self._saver.save(self._of(step), args=ocp.args.Composite(**items)))
+
+    def records():
+      leaves = fingerprints()
+      return {_LINEAGE: lineage | {'end_fingerprint': fingerprint.combine(leaves)}, _FINGERPRINTS: leaves}
+
+    self._saving, self._records = step, records
+    self._attempt(lambda: saver.save(self._of(step), args=ocp.args.Composite(**items)))
+
+  def _write_records(self, folder: epath.Path):
+    """Writes the lineage and the fingerprints into a folder that is about to be sealed."""
+    for name, record in self._records().items():
+      (folder / name).parent.mkdir(exist_ok=True)
+      (folder / name).write_text(json.dumps(record))
 
   def wait(self):
     """Returns when the save in progress is committed; raises its UserError if it failed."""
@@ -149,7 +180,7 @@ class Checkpoints:
 
   def verify_leaves(self, step: int):
     """Computes the fingerprint of every parameter again; UserError names the first that is not as trained."""
-    collections.deque(self.leaves(step), maxlen=0)  # reads all and holds none
+    collections.deque(self.pieces(step), maxlen=0)  # reads all and holds none
     if self.lineage(step).get('end_fingerprint') != fingerprint.combine(self._json(step, _FINGERPRINTS)):
       raise self._damaged(step, f'end_fingerprint in {_LINEAGE} is not that of the parameters')
 
@@ -177,24 +208,26 @@ class Checkpoints:
       raise UserError(f'{self._of(step)}: holds no optimizer state; carry only "params" from it')
     return params, self._tree(step, 'optimizer', abstract_optimizer)
 
-  def leaves(self, step: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """(path, array) per parameter in order of path, each read, and its fingerprint compared, when it is asked for.
+  def pieces(
+      self, step: int | None = None, axes: Mapping[str, int] = types.MappingProxyType({})
+  ) -> Iterator[tuple[str, int, np.ndarray]]:
+    """(path, start, piece) of every parameter, in order of path: its elements from `start` along an axis.
+
+    A piece is read when it is asked for and must not be changed; the fingerprint of a leaf is compared after its last
+    piece. Memory: three pieces of stream.PIECE_BYTES, or of a layer where one is larger.
+
+    Args:
+      axes: {path: axis along which it is cut}; 0 by default.
 
     Raises:
-      UserError: at the first leaf that is not as trained; `verify` checks the files.
+      UserError: after the first leaf that is not as trained; `verify` checks the files.
     """
     step = self._step(step)
     folder, stored = self._of(step) / 'params', self._json(step, _FINGERPRINTS)
-    reader = ocp.PyTreeCheckpointHandler()
-    for path, _ in jax.tree_util.tree_leaves_with_path(reader.metadata(folder).tree):
-      branch = lambda leaf, path=path: unflatten_dict({tuple(key.key for key in path): leaf})
-      as_numpy = branch(ocp.RestoreArgs(restore_type=np.ndarray))
-      args = ocp.args.PyTreeRestore(item=branch(ocp.PLACEHOLDER), restore_args=as_numpy, partial_restore=True)
-      name, leaf = fingerprint.leaf_path(path), jax.tree.leaves(reader.restore(folder, args=args))[0]
-      self._compare(step, fingerprint.fingerprints({name: leaf}), {name: stored.pop(name, None)})
-      yield name, leaf
-      del leaf
-      gc.collect()  # Orbax leaves reference cycles, which would keep this leaf in memory beside the next
+    for keys, _ in jax.tree_util.tree_leaves_with_path(self._trees.metadata(folder).tree):
+      path = fingerprint.leaf_path(keys)
+      actual = yield from stream.pieces(folder, path, axes.get(path, 0))
+      self._compare(step, {path: actual}, {path: stored.pop(path, None)})
     self._compare(step, {}, stored)  # fingerprints without a leaf
 
   def _of(self, step: int) -> epath.Path:

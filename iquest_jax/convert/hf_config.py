@@ -1,20 +1,22 @@
 """config.json of a published checkpoint, read and written: the architecture it names and the shape of the model.
 
 A key that would change the computation in a way this model does not support is refused, because a misread checkpoint
-still writes fluent text. Imports no jax.
+still writes fluent text.
 """
 
 import json
 import pathlib
 from typing import Any
 
-from iquest_jax.errors import UserError, nearest
+from iquest_jax.errors import UserError, check_name, nearest
+from iquest_jax.model.loop import RESCALED_EMBEDDING, RESCALED_HIDDEN
 from iquest_jax.model.sizes import ModelConfig
 
 # architecture -> (looped, model types it is published under; we write the first).
 ARCHITECTURES = {
     'IQuestCoderForCausalLM': (False, ('iquestcoder', 'llama')),
     'IQuestLoopCoderForCausalLM': (True, ('iquestloopcoder',)),
+    'IQuestPLTCoderForCausalLM': (True, ('iquestpltcoder',)),  # LoopCoder-v2
     'LlamaForCausalLM': (False, ('llama',)),
 }
 
@@ -31,6 +33,13 @@ _SHAPE = {
 }
 _LOOP = {'loops': 'loop_num', 'loop_window': 'loop_window_size'}
 _REAL = {'norm_eps': 'rms_norm_eps', 'init_std': 'initializer_range'}
+# LoopCoder-v2: what the rescaled variant computes.
+_RESCALED = {
+    'plt_emb_scale': RESCALED_EMBEDDING,
+    'plt_hidden_scale': RESCALED_HIDDEN,
+    'plt_normalize_per_loop': True,
+    'plt_gate_use_hidden_states': True,
+}
 
 # Each would change the computation; the released checkpoints have none of them.
 _MUST_BE_OFF = ('attention_bias', 'clip_qkv', 'mlp_bias', 'quantization', 'quantization_config', 'tie_word_embeddings')
@@ -55,6 +64,9 @@ def read(path: pathlib.Path) -> ModelConfig:
   config.setdefault('initializer_range', ModelConfig.init_std)
   fields |= {ours: _real(path, config, theirs) for ours, theirs in _REAL.items()}
   fields['rope_theta'] = _rope_theta(path, config)
+  if config['model_type'] == 'iquestpltcoder':
+    config |= _rescaled(path, config)
+    fields['loop_variant'] = 'rescaled'
   loops = config.get('loop_num', 1)
   if looped:
     fields |= {ours: _whole(path, config, theirs) for ours, theirs in _LOOP.items()}
@@ -69,15 +81,27 @@ def read(path: pathlib.Path) -> ModelConfig:
     raise UserError(f'{path}: {error}') from error
 
 
-def write(path: pathlib.Path, model: ModelConfig, dtype: str) -> None:
-  """Writes the config.json of a model under its published architecture; `dtype` is that of the stored tensors."""
-  architecture = next(name for name, (looped, _) in ARCHITECTURES.items() if looped == (model.loops > 1))
-  config: dict[str, Any] = {'architectures': [architecture], 'model_type': ARCHITECTURES[architecture][1][0]}
+def of(model: ModelConfig, dtype: str, architecture: str = '') -> dict[str, Any]:
+  """The config.json of a model; `dtype` is that of the stored tensors, `architecture` as hf.to_hf takes it.
+
+  Raises:
+    UserError: the model is not published in this form.
+  """
+  if model.loops > 1 and model.loop_variant != 'released':
+    raise UserError(
+        f'export: loop_variant "{model.loop_variant}" has no published format; only "released" loops can be exported'
+    )
+  if architecture:
+    check_name('export: architecture', architecture, ['llama'])
+    if model.loops > 1:
+      raise UserError('export: architecture must be left out for a loop, got "llama"; Llama runs once through the layers')
+  name = {'llama': 'LlamaForCausalLM', '': 'IQuestCoderForCausalLM'}[architecture]
+  name = 'IQuestLoopCoderForCausalLM' if model.loops > 1 else name
+  config: dict[str, Any] = {'architectures': [name], 'model_type': ARCHITECTURES[name][1][0]}
   table = _SHAPE | {'rope_theta': 'rope_theta'} | _REAL | (_LOOP if model.loops > 1 else {})
   config |= {theirs: getattr(model, ours) for ours, theirs in table.items()}
   config |= {'hidden_act': 'silu', 'attention_bias': False, 'mlp_bias': False, 'tie_word_embeddings': False}
-  config['torch_dtype'] = dtype
-  path.write_text(json.dumps(config, indent=2) + '\n')
+  return config | {'torch_dtype': dtype}
 
 
 def _read_object(path: pathlib.Path) -> dict[str, Any]:
@@ -105,6 +129,18 @@ def _architecture(path: pathlib.Path, config: dict[str, Any]) -> bool:
     wanted = ' or '.join(f'"{model_type}"' for model_type in model_types)
     raise UserError(f'{path}: model_type of "{names[0]}" must be {wanted}, got "{config.get("model_type")}"')
   return looped
+
+
+def _rescaled(path: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
+  """The keys of the released loop from those of LoopCoder-v2; raises UserError if it computes something else."""
+  for key, value in _RESCALED.items():
+    if config.get(key) != value:
+      raise UserError(f'{path}: {key} must be {json.dumps(value)}, got {json.dumps(config.get(key))}')
+  window = config.get('plt_window_size')
+  if not isinstance(window, list) or len(window) != 2 or window[1] != 0:
+    raise UserError(f'{path}: plt_window_size must be [keys, 0], got {json.dumps(window)}')
+  # Public inference reads it as the number of keys, that of the token itself included.
+  return {'loop_num': _whole(path, config, 'plt_num_loops'), 'loop_window_size': window[0]}
 
 
 def _is_on(value: Any) -> bool:

@@ -1,7 +1,8 @@
 """ChatML: messages to segments, and an assistant's text back to thinking, content and tool calls.
 
 A message is {'role', 'content'}; an assistant's may have 'thinking' and 'tool_calls' ({'name', 'arguments'}, ...). It is
-rendered as `<|im_start|>{role}\\n{content}<|im_end|>\\n`. Source: the released chat template.
+rendered as `<|im_start|>{role}\\n{content}<|im_end|>\\n`. Source: the released chat template. What is rendered here is what
+convert/chat_template.py renders in other libraries.
 """
 
 import dataclasses
@@ -10,15 +11,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from iquest_jax.errors import UserError
 from iquest_jax.text import tokenizer
 from iquest_jax.text.example import Segment, SpecialToken
 
 Message = Mapping[str, Any]
 # ours: the sentence; the tags with one definition per line are the released template's.
-_TOOLS = 'You may call these tools:\n<tools>\n{}\n</tools>'
+TOOLS = 'You may call these tools:\n<tools>\n{}\n</tools>'
+ROLES = ('system', 'user', 'assistant', 'tool')
 
 # ours: an argument that contains the closing tag must not close the call; in JSON "\/" is "/".
-_CLOSING_AS_JSON = r'<\/tool_call>'
+CLOSING_AS_JSON = r'<\/tool_call>'
 
 # A span ends at its closing tag, or at the end of the text if it was cut off. One newline on each side is layout.
 _SPAN = re.compile(
@@ -50,23 +53,29 @@ class Reply:
 def segments(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[Segment]:
   """The segments of a conversation: weight 1 on the assistant's content and its closing token, 0 elsewhere.
 
-  Definitions of `tools` are written into the system turn, which is added if there is none.
+  Definitions of `tools` are written into the system turn, which is added if there is none. An assistant's content is
+  encoded apart from its header, because a prompt ends there. That of the others is encoded with it: then the tokens are
+  those of the whole text, although it begins with white space.
+
+  Raises:
+    UserError: a role does not exist, or a system message is not the first.
   """
+  for number, message in enumerate(messages):
+    if message['role'] not in ROLES:
+      raise UserError(f'chat: role of message {number} must be one of {", ".join(ROLES)}, got "{message["role"]}"')
+    if message['role'] == 'system' and number:
+      raise UserError(f'chat: a system message must be the first, got one as message {number}; move it')
   if tools:
     system = [messages[0]['content']] if messages and messages[0]['role'] == 'system' else []
-    listed = _TOOLS.format('\n'.join(json.dumps(tool, ensure_ascii=False) for tool in tools))
+    listed = TOOLS.format('\n'.join(json.dumps(tool, ensure_ascii=False) for tool in tools))
     messages = [{'role': 'system', 'content': '\n\n'.join([*system, listed])}, *messages[len(system) :]]
   parts: list[Segment] = []
   for message in messages:
     role, content = rendered(message)
     weight = float(role == 'assistant')
-    parts += [
-        (SpecialToken(tokenizer.IM_START), 0.0),
-        (f'{role}\n', 0.0),
-        (content, weight),
-        (SpecialToken(tokenizer.IM_END), weight),
-        ('\n', 0.0),
-    ]
+    parts += [(SpecialToken(tokenizer.IM_START), 0.0)]
+    parts += [(f'{role}\n', 0.0), (content, weight)] if weight else [(f'{role}\n{content}', 0.0)]
+    parts += [(SpecialToken(tokenizer.IM_END), weight), ('\n', 0.0)]
   return parts
 
 
@@ -81,7 +90,7 @@ def rendered(message: Message) -> tuple[str, str]:
     return 'user', f'<tool_response>\n{message["content"]}\n</tool_response>'
   thinking = f'<think>\n{message["thinking"]}\n</think>\n' if message.get('thinking') else ''
   written = (json.dumps(call, ensure_ascii=False) for call in message.get('tool_calls', ()))
-  calls = [f'<tool_call>\n{call.replace("</tool_call>", _CLOSING_AS_JSON)}\n</tool_call>' for call in written]
+  calls = [f'<tool_call>\n{call.replace("</tool_call>", CLOSING_AS_JSON)}\n</tool_call>' for call in written]
   return message['role'], thinking + '\n'.join([*filter(None, [message['content']]), *calls])
 
 

@@ -58,10 +58,27 @@ def test_a_bfloat16_leaf_has_the_fingerprint_of_its_exact_float32_values():
 
 
 @pytest.mark.parametrize('shape', [(), (0,), (1,), (7,), (7, 3), (16, 24), (3, 4, 5)])
-def test_a_leaf_on_the_host_is_hashed_in_slices_to_the_same_sum(shape, monkeypatch):
+def test_a_leaf_on_the_host_is_hashed_in_blocks_to_the_same_sum(shape, monkeypatch):
   leaf = np.asarray(_leaf(shape))
-  monkeypatch.setattr(fingerprint, '_SLICE_BYTES', 100)
+  monkeypatch.setattr(fingerprint, '_BLOCK', 10)
   assert _of(leaf) == _of(jnp.asarray(leaf))
+
+
+@pytest.mark.parametrize('dtype', [np.float16, jnp.bfloat16, np.int8, np.uint16, np.int32, np.bool_])
+def test_a_leaf_has_the_same_fingerprint_on_the_host_and_on_a_device(dtype):
+  leaf = (10 * _leaf((5, 7))).astype(dtype)
+  assert _of(leaf) == _of(jnp.asarray(leaf))
+
+
+@pytest.mark.parametrize('axis', [0, 1, 2])
+def test_pieces_along_any_axis_add_up_to_the_fingerprint(axis):
+  leaf = _leaf((6, 5, 7))
+  sums = []
+  for start in range(0, leaf.shape[axis], 2):
+    first = [0, 0, 0]
+    first[axis] = start
+    sums.append(fingerprint.host_sums(np.take(leaf, range(start, min(start + 2, leaf.shape[axis])), axis), first))
+  assert fingerprint.of_sums(sums[::-1]) == _of(jnp.asarray(leaf))
 
 
 @pytest.mark.parametrize('shape,spec', [((8, 1), P('fsdp')), ((8, 1), P(None, 'fsdp')), ((4, 2), P('fsdp', 'tensor')),

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from iquest_jax.convert import hf
+from iquest_jax.convert import files, hf
 from iquest_jax.errors import UserError
 
 from tests.model.small_models import DENSE, LOOP, random_params, write_checkpoint
@@ -93,8 +93,8 @@ def test_other_spellings_of_the_same_model_are_accepted(changes, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, params, random_params(model))
 
 
-def shards(folder, *files):
-  (folder / hf.INDEX).write_text(json.dumps({'weight_map': dict(enumerate(files))}))
+def shards(folder, *names):
+  (folder / files.INDEX).write_text(json.dumps({'weight_map': dict(enumerate(names))}))
 
 
 # name -> (how to damage config.json, the weights or the folder; what the error says)
@@ -108,8 +108,8 @@ DAMAGE = {
         'model.safetensors: missing or damaged',
     ),
     'shard missing': (lambda *args: shards(args[2], 'model-1.safetensors'), 'model-1.safetensors: missing or damaged'),
-    'index cut short': (lambda *args: (args[2] / hf.INDEX).write_text('{'), 'not an index of shards'),
-    'index of another kind': (lambda *args: (args[2] / hf.INDEX).write_text('[]'), 'not an index of shards'),
+    'index cut short': (lambda *args: (args[2] / files.INDEX).write_text('{'), 'not an index of shards'),
+    'index of another kind': (lambda *args: (args[2] / files.INDEX).write_text('[]'), 'not an index of shards'),
     'shard outside': (lambda *args: shards(args[2], '../a.safetensors'), 'shard "../a.safetensors" is not a file name'),
     'tensor twice': (
         lambda _, weights, folder: shards(folder, weights.name, shutil.copy(weights, folder / 'b.safetensors').name),
@@ -122,7 +122,7 @@ DAMAGE = {
 def test_missing_and_damaged_files_are_named(what, tmp_path):
   damage, message = DAMAGE[what]
   folder = write_checkpoint(tmp_path / 'in', DENSE)
-  damage(folder / 'config.json', folder / hf.SINGLE, folder)
+  damage(folder / 'config.json', folder / files.SINGLE, folder)
   with pytest.raises(UserError, match=re.escape(message)) as refusal:
     hf.from_hf(folder)
   assert str(refusal.value).startswith(str(folder)) and '\n' not in str(refusal.value)

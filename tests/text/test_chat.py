@@ -5,16 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iquest_jax.errors import UserError
 from iquest_jax.text import chat
 from iquest_jax.text.example import build
 from iquest_jax.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train(['def f(x):\n  return x + 1\n'] * 3, 300)
-MESSAGES = st.lists(
-    st.fixed_dictionaries({'role': st.sampled_from(['system', 'user', 'assistant']), 'content': st.text()}),
-    min_size=1,
-    max_size=5,
-)
+SYSTEM = st.fixed_dictionaries({'role': st.just('system'), 'content': st.text()})
+TURN = st.fixed_dictionaries({'role': st.sampled_from(['user', 'assistant']), 'content': st.text()})
+MESSAGES = st.builds(list.__add__, st.lists(SYSTEM, max_size=1), st.lists(TURN, min_size=1, max_size=5))
 
 
 def text_of(segments):
@@ -31,6 +30,31 @@ def test_only_what_the_assistant_says_and_its_end_is_learned(messages):
   assert set(np.unique(example.loss_weights)) <= {0.0, 1.0}
   ends = example.tokens == TOKENIZER.id('<|im_end|>')
   assert ends.sum() == len(messages)  # whatever the contents say
+
+
+@given(MESSAGES, st.booleans())
+def test_a_chat_has_the_tokens_of_its_whole_text(messages, tools):
+  for message in messages:
+    if message['role'] == 'assistant':
+      message['content'] = message['content'].lstrip()  # encoded apart, because a prompt ends before it
+  segments = chat.segments(messages, [{'name': 'a'}] * tools)
+  whole = ''.join(part if isinstance(part, str) else part.token for part, _ in segments)
+  assert build(TOKENIZER, segments).tokens.tolist() == TOKENIZER.encode(whole, allow_special=True)
+
+
+@pytest.mark.parametrize(
+    ('roles', 'problem'),
+    [
+        (['user', 'system'], 'a system message must be the first, got one as message 1'),
+        (['system', 'system', 'user'], 'a system message must be the first, got one as message 1'),
+        (['user', 'robot'], 'role of message 1 must be one of system, user, assistant, tool, got "robot"'),
+    ],
+)
+def test_a_chat_with_a_message_out_of_place_is_refused(roles, problem):
+  messages = [{'role': role, 'content': 'x'} for role in roles]
+  for render in (chat.segments, chat.prompt):
+    with pytest.raises(UserError, match=problem):
+      render(messages)
 
 
 def test_thinking_calls_and_answers_are_rendered_as_in_the_report():

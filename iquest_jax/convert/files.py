@@ -1,0 +1,165 @@
+"""Safetensors files: which file holds a tensor, its rows, and shards that are written row by row.
+
+Reading maps a file for one tensor only, since mapped pages count as memory of the process. Writing does not use the
+library, which takes whole shards: a file is the length of its header, the header in JSON, and the tensors.
+"""
+
+import json
+import math
+import os
+import pathlib
+import re
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from iquest_jax.convert import names
+from iquest_jax.errors import UserError
+
+SINGLE = 'model.safetensors'
+INDEX = 'model.safetensors.index.json'
+SHARD_BYTES = 5 * 10**9
+DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
+_CODES = {DTYPES['float32']: 'F32', DTYPES['bfloat16']: 'BF16'}
+# Every value of these is exact in float32.
+_READABLE = ('F32', 'BF16', 'F16')
+# LoopCoder-v2 stores a gate in its layer, under either name.
+_GATE_IN_LAYER = re.compile(r'model\.layers\.(\d+)\.self_attn\.(?:plt_gate|loop_gate_proj)\.')
+
+
+class Stored(NamedTuple):
+  """Where a tensor is stored, and under which name."""
+
+  path: pathlib.Path
+  name: str
+
+  def rows(self, start: int | None = None, stop: int | None = None) -> np.ndarray:
+    """Rows [start, stop) of the tensor, all by default, as a new array.
+
+    Raises:
+      UserError: the file is missing or has changed since it was found.
+    """
+    with _opened(self.path) as file:
+      return file.get_slice(self.name)[start:stop]
+
+  def check(self, shape: tuple[int, ...]) -> None:
+    """Raises UserError unless the tensor has this shape and a type that float32 holds exactly; reads the header."""
+    with _opened(self.path) as file:
+      header = file.get_slice(self.name)
+    stored = tuple(header.get_shape())
+    if stored != shape:
+      raise UserError(f'{self.path}: tensor {self.name} must be {shape} by config.json, got {stored}; fix one of them')
+    if header.get_dtype() not in _READABLE:
+      raise UserError(
+          f'{self.path}: tensor {self.name} must be one of {", ".join(_READABLE)}, got {header.get_dtype()}'
+      )
+
+
+def find(model_dir: pathlib.Path) -> dict[str, Stored]:
+  """{tensor name: where it is stored}; gates by the name that the released loop gives them.
+
+  Raises:
+    UserError: a file is missing or damaged, or two files hold the same tensor.
+  """
+  found = {}
+  for path in _weight_files(model_dir):
+    with _opened(path) as file:
+      stored = list(file.keys())
+    for name in stored:
+      known = _GATE_IN_LAYER.sub(names.GATES + r'\1.', name)
+      if known in found:
+        both = f'{found[known].path.name} and {path.name}'
+        raise UserError(f'{model_dir}: tensor {name} is in both {both}; fetch the files again')
+      found[known] = Stored(path, name)
+  return found
+
+
+def _opened(path: pathlib.Path) -> safe_open:
+  try:
+    return safe_open(path, framework='numpy')
+  except (OSError, SafetensorError) as error:
+    raise UserError(f'{path}: missing or damaged ({error}); fetch the file again') from None
+
+
+def _weight_files(model_dir: pathlib.Path) -> list[pathlib.Path]:
+  """The files that hold the tensors: those in the index, if one exists."""
+  index = model_dir / INDEX
+  if not index.exists():
+    return [model_dir / SINGLE]
+  try:
+    files = sorted(set(json.loads(index.read_text())['weight_map'].values()))
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise UserError(f'{index}: not an index of shards ({error}); fetch the file again') from error
+  # A name with folders in it would read outside the checkpoint.
+  for name in files:
+    if not isinstance(name, str) or pathlib.PurePath(name).name != name:
+      raise UserError(f'{index}: shard "{name}" is not a file name; fetch the file again')
+  return [model_dir / name for name in files]
+
+
+class Shards:
+  """Writes tensors into safetensors files, in the order that was announced and some rows at a time."""
+
+  def __init__(self, folder: pathlib.Path, shapes: dict[str, tuple[int, ...]], dtype: np.dtype):
+    """Takes the shapes of all tensors by name; files hold at most SHARD_BYTES, or one tensor that is larger."""
+    self._folder, self._dtype = folder, dtype
+    self._headers = _headers(shapes, dtype)
+    self._order = [(file, name, header) for file, headers in self._headers.items() for name, header in headers.items()]
+    self._file, self._written = None, 0  # bytes of the tensor at the front of _order
+
+  def append(self, name: str, rows: np.ndarray) -> None:
+    """Writes the next rows, contiguous, of the tensor whose turn it is."""
+    file, expected, header = self._order[0]
+    assert name == expected, (name, expected)
+    if not self._file:
+      self._open(file)
+    self._file.write(rows.reshape(-1).view(np.uint8))
+    self._written += rows.nbytes
+    start, stop = header['data_offsets']
+    if self._written >= stop - start:
+      assert self._written == stop - start, name
+      self._order.pop(0)
+      self._written = 0
+      if not self._order or self._order[0][0] != file:
+        self.close()
+
+  def finish(self) -> None:
+    """Writes the index, if there are several files; all tensors must have been written."""
+    assert not self._order
+    if len(self._headers) > 1:
+      stops = [list(headers.values())[-1]['data_offsets'][1] for headers in self._headers.values()]
+      weight_map = {name: file for file, headers in self._headers.items() for name in headers}
+      index = {'metadata': {'total_size': sum(stops)}, 'weight_map': weight_map}
+      (self._folder / INDEX).write_text(json.dumps(index, indent=2) + '\n')
+
+  def close(self) -> None:
+    """Closes the open file, if any, when its bytes are on the disk."""
+    if self._file:
+      self._file.flush()
+      os.fsync(self._file.fileno())
+      self._file.close()
+      self._file = None
+
+  def _open(self, name: str) -> None:
+    # transformers requires this mark of PyTorch's layout: matrices as [outputs, inputs].
+    header = json.dumps({'__metadata__': {'format': 'pt'}} | self._headers[name], separators=(',', ':'))
+    header = header.encode().ljust(8 * math.ceil(len(header) / 8))
+    self._file = open(self._folder / name, 'wb')
+    self._file.write(len(header).to_bytes(8, 'little') + header)
+
+
+def _headers(shapes: dict[str, tuple[int, ...]], dtype: np.dtype) -> dict[str, dict[str, dict]]:
+  """{file name: {tensor name: its entry in the header}}."""
+  shards = [{}]
+  for name, shape in shapes.items():
+    start = max((entry['data_offsets'][1] for entry in shards[-1].values()), default=0)
+    size = math.prod(shape) * dtype.itemsize
+    if shards[-1] and start + size > SHARD_BYTES:
+      shards.append({})
+      start = 0
+    shards[-1][name] = {'dtype': _CODES[dtype], 'shape': list(shape), 'data_offsets': [start, start + size]}
+  if len(shards) == 1:
+    return {SINGLE: shards[0]}
+  return {f'model-{number:05d}-of-{len(shards):05d}.safetensors': shard for number, shard in enumerate(shards, 1)}
