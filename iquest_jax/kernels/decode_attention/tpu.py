@@ -41,11 +41,11 @@ class Options(NamedTuple):
   interpret: object = False
 
   def fitted(self, S: int, G: int) -> 'Options':
-    """Whole pieces, and chunks that divide blocks; a block is no longer than a slot."""
+    """Powers of two in pieces; a block is no longer than a slot, and a chunk no longer than a block."""
     rows = PIECE * G
-    pieces = max(1, min(self.block // rows, S // PIECE))
-    chunk = math.gcd(pieces, max(1, self.chunk // rows))
-    return self._replace(block=pieces * rows, chunk=chunk * rows)
+    power = lambda pieces: 1 << max(1, pieces).bit_length() - 1
+    block = power(min(self.block // rows, S // PIECE))
+    return self._replace(block=block * rows, chunk=min(block, power(self.chunk // rows)) * rows)
 
 
 DEFAULT = Options()
@@ -88,9 +88,10 @@ def plan(length_B, active_B, block: int, blocks: int, layer) -> Plan:
   steps = jnp.stack([first, end_B[-1] - first])
   # A part that has done its steps stays at the last one, so that nothing is read or written for it.
   n = jnp.minimum(jnp.arange(B * blocks), steps[:, None] - 1) + jnp.stack([0, first])[:, None]
-  slot = jnp.sum(end_B <= n[..., None], axis=-1)
-  slot = jnp.where(steps[:, None] > 0, slot, B)
-  arrays = slot, n - jnp.append(start_B, 0)[slot], steps, length_B, jnp.reshape(layer * B, 1)
+  before = end_B <= n[..., None]
+  slot = jnp.where(steps[:, None] > 0, jnp.sum(before, axis=-1), B)
+  block_of_slot = n - jnp.max(jnp.where(before, end_B, 0), axis=-1)
+  arrays = slot, block_of_slot, steps, length_B, jnp.reshape(layer * B, 1)
   return Plan(*(x.astype(jnp.int32) for x in arrays))
 
 
@@ -98,8 +99,8 @@ class Near(NamedTuple):
   """The local stream of a later pass, in the layout of the kernel.
 
   Attributes:
-    logits: of the gate, float32 [B, H, 1].
-    own_k, own_v: of the new token, [B, H, K].
+    logits: of the gate, float32 [B, 1, H].
+    own_k, own_v: of the new token, [B, G, K].
     seen: 1 where a row of the ring is visible, else 0; float32 [B, 1, W x G].
     k, v: of the rings of all layers, [L x B, W x G, K].
   """
@@ -146,8 +147,7 @@ def gated_attention(
   age_BW = near.ids.positions - past_near.ids.positions
   seen_BW = (past_near.ids.segment_ids == near.ids.segment_ids) & (age_BW >= 0) & (age_BW < window)
   seen = jnp.repeat(seen_BW.astype(jnp.float32), G, axis=1)[:, None]
-  own = (_for_heads(x, q_BTHK.shape[2]) for x in near[:2])
-  stream = Near(gate_logits_BTH[:, 0, :, None], *own, seen, *map(_rows, past_near[:2]))
+  stream = Near(gate_logits_BTH, *map(_rows, near[:2]), seen, *map(_rows, past_near[:2]))
   return _launch(q_BTHK, far, past_far, layer, stream, options)
 
 
@@ -161,17 +161,12 @@ def _rows(x_BSGK):
   return x_BSGK.reshape(-1, S * G, K)
 
 
-def _for_heads(x_B1GK, H):
-  """[B, H, K]: the row of each query head."""
-  return jnp.repeat(x_B1GK[:, 0], H // x_B1GK.shape[2], axis=1)
-
-
 def _launch(q_BTHK, own: Keys, past: Keys, layer, near: Near | None, options: Options):
   B, _, H, K = q_BTHK.shape
   S, G = past.k.shape[-3:-1]
   o = options.fitted(S, G)
   active_B = own.ids.segment_ids[:, 0] != 0
-  length_B = jnp.sum(past.ids.segment_ids != 0, axis=1)
+  length_B = jnp.sum(past.ids.segment_ids != 0, axis=1, dtype=jnp.int32)
   steps = plan(length_B, active_B, o.block // G, -(-S * G // o.block), 0 if layer is None else layer)
 
   def spec(x, slots=B):
@@ -183,7 +178,7 @@ def _launch(q_BTHK, own: Keys, past: Keys, layer, near: Near | None, options: Op
     place = lambda part, n, slot, block, steps, length, first: (first[0] + jnp.minimum(slot[part, n], B - 1), 0, 0)
     return pl.BlockSpec((None, *x.shape[1:]), place)
 
-  inputs = (q_BTHK[:, 0], *(_for_heads(x, H) for x in own[:2]))
+  inputs = (q_BTHK[:, 0], *map(_rows, own[:2]))
   in_specs = [*map(spec, inputs)]
   if near is not None:
     inputs, in_specs = (*inputs, *near), [*in_specs, *map(spec, near[:4]), *map(ring_spec, near[4:])]
@@ -263,9 +258,10 @@ def _kernel(slot, block, steps, length, first, q, own_k, own_v, *refs, G, chunk,
   def _():
     @pl.when(block[part, n] == 0)
     def _():
-      top[...] = jnp.broadcast_to(_score(q, own_k), top.shape)
+      score, value = _of_new_token(q, own_k, own_v)
+      top[...] = jnp.broadcast_to(score, top.shape)
       total[...] = jnp.full_like(total, 1 / LANES)  # over all lanes, the weight 1 of the new token
-      acc[...] = own_v[...].astype(jnp.float32)
+      acc[...] = value
 
     each(n, lambda copy: copy.wait())
     buffer = jax.lax.rem(n, jnp.int32(2))
@@ -282,7 +278,7 @@ def _kernel(slot, block, steps, length, first, q, own_k, own_v, *refs, G, chunk,
     def _():
       far = acc[...] / jnp.sum(total[...], axis=1, keepdims=True)
       if gated:
-        gate = jax.nn.sigmoid(near.logits[...])
+        gate = widen(column(jax.nn.sigmoid(near.logits[...])), far.shape[1])
         far = gate * far + (1 - gate) * _local(q, near, others)
       out[...] = far.astype(out.dtype)
 
@@ -294,9 +290,21 @@ def _of_other_heads(H, rows, G):
   return jnp.where(of_query == of_row, 0.0, MASKED)
 
 
-def _score(q, own_k):
-  """[H, 1] of the new token with itself, unscaled."""
-  return jnp.sum(q[...].astype(jnp.float32) * own_k[...].astype(jnp.float32), axis=1, keepdims=True)
+def _of_new_token(q, k, v):
+  """(unscaled score [H, 1], value [H, K]) of each query with its own token, float32."""
+  H = q.shape[0]
+  return jnp.sum(q[...].astype(jnp.float32) * _for_heads(k[...], H), axis=1, keepdims=True), _for_heads(v[...], H)
+
+
+def _for_heads(x_GK, H):
+  """float32 [H, K]: the row of each query head. Outside the kernel this is a relayout that takes longer."""
+  G, K = x_GK.shape
+  of_query = jax.lax.div(jax.lax.broadcasted_iota(jnp.int32, (H, K), 0), jnp.int32(H // G))
+  row = lambda g: jnp.broadcast_to(x_GK[g : g + 1].astype(jnp.float32), (H, K))
+  x_HK = row(0)
+  for g in range(1, G):
+    x_HK = jnp.where(of_query == g, row(g), x_HK)
+  return x_HK
 
 
 def _fold(q, k, v, others, top, total, acc, chunk, i, left):
@@ -323,10 +331,10 @@ def _local(q, near: Near, others):
   seen = near.seen[...] > 0
   scores = dot(q[...], near.k[...], (1, 1)) + others[:, : near.k.shape[0]]
   scores = jnp.where(seen, scores, MASKED)
-  own = _score(q, near.own_k)
+  own, own_value = _of_new_token(q, near.own_k, near.own_v)
   top = jnp.maximum(own, jnp.max(scores, axis=1, keepdims=True))
   p, own = jnp.exp2((scores - top) * scale), jnp.exp2((own - top) * scale)
   # Values of places that are not seen may be anything, which a weight of zero does not undo.
   values = jnp.where(column(near.seen[...])[:, : q.shape[1]] > 0, near.v[...], 0)
-  summed = dot(p.astype(values.dtype), values, (1, 0)) + own * near.own_v[...].astype(jnp.float32)
+  summed = dot(p.astype(values.dtype), values, (1, 0)) + own * own_value
   return summed / (jnp.sum(p, axis=1, keepdims=True) + own)
