@@ -39,3 +39,8 @@ def parent(stage: str, size: str) -> str:
     looped = ', '.join(filter(is_loop, sizes.SIZES))
     raise UserError(f'experiment "{stage}": the size must be one of {looped}, got "{size}"')
   return 'loop_adapt' if stage == 'anneal' and is_loop(size) else PARENTS[stage]
+
+
+def is_chat(stage: str) -> bool:
+  """Whether a stage's model answers messages, so that a suite with both forms is given as a chat."""
+  return stage.startswith('sft_')

@@ -7,6 +7,7 @@
   <workdir>/<stage>/checkpoints/<step>/             see checkpoint/store.py
   <workdir>/<stage>/lineage.json                    copy of the newest checkpoint's
   <workdir>/<stage>/metrics.jsonl, events/          one record per line; TensorBoard
+  <workdir>/<stage>/evaluation/<step>/<suite>/      see eval/run.py
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ class StageFolder:
   lineage = property(lambda self: self.path / 'lineage.json')
   metrics = property(lambda self: self.path / 'metrics.jsonl')
   events = property(lambda self: self.path / 'events')
+  evaluation = property(lambda self: self.path / 'evaluation')
 
 
 @dataclasses.dataclass(frozen=True)

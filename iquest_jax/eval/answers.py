@@ -5,6 +5,7 @@ A way to answer has `settings`, what the answers depend on, and `answer(asked)`,
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -53,7 +54,12 @@ class Answer(NamedTuple):
 
 
 class EngineAnswers:
-  """Answers of a stage's newest checkpoint. On several hosts every process decodes, and all of them see every answer."""
+  """Answers of a stage's newest checkpoint. On several hosts every process decodes, and all of them see every answer.
+
+  Attributes:
+    settings: stage, size, step and fingerprint of the checkpoint, and the tokenizer's.
+    model, params: as `restore.newest_model` gives them.
+  """
 
   def __init__(self, run: RunFolder, stage: str, slots: int):
     """Restores the checkpoint; `slots` answers are decoded at a time.
@@ -71,7 +77,13 @@ class EngineAnswers:
         'fingerprint': lineage['end_fingerprint'],
         'tokenizer': self._tokenizer.fingerprint,
     }
-    self._engine = Engine(*restore.newest_model(folder), slots)
+    self.model, self.params = restore.newest_model(folder)
+    self._slots = slots
+
+  @functools.cached_property
+  def _engine(self) -> Engine:
+    """Its cache is allocated when the first answer is asked for."""
+    return Engine(self.model, self.params, self._slots)
 
   def answer(self, asked: Sequence[Asked]) -> Iterator[Answer]:
     """Yields the answers as they are finished."""

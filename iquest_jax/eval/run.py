@@ -115,9 +115,9 @@ def run(
       records = Records(folder, settings)
     except UserError as error:
       refused = str(error)
-  if refused := _from_first(refused):
+  if refused := from_first(refused):
     raise UserError(refused)
-  done = {tuple(key) for key in _from_first([list(key) for key in records.finished] if first else [])}
+  done = {tuple(key) for key in from_first([list(key) for key in records.finished] if first else [])}
   talks = [
       _Talk(problem, prompts[problem.id], place, sample, messages=list(prompts[problem.id].messages))
       for sample in range(plan.samples)
@@ -134,7 +134,7 @@ def run(
           talk.answers.append(answer)
           if first:
             judged[answer.id] = graders.submit(_judge, suite, talk, pool, records, bar)
-        following = _from_first({str(key): future.result() for key, future in judged.items()})
+        following = from_first({str(key): future.result() for key, future in judged.items()})
         talks = [talk for key, talk in by_id.items() if following[str(key)]]
         for talk in talks:
           talk.messages = following[str(talk.id - 1)]
@@ -149,7 +149,7 @@ def run(
   results = _results(suite, problems, prompts, settings, records.finished) if first else None
   if first:
     write_whole(folder / 'results.json', json.dumps(results, indent=1) + '\n')
-  return _from_first(results)
+  return from_first(results)
 
 
 def _judge(suite: Suite, talk: _Talk, pool: Pool, records: Records, bar: '_Progress') -> list[Message]:
@@ -217,7 +217,7 @@ def _digest(problems: Sequence[Problem]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _from_first(value: Any) -> Any:
+def from_first(value: Any) -> Any:
   """JSON data of the first process, on all of them."""
   if jax.process_count() == 1:
     return value

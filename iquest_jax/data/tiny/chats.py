@@ -6,15 +6,6 @@ from iquest_jax.data.tiny.turns import Turn
 
 _WORDS = ('apple', 'river', 'stone', 'cloud', 'tiger', 'lemon', 'paper', 'music', 'green', 'window', 'garden', 'silver')
 _NAMES = ('value', 'number', 'amount', 'price', 'count', 'score')
-_OPERATIONS = {'adds {n} to': '{x} + {n}', 'subtracts {n} from': '{x} - {n}', 'multiplies by {n}': '{x} * {n}'}
-
-
-def _function(rng: random.Random) -> Turn:
-  n, name = rng.randint(2, 99), rng.choice(_NAMES)
-  what, body = rng.choice(list(_OPERATIONS.items()))
-  words, code = what.format(n=n), body.format(x=name, n=n)
-  request = f'Write a Python function that {words} {name}.'
-  return Turn(request, f'It takes {name} and returns {code}.', f'```\ndef f({name}):\n  return {code}\n```')
 
 
 def _reverse(rng: random.Random) -> Turn:
@@ -38,4 +29,4 @@ def _call(rng: random.Random) -> Turn:
   return Turn(request, f'A loop over range({n}).', f'```\nfor _ in range({n}):\n  print({name})\n```')
 
 
-KINDS = (_function, _reverse, _upper, _json, _call)
+KINDS = (_reverse, _upper, _json, _call)

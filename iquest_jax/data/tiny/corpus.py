@@ -1,9 +1,12 @@
 """Writes the corpus of tiny sizes: real source of installed packages, generated chats, commits, facts.
 
-  <folder>/<source>/documents.jsonl    one per source of the table in data/sources.py
+  <folder>/<source>/documents.jsonl            one per source of the table in data/sources.py
+  <folder>/small_programs/{held_out,rl}.jsonl    programming problems that no source contains; see programs.py
 """
 
+import dataclasses
 import itertools
+import json
 import os
 import pathlib
 import random
@@ -11,13 +14,15 @@ import shutil
 from collections.abc import Iterable
 
 from iquest_jax.data.documents import Document, texts, to_json
-from iquest_jax.data.tiny import chats, facts, history, packages, reasoning, trajectories, turns
+from iquest_jax.data.tiny import chats, facts, history, packages, programs, reasoning, trajectories, turns
 from iquest_jax.run_folder import write_whole
 
 # The tiny stages read each source about once, and a sixteenth of it fills their held-out rows. In characters of text:
 _WEB_TEXT, _CODE, _HIGH_QUALITY, _FACTS, _SMALL = 700_000, 700_000, 550_000, 70_000, 220_000
 # In documents, or turns of chats:
-_REASONING_QA, _REASONING_THINKING, _CHATS, _SESSIONS, _COMMITS = 2200, 1300, 2600, 420, 800
+_REASONING_QA, _REASONING_THINKING, _CHATS, _SESSIONS, _COMMITS = 2200, 1300, 1400, 420, 800
+# In problems; held out, as many as take seconds to answer, the same number of each level.
+_PROGRAMS, _HELD_OUT_PROGRAMS, _RL_PROGRAMS = 1200, 60, 480
 
 
 def write(folder: pathlib.Path, seed: int = 0, checkout: pathlib.Path = history.CHECKOUT) -> None:
@@ -37,6 +42,10 @@ def write(folder: pathlib.Path, seed: int = 0, checkout: pathlib.Path = history.
   for source, documents in _documents(seed, checkout).items():
     (partial / source).mkdir(parents=True)
     write_whole(partial / source / 'documents.jsonl', ''.join(f'{to_json(document)}\n' for document in documents))
+  (partial / 'small_programs').mkdir()
+  for split, count in (('held_out', _HELD_OUT_PROGRAMS), ('rl', _RL_PROGRAMS)):
+    lines = [json.dumps(dataclasses.asdict(problem)) for problem in programs.problems(seed, split, count)]
+    write_whole(partial / 'small_programs' / f'{split}.jsonl', ''.join(f'{line}\n' for line in lines))
   os.replace(partial, folder)
 
 
@@ -49,6 +58,9 @@ def _documents(seed: int, checkout: pathlib.Path) -> dict[str, Iterable[Document
   questions = turns.distinct(reasoning.KINDS, rng, _REASONING_QA + _REASONING_THINKING)
   worked = [reasoning.worked(turn) for turn in questions[:_REASONING_QA]]
   requests = turns.distinct(chats.KINDS, rng, _CHATS)
+  requests += [problem.turn for problem in programs.problems(seed, 'train', _PROGRAMS)]
+  rng.shuffle(requests)
+  half = len(requests) // 2
   alternate = lambda left, right: itertools.chain.from_iterable(zip(left, right))
   return {
       'web_text': web_text,
@@ -63,8 +75,8 @@ def _documents(seed: int, checkout: pathlib.Path) -> dict[str, Iterable[Document
       'reasoning_qa': turns.conversations(worked, rng, longest=1, thinking=False),
       'reasoning_thinking': turns.conversations(questions[_REASONING_QA:], rng, longest=1, thinking=True),
       'agent_trajectories': trajectories.sessions(seed, _SESSIONS),
-      'chat_instruct': turns.conversations(requests[: _CHATS // 2], rng, longest=2, thinking=False),
-      'chat_thinking': turns.conversations(requests[_CHATS // 2 :], rng, longest=2, thinking=True),
+      'chat_instruct': turns.conversations(requests[:half], rng, longest=2, thinking=False),
+      'chat_thinking': turns.conversations(requests[half:], rng, longest=2, thinking=True),
       'code_edit': [commit for commit in commits if history.is_edit(commit)],
   }
 
