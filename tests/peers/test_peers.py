@@ -1,44 +1,139 @@
-"""An exported checkpoint gives the same logits in other implementations.
+"""An export works in other libraries as it does here: logits, greedy text, tokens of texts and of chats.
 
-They run as programs in an environment of their own, whose interpreter PEERS_PYTHON names (by default this one), and
-exchange files with `python -m launch.export logits`.
+They run as programs in an environment of their own, whose interpreter PEERS_PYTHON names (by default this one), load the
+folder that to_hf wrote, and answer a request that a file holds.
 """
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from iquest_jax.convert.hf import to_hf
+from iquest_jax.convert import names
+from iquest_jax.convert.hf import from_hf, to_hf
+from iquest_jax.data.tiny import packages
+from iquest_jax.errors import UserError
+from iquest_jax.infer import text
+from iquest_jax.infer.engine import Engine
 from iquest_jax.model import sizes
+from iquest_jax.model.transformer import Transformer
+from iquest_jax.text import chat
+from iquest_jax.text.example import build
+from iquest_jax.text.tokenizer import Tokenizer
 
-from tests.model.small_models import leaves, random_params
+from tests.model.small_models import forward, leaves, random_params
 
 HERE = pathlib.Path(__file__).parent
 PEER = os.environ.get('PEERS_PYTHON', sys.executable)
+LENGTH = 80
+# name -> (size, architecture of the export, program of the peer)
+PEERS = {
+    'mlx-lm, dense': ('tiny', '', 'mlx_peer.py'),
+    'mlx-lm, loop': ('tiny_loop', '', 'mlx_peer.py'),
+    'transformers, dense': ('tiny', '', 'torch_peer.py'),
+    'transformers, dense as Llama': ('tiny', 'llama', 'torch_peer.py'),
+}
+TOOL = {'name': 'search', 'description': 'é "x" <y>', 'parameters': {'type': 'object', 'properties': {'n': {'default': 0.5}}}}
+CALLS = [
+    {'name': 'search', 'arguments': {'pattern': '</tool_call> é\n', 'n': [1, 2.5, None, True], 'more': {}}},
+    {'name': 'submit', 'arguments': {}},
+]
+USER = {'role': 'user', 'content': "\n\n  What's 12 + 34?\n\tx = 1 \n\n"}
+SAID = {'role': 'assistant', 'content': 'It is 46.\n'}
+CHATS = {
+    'one turn': [USER],
+    'system': [{'role': 'system', 'content': ' Be brief.\n\n'}, USER, SAID, USER],
+    'empty': [{'role': 'system', 'content': ''}, {'role': 'user', 'content': ''}, {'role': 'assistant', 'content': ''}],
+    'thinking': [USER, SAID | {'thinking': ' 漢字?\n\n'}, USER, SAID | {'thinking': ''}],
+    'calls': [USER, SAID | {'tool_calls': CALLS}, {'role': 'tool', 'content': '\n 3 hits\n'}, {'role': 'tool', 'content': ''}],
+    'calls alone': [USER, {'role': 'assistant', 'content': '', 'thinking': 'Now.', 'tool_calls': CALLS}],
+    'tags in the text': [USER | {'content': '<think>\n</tool_call> {"a": <tools>}'}],
+    'a system message too late': [USER, {'role': 'system', 'content': 'Be brief.'}],
+    'two system messages': [{'role': 'system', 'content': 'a'}, {'role': 'system', 'content': 'b'}],
+    'an unknown role': [USER, {'role': 'robot', 'content': 'a'}],
+}
+REQUESTS = [(messages, tools, prompt) for messages in CHATS.values() for tools in ([], [TOOL, TOOL]) for prompt in (False, True)]
+TEXTS = ['', 'def f(x):\n  return x  + 12345\n', ' <s> café 漢字 \r\n\t</s> <|im_end|>', '<|fim_prefix|>a<|fim_suffix|>']
 
 
-def run(*command):
-  done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=HERE.parents[1], check=False)
-  assert done.returncode == 0, done.stderr
+@pytest.fixture(scope='module')
+def tokenizer():
+  return Tokenizer.train((document.text for document, _ in zip(packages.code(), range(60))), 1024)
 
 
-@pytest.mark.parametrize(
-    ('size', 'peer'), [('tiny', 'mlx_logits.py'), ('tiny_loop', 'mlx_logits.py'), ('tiny', 'torch_logits.py')]
-)
-def test_an_export_gives_the_same_logits(size, peer, tmp_path):
-  model = sizes.get(size)
+@pytest.fixture(scope='module', params=PEERS)
+def case(request, tokenizer, tmp_path_factory):
+  """(model, parameters, folder of the peer's files, what was asked, what it answered)."""
+  size, architecture, program = PEERS[request.param]
+  model, folder = sizes.get(size), tmp_path_factory.mktemp('peer')
+  params = random_params(model)
+  pieces = ((path, 0, leaf) for path, leaf in leaves(params))
+  to_hf(model, pieces, folder / 'model', architecture=architecture, tokenizer=tokenizer)
   # Several windows long, so that the local attention of the loop differs from the global one.
   tokens = np.random.default_rng(0).integers(0, model.vocab, (2, 70), dtype=np.int32)
-  np.save(tmp_path / 'tokens.npy', tokens)
-  to_hf(model, leaves(random_params(model)), tmp_path / 'model')
-  files = tmp_path / 'model', tmp_path / 'tokens.npy'
-  flags = f'--tokens={files[1]}', f'--out={tmp_path / "ours.npy"}'
-  run(sys.executable, '-m', 'launch.export', 'logits', files[0], *flags)
-  run(PEER, HERE / peer, *files, tmp_path / 'theirs.npy')
-  ours, theirs = np.load(tmp_path / 'ours.npy'), np.load(tmp_path / 'theirs.npy')
+  prompts = [text.turn(tokenizer, [USER]), text.completion(tokenizer, TEXTS[1]), text.infill(tokenizer, 'a', 'b')]
+  asked = {
+      'model': str(folder / 'model'),
+      'tokens': tokens.tolist(),
+      'prompts': [prompt.tolist() for prompt in prompts],
+      'length': LENGTH,
+      'texts': TEXTS,
+      'chats': [{'messages': messages, 'tools': tools, 'prompt': prompt} for messages, tools, prompt in REQUESTS],
+  }
+  (folder / 'request.json').write_text(json.dumps(asked))
+  done = subprocess.run([PEER, HERE / program, folder], capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  return model, params, folder, asked, json.loads((folder / 'answer.json').read_text())
+
+
+def test_the_same_logits(case):
+  model, params, folder, asked, _ = case
+  ours = np.asarray(forward(model, params, np.int32(asked['tokens'])))
   assert ours.std() > 0.1
-  np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+  np.testing.assert_allclose(ours, np.load(folder / 'logits.npy'), rtol=0, atol=1e-4)
+
+
+def test_the_same_greedy_text(case, tokenizer):
+  model, params, _, asked, answer = case
+  engine = Engine(Transformer(model, 'float32'), jax.device_put(params), slots=2, size=256)
+  prompts = [np.int32(prompt) for prompt in asked['prompts']]
+  # They stop at </s> too, which ends no text of ours.
+  first = lambda texts: [one.partition('</s>')[0] for one in texts]
+  assert first(text.complete(engine, tokenizer, prompts, LENGTH)) == first(answer['decoded'])
+  assert max(map(len, answer['generated'])) > model.loop_window
+
+
+def test_texts_have_the_same_tokens(case, tokenizer):
+  answer = case[-1]
+  assert answer['texts'] == [tokenizer.encode(text, allow_special=True) for text in TEXTS]
+
+
+@pytest.mark.parametrize('name', CHATS)
+def test_chats_have_the_same_tokens_and_the_same_refusals(name, case, tokenizer):
+  answer, refused = case[-1], 'system' in name and name != 'system' or 'unknown' in name
+  for (messages, tools, prompt), theirs in zip(REQUESTS, answer['chats'], strict=True):
+    if messages is not CHATS[name]:
+      continue
+    render = chat.prompt if prompt else chat.segments
+    if refused:
+      with pytest.raises(UserError):
+        render(messages, tools)
+      assert isinstance(theirs, str) and '\n' not in theirs
+      assert ('role of a message must be' if 'unknown' in name else 'a system message must be the first') in theirs
+    else:
+      assert theirs == build(tokenizer, render(messages, tools)).tokens.tolist()
+
+
+def test_what_mlx_lm_saves_is_imported(case):
+  model, params, folder, _, _ = case
+  if not (folder / 'saved').exists():
+    pytest.skip('this peer saves nothing')
+  read, again = from_hf(folder / 'saved')
+  assert (read.loops, read.layers) == (model.loops, model.layers)
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+  assert set(names.tensors(read)) == set(names.tensors(model))
