@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from iquest_jax import sharding
+from iquest_jax.kernels.product import product
 from iquest_jax.model.sizes import ModelConfig
 
 
@@ -15,7 +16,8 @@ def param(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str,
 
 def linear(subscripts: str, x, weight, names: tuple[str, ...], dtype: jnp.dtype) -> jax.Array:
   """einsum of activations [B, T, ...] with a float32 weight, which is cast to `dtype` and gathered just before use."""
-  return sharding.with_gathered_weight(lambda weight, x: jnp.einsum(subscripts, x, weight), weight, names, dtype, x)
+  multiply = lambda weight, x: product(subscripts, x, weight)
+  return sharding.with_gathered_weight(multiply, weight, names, dtype, x)
 
 
 class RMSNorm(nn.Module):

@@ -31,7 +31,7 @@ REMAT_POLICIES = {
         names_which_can_be_saved=_ATTENTION, names_which_can_be_offloaded=['layer_input'],
         offload_src='device', offload_dst='pinned_host',
     ),
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'dots': jax.checkpoint_policies.save_only_these_names('product'),
 }
 
 

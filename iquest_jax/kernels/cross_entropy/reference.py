@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from iquest_jax import sharding
+from iquest_jax.kernels.product import product
 
 
 def target_logps(hidden_BTD, head_DV, targets_BT, chunk):
@@ -33,7 +34,7 @@ def _in_chunks(head_DV, hidden_BTD, targets_BT, chunk):
   B, T, D = hidden_BTD.shape
 
   def one_chunk(hidden_BCD, targets_BC):
-    logits = jnp.einsum('bcd,dv->bcv', hidden_BCD, head_DV, preferred_element_type=jnp.float32)
+    logits = product('bcd,dv->bcv', hidden_BCD, head_DV, jnp.float32)
     logits = sharding.constrain(logits, None, None, 'vocab')
     logz = jax.nn.logsumexp(logits, axis=-1)
     # A masked sum instead of a gather, because the vocabulary may be split over the tensor axis.

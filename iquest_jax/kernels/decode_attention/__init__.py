@@ -1,9 +1,8 @@
 """Attention of new tokens over a cache and over themselves; reference.py defines it, and TPUs run it as tpu.py."""
 
-import jax
-
 from iquest_jax.kernels.decode_attention import reference
-from iquest_jax.kernels.gated_attention import Keys, _target
+from iquest_jax.kernels.gated_attention import Keys
+from iquest_jax.kernels.platform import target
 
 __all__ = ['attention', 'gated_attention']
 
@@ -22,7 +21,7 @@ def gated_attention(
 
 def _implementation():
   """Imported on first use, like those of gated_attention; the platform is the one that is compiled for."""
-  if (_target.get() or jax.default_backend()) == 'tpu':
+  if target() == 'tpu':
     from iquest_jax.kernels.decode_attention import tpu
 
     return tpu
