@@ -5,8 +5,13 @@
 
 attention    gated attention, forward and backward: milliseconds, TFLOP/s, and time relative to two mixed calls of a library
 train_step   tokens/s, and MFU on devices whose peak is known
+decode       tokens/s of 64 slots
 loader       tokens/s per core, and milliseconds to the first batch at step 1,000,000
 packing      MB/s of token ids
+sandbox      verdicts/s of a short Python program, from start to verdict, by isolation
+
+On a CPU, train_step is compared with PyTorch and decode with mlx-lm if the interpreter that the environment variable
+PEERS_PYTHON names has them (`make test-peers` installs one in .venv-peers).
 """
 
 import json
@@ -25,13 +30,15 @@ FLAGS = flags.FLAGS
 def main(argv):
   del argv
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  from iquest_jax.bench import attention, loader, machine, packing, train_step
+  from iquest_jax.bench import attention, decode, loader, machine, packing, sandbox, train_step
 
   cases = {
       'attention': attention.results,
       'train_step': lambda: train_step.results(command.experiment),
+      'decode': decode.results,
       'loader': loader.results,
       'packing': packing.results,
+      'sandbox': sandbox.results,
   }
   for name in FLAGS.what:
     check_name('--what: case', name, cases)

@@ -1,11 +1,6 @@
 """The compiled train step of several stages, on random tokens; on a CPU beside the same step in eager PyTorch."""
 
-import importlib.util
 import json
-import os
-import pathlib
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
 import jax
@@ -15,6 +10,7 @@ from ml_collections import ConfigDict
 from iquest_jax import hardware, sharding
 from iquest_jax.batch import Batch
 from iquest_jax.bench import machine
+from iquest_jax.bench.peer import Peer, has
 from iquest_jax.data.rows import mixture
 from iquest_jax.model import cost
 from iquest_jax.train import state, step
@@ -24,12 +20,11 @@ def results(experiment: Callable[[str], ConfigDict]) -> Iterator[dict]:
   """Tiny stages, dense and looped; with an accelerator also four layers of 7b.
 
   Args:
-    experiment: resolves the name of an experiment. PyTorch is measured too if this interpreter has it, or the one that the
-      environment variable PEERS_PYTHON names.
+    experiment: resolves the name of an experiment. PyTorch is measured too if the peers' interpreter has it.
   """
-  peer = os.environ.get('PEERS_PYTHON') or (sys.executable if importlib.util.find_spec('torch') else None)
+  with_peer = jax.default_backend() == 'cpu' and has('torch')
   for name in ('pretrain:size=tiny', 'midtrain_32k:size=tiny_loop', 'midtrain_128k:size=tiny_loop'):
-    yield {'experiment': name, **measure(experiment(name), peer if jax.default_backend() == 'cpu' else None)}
+    yield {'experiment': name, **measure(experiment(name), with_peer)}
   if jax.default_backend() != 'cpu':
     config = experiment('pretrain:size=7b')
     config.model.layers, config.train.accumulation = 4, 1
@@ -38,10 +33,10 @@ def results(experiment: Callable[[str], ConfigDict]) -> Iterator[dict]:
     yield {'experiment': 'pretrain:size=7b, 4 layers', **measure(config)}
 
 
-def measure(config: ConfigDict, peer: str | None = None) -> dict:
+def measure(config: ConfigDict, with_peer: bool = False) -> dict:
   """Times the train step of a stage on all devices; MFU counts useful FLOPs, without recomputation.
 
-  `peer` is an interpreter with torch. Its steps and ours then alternate, and `speed_over_torch` is the ratio.
+  `with_peer`: steps of torch_step.py and ours alternate, and `speed_over_torch` is the ratio.
   """
   mesh = sharding.make_mesh(config.mesh)
   shape, rng = (config.train.batch_rows, config.data.context), np.random.default_rng(0)
@@ -58,10 +53,11 @@ def measure(config: ConfigDict, peer: str | None = None) -> dict:
       train_state, metrics = stage.train_step(train_state, batch)
       jax.block_until_ready(metrics['loss'])
 
-    if peer is None:
+    if not with_peer:
       seconds, torch_seconds = machine.median_seconds(once, repeats=5), None
     else:
-      with _TorchStep(peer, config) as torch_step:
+      described = json.dumps(config.model.to_dict()), *map(str, shape)
+      with Peer('torch_step.py', *described) as torch_step:
         seconds, torch_seconds = machine.alternating_medians([once, torch_step], repeats=9)
   useful = cost.TRAIN_PASSES * shape[0] * cost.forward_flops(stage.model.config, shape[1])
   peak = hardware.peak_flops(jax.devices()[0].device_kind)
@@ -72,26 +68,3 @@ def measure(config: ConfigDict, peer: str | None = None) -> dict:
       'gflops_per_second': round(useful / seconds / 1e9, 1),
       'speed_over_torch': round(torch_seconds / seconds, 2) if torch_seconds else None,
   }
-
-
-class _TorchStep:
-  """Calling it takes one step of torch_step.py, in a process that lives as long as the context."""
-
-  def __init__(self, python: str, config: ConfigDict):
-    script = pathlib.Path(__file__).with_name('torch_step.py')
-    shape = config.train.batch_rows, config.data.context
-    self._command = [python, str(script), json.dumps(config.model.to_dict()), *map(str, shape)]
-
-  def __enter__(self):
-    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
-    self._process = subprocess.Popen(self._command, text=True, bufsize=1, **pipes)
-    return self
-
-  def __call__(self) -> None:
-    self._process.stdin.write('\n')
-    if not self._process.stdout.readline():
-      raise RuntimeError(f'{self._command[1]} ended with status {self._process.wait()}')
-
-  def __exit__(self, *raised):
-    self._process.stdin.close()
-    self._process.wait()

@@ -1,10 +1,12 @@
 """Each case of the bench: its arithmetic, and what it does when a library refuses."""
 
+import dataclasses
 import math
 
 import jax
 
-from iquest_jax.bench import attention, loader, machine, packing, train_step
+from iquest_jax.bench import attention, decode, loader, machine, packing, train_step
+from iquest_jax.model import sizes
 from launch import command
 
 
@@ -44,6 +46,12 @@ def test_loader_and_packing_measure_rows_of_the_given_context():
   assert read['context'] == 64
   assert all(math.isfinite(read[name]) and read[name] > 0 for name in read)
   assert packing.measure(context=64, documents=50)['mb_per_second'] > 0
+
+
+def test_decoding_is_measured_with_all_slots_live():
+  model = dataclasses.replace(sizes.get('tiny_loop'), layers=1, d_model=16, d_ff=16, vocab=64)
+  seconds, peer_seconds = decode.measure(model, with_peer=False)
+  assert seconds > 0 and peer_seconds is None
 
 
 def test_a_result_names_its_machine():
