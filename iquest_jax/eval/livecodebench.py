@@ -123,8 +123,12 @@ def _tests(where: str, fields: Any) -> list[dict[str, str]]:
     private = _unpacked(where, private)
   tests = tests + _loaded(where, 'private_test_cases', private, list)
   for test in tests:
-    if not isinstance(test, dict) or any(not isinstance(test.get(name), str) for name in ('input', 'output', 'testtype')):
-      raise UserError(f'{where}: a test must have "input", "output" and "testtype", strings all; download the file again')
+    if not isinstance(test, dict) or any(
+      not isinstance(test.get(name), str) for name in ('input', 'output', 'testtype')
+    ):
+      raise UserError(
+        f'{where}: a test must have "input", "output" and "testtype", strings all; download the file again'
+      )
   kinds = sorted({test['testtype'] for test in tests})
   if kinds not in (['functional'], ['stdin']):
     raise UserError(f'{where}: tests must all be stdin or all functional, got {kinds}; download the file again')
