@@ -20,7 +20,7 @@ from iquest_jax.eval.suite import Outcome, Problem, Prompt, Suite, pass_at
 from iquest_jax.sandbox.inside import values
 from iquest_jax.sandbox.limits import Limits
 from iquest_jax.sandbox.pool import Pool
-from iquest_jax.sandbox.verdict import FAILED, PASSED, grade_script
+from iquest_jax.sandbox.verdict import FAILED, PASSED, TIMEOUT, grade_script
 from iquest_jax.text import extract
 
 _FIELDS = {
@@ -96,8 +96,12 @@ else:
   _BY_ENTRY['find_zero'] = lambda given, got, expected: _polynomial(given, got)
 
 
+class _TooSlow(Exception):  # a TimeoutError is an OSError, which would look like a broken pipe to the program
+  pass
+
+
 def _late(*_):
-  raise TimeoutError('the call took too long')
+  raise _TooSlow('a call took longer than the reference allows')
 
 
 def _check(program):
@@ -181,7 +185,10 @@ class EvalPlus(Suite):
     }
     setup = ''.join(f'{name} = {value!r}\n' for name, value in constants.items()) + _SETUP
     entry_point = fields['entry_point']
-    return Outcome.of(grade_script(pool, program, f'_check({entry_point})\n', (entry_point,), setup, limits=_LIMITS))
+    verdict = grade_script(pool, program, f'_check({entry_point})\n', (entry_point,), setup, limits=_LIMITS)
+    if verdict.reason.startswith('_TooSlow: '):
+      verdict = dataclasses.replace(verdict, status=TIMEOUT, reason=verdict.reason.removeprefix('_TooSlow: '))
+    return Outcome.of(verdict)
 
 
 def _tuple(value: Any) -> Any:
