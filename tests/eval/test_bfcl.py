@@ -75,7 +75,7 @@ def test_tools_are_defined_with_the_types_of_json_schema(problem):
     tool_call(RIGHT),
     '<think>geo.distance(1)</think>Well:' + tool_call({'places': ['New-York', 'BERN'], 'origin': 'start'}),
     'geo.distance(places=["NewYork", "Bern"], digits=2)',
-    '```python\n[geo.distance(places=("New York", "Bern"), origin=start, scale=2.0 - 1)]\n```',
+    '```python\n[geo.distance(places=("New York", "Bern"), origin=start, scale=-1.0 + 2)]\n```',
     '<tool_call><function=geo.distance><parameter=places>["New York", "Bern"]</parameter><parameter=digits>2</parameter>'
     '</function></tool_call>',
   ],
