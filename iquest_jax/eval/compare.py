@@ -12,7 +12,7 @@ from iquest_jax.errors import UserError
 from iquest_jax.eval.suites import BITS_PER_BYTE
 from iquest_jax.sandbox.verdict import PASSED
 
-_RESAMPLES = 10_000
+_RESAMPLES = 4000
 _CHUNK = 2_000_000  # counts drawn at a time, to bound memory
 
 

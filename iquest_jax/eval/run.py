@@ -146,9 +146,11 @@ def run(
       if first:
         graders.shutdown()
         records.close()
-  results = _results(suite, problems, prompts, settings, records.finished) if first else None
+  results = None
   if first:
-    write_whole(folder / 'results.json', json.dumps(results, indent=1) + '\n')
+    text = json.dumps(_results(suite, problems, prompts, settings, records.finished), indent=1)
+    write_whole(folder / 'results.json', text + '\n')
+    results = json.loads(text)
   return from_first(results)
 
 
