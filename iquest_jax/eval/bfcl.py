@@ -80,7 +80,7 @@ def check_function(where: str, function: Any, language: str) -> None:
   try:
     described = list(function['parameters']['properties'].values())
     types = [one['type'] for one in described] + [
-      one['items']['type'] for one in described if 'type' in one.get('items', {})
+        one['items']['type'] for one in described if 'type' in one.get('items', {})
     ]
     function['name'], list(function['parameters']['required'])
   except (TypeError, KeyError, AttributeError):

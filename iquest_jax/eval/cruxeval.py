@@ -19,15 +19,15 @@ _FIELDS = {'id': str, 'code': str, 'input': str, 'output': str}
 _LIMITS = Limits(wall_s=3, cpu_s=3)
 # Per task: what is asked, and examples of (function, input, output).
 _OUTPUT = (
-  'Below, a Python function is followed by an assertion whose right side is missing. Work out what the call returns, '
-  'also if the function looks wrong, and write the whole assertion between [ANSWER] and [/ANSWER]. Its right side must '
-  'be a literal: no calls, no arithmetic.',
-  [('def f(x):\n  return x * 2 + 1', '4', '9'), ('def f(s):\n  return s[::-1] + "!"', '"abc"', '"cba!"')],
+    'Below, a Python function is followed by an assertion whose right side is missing. Work out what the call returns, '
+    'also if the function looks wrong, and write the whole assertion between [ANSWER] and [/ANSWER]. Its right side must '
+    'be a literal: no calls, no arithmetic.',
+    [('def f(x):\n  return x * 2 + 1', '4', '9'), ('def f(s):\n  return s[::-1] + "!"', '"abc"', '"cba!"')],
 )
 _INPUT = (
-  'Below, a Python function is followed by an assertion whose arguments are missing. Find arguments for which the '
-  'assertion holds; any will do. Write the whole assertion between [ANSWER] and [/ANSWER].',
-  [('def f(x):\n  return x * 2 + 1', '4', '9'), ('def f(a, b):\n  return a + b', '"to", "day"', '"today"')],
+    'Below, a Python function is followed by an assertion whose arguments are missing. Find arguments for which the '
+    'assertion holds; any will do. Write the whole assertion between [ANSWER] and [/ANSWER].',
+    [('def f(x):\n  return x * 2 + 1', '4', '9'), ('def f(a, b):\n  return a + b', '"to", "day"', '"today"')],
 )
 
 

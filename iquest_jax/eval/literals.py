@@ -28,12 +28,12 @@ def calls(text: str) -> list[dict[str, Any]] | None:
     if not all(isinstance(item, ast.Call) for item in items):
       return None
     return [
-      {
-        'name': ast.unparse(item.func),
-        'positional': [_value(arg) for arg in item.args],
-        'arguments': {keyword.arg: _value(keyword.value) for keyword in item.keywords},
-      }
-      for item in items
+        {
+            'name': ast.unparse(item.func),
+            'positional': [_value(arg) for arg in item.args],
+            'arguments': {keyword.arg: _value(keyword.value) for keyword in item.keywords},
+        }
+        for item in items
     ]
   except (ArithmeticError, TypeError, RecursionError):
     return None

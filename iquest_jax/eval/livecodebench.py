@@ -124,10 +124,10 @@ def _tests(where: str, fields: Any) -> list[dict[str, str]]:
   tests = tests + _loaded(where, 'private_test_cases', private, list)
   for test in tests:
     if not isinstance(test, dict) or any(
-      not isinstance(test.get(name), str) for name in ('input', 'output', 'testtype')
+        not isinstance(test.get(name), str) for name in ('input', 'output', 'testtype')
     ):
       raise UserError(
-        f'{where}: a test must have "input", "output" and "testtype", strings all; download the file again'
+          f'{where}: a test must have "input", "output" and "testtype", strings all; download the file again'
       )
   kinds = sorted({test['testtype'] for test in tests})
   if kinds not in (['functional'], ['stdin']):

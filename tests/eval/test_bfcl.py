@@ -17,26 +17,29 @@ from iquest_jax.eval.bfcl import SUITES
 from tests.eval.conftest import MALFORMED, graded, score, write_lines
 
 FUNCTION = {
-  'name': 'geo.distance',
-  'description': 'Distance of two places.',
-  'parameters': {
-    'type': 'dict',
-    'properties': {
-      'places': {'type': 'array', 'items': {'type': 'string'}},
-      'digits': {'type': 'integer'},
-      'scale': {'type': 'float'},
-      'options': {'type': 'dict'},
-      'origin': {'type': 'dict'},
+    'name': 'geo.distance',
+    'description': 'Distance of two places.',
+    'parameters': {
+        'type': 'dict',
+        'properties': {
+            'places': {'type': 'array', 'items': {'type': 'string'}},
+            'digits': {'type': 'integer'},
+            'scale': {'type': 'float'},
+            'options': {'type': 'dict'},
+            'origin': {'type': 'dict'},
+            'stops': {'type': 'array', 'items': {'type': 'string'}},
+            'format': {'type': 'string'},
+        },
+        'required': ['places'],
     },
-    'required': ['places'],
-  },
 }
 ALLOWED = {
-  'places': [['New York', 'Bern']],
-  'digits': [2, ''],
-  'scale': [1.0, ''],
-  'options': [{'unit': ['km'], 'p': [1, '']}, ''],
-  'origin': ['start', ''],
+    'places': [['New York', 'Bern']],
+    'digits': [2, ''],
+    'scale': [1.0, ''],
+    'options': [{'unit': ['km'], 'p': [1, '']}, ''],
+    'origin': ['start', ''],
+    'stops': ['path', ''],
 }
 RIGHT = {'places': ['New York', 'bern'], 'digits': 2, 'scale': 1, 'options': {'unit': 'KM'}}
 
@@ -61,46 +64,48 @@ def test_tools_are_defined_with_the_types_of_json_schema(problem):
   prompt = SUITES['simple_python'].prompt(problem)
   properties = prompt.tools[0]['parameters']['properties']
   assert [properties[name]['type'] for name in ('places', 'digits', 'scale', 'options')] == [
-    'array',
-    'integer',
-    'number',
-    'object',
+      'array',
+      'integer',
+      'number',
+      'object',
   ]
   assert prompt.messages == [{'role': 'user', 'content': 'How far is it?'}] and not prompt.text
 
 
 @pytest.mark.parametrize(
-  'answer',
-  [
-    tool_call(RIGHT),
-    '<think>geo.distance(1)</think>Well:' + tool_call({'places': ['New-York', 'BERN'], 'origin': 'start'}),
-    'geo.distance(places=["NewYork", "Bern"], digits=2)',
-    '```python\n[geo.distance(places=("New York", "Bern"), origin=start, scale=-1.0 + 2)]\n```',
-    '<tool_call><function=geo.distance><parameter=places>["New York", "Bern"]</parameter><parameter=digits>2</parameter>'
-    '</function></tool_call>',
-  ],
+    'answer',
+    [
+        tool_call(RIGHT),
+        '<think>geo.distance(1)</think>Well:' + tool_call({'places': ['New-York', 'BERN'], 'origin': 'start'}),
+        '<think>geo.distance(1)</think>geo.distance(places=["NewYork", "Bern"], digits=2)',
+        '```python\n[geo.distance(places=("New York", "Bern"), origin=start, scale=-1.0 + 2)]\n```',
+        '<tool_call><function=geo.distance><parameter=places>["New York", "Bern"]</parameter><parameter=digits>2</parameter>'
+        '</function></tool_call>',
+    ],
 )
 def test_a_right_call_scores_full_in_every_form(problem, answer):
   assert score(SUITES['simple_python'], problem, answer) == {'pass@1': 100}
 
 
 @pytest.mark.parametrize(
-  ('change', 'reason'),
-  [
-    ({'places': None}, 'required parameter places is missing'),
-    ({'places': ['Bern', 'New York']}, 'places is'),
-    ({'places': 'Bern'}, 'places is'),
-    ({'digits': 3}, 'digits is 3'),
-    ({'digits': '2'}, "digits is '2'"),
-    ({'digits': 2.0}, 'digits is 2.0'),
-    ({'digits': True}, 'digits is True'),
-    ({'scale': 1.5}, 'scale is 1.5'),
-    ({'options': {'p': 1}}, 'options is'),
-    ({'options': {'unit': 'km', 'q': 1}}, 'options is'),
-    ({'origin': 'end'}, 'origin is'),
-    ({'origin': {}}, 'origin is'),
-    ({'extra': 1}, 'unexpected parameter extra'),
-  ],
+    ('change', 'reason'),
+    [
+        ({'places': None}, 'required parameter places is missing'),
+        ({'places': ['Bern', 'New York']}, 'places is'),
+        ({'places': 'Bern'}, 'places is'),
+        ({'digits': 3}, 'digits is 3'),
+        ({'digits': '2'}, "digits is '2'"),
+        ({'digits': 2.0}, 'digits is 2.0'),
+        ({'digits': True}, 'digits is True'),
+        ({'scale': 1.5}, 'scale is 1.5'),
+        ({'options': {'p': 1}}, 'options is'),
+        ({'options': {'unit': 'km', 'q': 1}}, 'options is'),
+        ({'origin': 'end'}, 'origin is'),
+        ({'origin': {}}, 'origin is'),
+        ({'stops': list('path')}, 'stops is'),
+        ({'format': 'x'}, 'unexpected parameter format'),
+        ({'extra': 1}, 'unexpected parameter extra'),
+    ],
 )
 def test_a_wrong_call_scores_zero_and_names_its_fault(problem, change, reason):
   arguments = {name: value for name, value in (RIGHT | change).items() if value is not None}
@@ -109,20 +114,21 @@ def test_a_wrong_call_scores_zero_and_names_its_fault(problem, change, reason):
 
 
 @pytest.mark.parametrize(
-  'answer',
-  [
-    *MALFORMED,
-    tool_call(RIGHT, 'geo'),
-    tool_call(RIGHT) * 2,
-    'geo.distance(["New York", "Bern"])',
-    '<tool_call>{"name": 1}</tool_call>',
-    tool_call(RIGHT) + '<tool_call>',
-    '[geo.distance(**x)]',
-    '1',
-    '[1]',
-    '<tool_call>' + '[' * 100_000,
-    'geo.distance(places=10**10)',
-  ],
+    'answer',
+    [
+        *MALFORMED,
+        tool_call(RIGHT, 'geo'),
+        tool_call(RIGHT) * 2,
+        'geo.distance(["New York", "Bern"])',
+        'geo.distance("", places=["New York", "Bern"])',
+        '<tool_call>{"name": 1}</tool_call>',
+        tool_call(RIGHT) + '<tool_call>',
+        '[geo.distance(**x)]',
+        '1',
+        '[1]',
+        '<tool_call>' + '[' * 100_000,
+        'geo.distance(places=10**10)',
+    ],
 )
 def test_malformed_answers_score_zero(problem, answer):
   assert score(SUITES['simple_python'], problem, answer) == {'pass@1': 0}
@@ -143,51 +149,51 @@ def test_parallel_calls_count_in_any_order_and_each_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('language', 'kind', 'item', 'text', 'value'),
-  [
-    ('java', 'integer', '', '-12', -12),
-    ('java', 'long', '', '12L', 12),
-    ('java', 'long', '', '12', '12'),
-    ('java', 'float', '', '1.5e3f', 1500.0),
-    ('java', 'float', '', '1.5', '1.5'),
-    ('java', 'double', '', '1.5', 1.5),
-    ('java', 'boolean', '', 'true', True),
-    ('java', 'boolean', '', 'True', 'True'),
-    ('java', 'String', '', '"a"', '"a"'),
-    ('java', 'Array', 'String', 'new String[]{"a, b", c}', ['"a, b"', 'c']),
-    ('java', 'Array', 'integer', 'new int[] { 1, 2 }', [1, 2]),
-    ('java', 'Array', 'integer', 'numbers', 'numbers'),
-    ('java', 'ArrayList', 'String', 'new ArrayList<>(Arrays.asList("a", "b"))', ['a', 'b']),
-    ('java', 'ArrayList', 'long', 'new ArrayList<Long>() {{ add(1L); add(2L); }}', [1, 2]),
-    ('java', 'ArrayList', '', 'new ArrayList<>()', []),
-    (
-      'java',
-      'HashMap',
-      '',
-      'new HashMap<String, Object>() {{ put("k", 1); put("v", "x"); put("w", true); }}',
-      {'k': 1, 'v': 'x', 'w': True},
-    ),
-    ('java', 'HashMap', '', 'new HashMap<>()', {}),
-    ('java', 'HashMap', '', 'map', 'map'),
-    ('javascript', 'integer', '', '3', 3),
-    ('javascript', 'Bigint', '', '3n', 3),
-    ('javascript', 'Bigint', '', '3', '3'),
-    ('javascript', 'float', '', '3.5', 3.5),
-    ('javascript', 'Boolean', '', 'false', False),
-    ('javascript', 'String', '', "'a'", 'a'),
-    ('javascript', 'String', '', 'a', 'a'),
-    ('javascript', 'any', '', 'f(1)', 'f(1)'),
-    ('javascript', 'array', 'integer', '[1, 2]', [1, 2]),
-    ('javascript', 'array', 'String', '[\'a\', "b"]', ['a', 'b']),
-    ('javascript', 'array', '', 'new Array(1, true, "x")', [1, True, 'x']),
-    ('javascript', 'array', 'array', '[[1, 2], ["a"]]', [[1, 2], ['a']]),
-    ('javascript', 'array', '', 'list', 'list'),
-    ('javascript', 'dict', '', '{a: 1, "b": "x", c: [1, "y"]}', {'a': 1, 'b': 'x', 'c': [1, 'y']}),
-    ('javascript', 'dict', '', '{}', {}),
-    ('javascript', 'dict', '', "{a: '1', b: true, c: name}", {'a': 1, 'b': True, 'c': 'name'}),
-    ('javascript', 'dict', '', 'options', 'options'),
-    ('javascript', 'dict', '', '{a: {b: "1:2"}}', {'a': {'b': '1:2'}}),
-  ],
+    ('language', 'kind', 'item', 'text', 'value'),
+    [
+        ('java', 'integer', '', '-12', -12),
+        ('java', 'long', '', '12L', 12),
+        ('java', 'long', '', '12', '12'),
+        ('java', 'float', '', '1.5e3f', 1500.0),
+        ('java', 'float', '', '1.5', '1.5'),
+        ('java', 'double', '', '1.5', 1.5),
+        ('java', 'boolean', '', 'true', True),
+        ('java', 'boolean', '', 'True', 'True'),
+        ('java', 'String', '', '"a"', '"a"'),
+        ('java', 'Array', 'String', 'new String[]{"a, b", c}', ['"a, b"', 'c']),
+        ('java', 'Array', 'integer', 'new int[] { 1, 2 }', [1, 2]),
+        ('java', 'Array', 'integer', 'numbers', 'numbers'),
+        ('java', 'ArrayList', 'String', 'new ArrayList<>(Arrays.asList("a", "b"))', ['a', 'b']),
+        ('java', 'ArrayList', 'long', 'new ArrayList<Long>() {{ add(1L); add(2L); }}', [1, 2]),
+        ('java', 'ArrayList', '', 'new ArrayList<>()', []),
+        (
+            'java',
+            'HashMap',
+            '',
+            'new HashMap<String, Object>() {{ put("k", 1); put("v", "x"); put("w", true); }}',
+            {'k': 1, 'v': 'x', 'w': True},
+        ),
+        ('java', 'HashMap', '', 'new HashMap<>()', {}),
+        ('java', 'HashMap', '', 'map', 'map'),
+        ('javascript', 'integer', '', '3', 3),
+        ('javascript', 'Bigint', '', '3n', 3),
+        ('javascript', 'Bigint', '', '3', '3'),
+        ('javascript', 'float', '', '3.5', 3.5),
+        ('javascript', 'Boolean', '', 'false', False),
+        ('javascript', 'String', '', "'a'", 'a'),
+        ('javascript', 'String', '', 'a', 'a'),
+        ('javascript', 'any', '', 'f(1)', 'f(1)'),
+        ('javascript', 'array', 'integer', '[1, 2]', [1, 2]),
+        ('javascript', 'array', 'String', '[\'a\', "b"]', ['a', 'b']),
+        ('javascript', 'array', '', 'new Array(1, true, "x")', [1, True, 'x']),
+        ('javascript', 'array', 'array', '[[1, 2], ["a"]]', [[1, 2], ['a']]),
+        ('javascript', 'array', '', 'list', 'list'),
+        ('javascript', 'dict', '', '{a: 1, "b": "x", c: [1, "y"]}', {'a': 1, 'b': 'x', 'c': [1, 'y']}),
+        ('javascript', 'dict', '', '{}', {}),
+        ('javascript', 'dict', '', "{a: '1', b: true, c: name}", {'a': 1, 'b': True, 'c': 'name'}),
+        ('javascript', 'dict', '', 'options', 'options'),
+        ('javascript', 'dict', '', '{a: {b: "1:2"}}', {'a': {'b': '1:2'}}),
+    ],
 )
 def test_values_of_java_and_javascript_are_converted(language, kind, item, text, value):
   got = bfcl_values.converted(text, kind, item, language)
@@ -195,17 +201,17 @@ def test_values_of_java_and_javascript_are_converted(language, kind, item, text,
 
 
 @pytest.mark.parametrize(
-  ('functions', 'truths', 'said'),
-  [
-    ([{'name': 'f'}], [], 'x_0: a function must have a name and parameters'),
-    (
-      [{'name': 'f', 'parameters': {'properties': {'a': {'type': 'int'}}, 'required': []}}],
-      [],
-      'x_0: type "int" is not',
-    ),
-    ([FUNCTION], [{'g': {}}], 'x_0: the answer calls "g"'),
-    ([FUNCTION], ['geo'], 'x_0: the answer calls ""'),
-  ],
+    ('functions', 'truths', 'said'),
+    [
+        ([{'name': 'f'}], [], 'x_0: a function must have a name and parameters'),
+        (
+            [{'name': 'f', 'parameters': {'properties': {'a': {'type': 'int'}}, 'required': []}}],
+            [],
+            'x_0: type "int" is not',
+        ),
+        ([FUNCTION], [{'g': {}}], 'x_0: the answer calls "g"'),
+        ([FUNCTION], ['geo'], 'x_0: the answer calls ""'),
+    ],
 )
 def test_a_malformed_file_is_one_clear_error(tmp_path, functions, truths, said):
   with pytest.raises(UserError, match=said):
@@ -277,7 +283,7 @@ def spelled(value, kind: str, item: str, language: str) -> str:
     bare = java and kind == 'Array'
     items = ', '.join(one if bare and isinstance(one, str) else spelled(one, item, '', language) for one in value)
     return {'Array': f'new X[]{{{items}}}', 'ArrayList': f'new ArrayList<X>(Arrays.asList({items}))'}.get(
-      kind, f'[{items}]'
+        kind, f'[{items}]'
     )
   if isinstance(value, str):
     return f'"{value}"' if kind in ('', 'String') else value
@@ -294,7 +300,7 @@ def in_language(calls, fields, language):
     return value if isinstance(value, str) else spelled(value, kind, item, language)
 
   return [
-    call | {'arguments': {key: written(key, value) for key, value in call['arguments'].items()}} for call in calls
+      call | {'arguments': {key: written(key, value) for key, value in call['arguments'].items()}} for call in calls
   ]
 
 
@@ -321,7 +327,7 @@ def changed(calls, rng):
   call = rng.choice(calls)
   arguments = call['arguments']
   kind = rng.choice(
-    ['drop', 'extra', 'name', 'double', 'swap', 'less', 'value', 'value', 'value', 'value', 'value', 'value']
+      ['drop', 'extra', 'name', 'double', 'swap', 'less', 'value', 'value', 'value', 'value', 'value', 'value']
   )
   if kind == 'double':
     calls.append(call)
@@ -341,12 +347,12 @@ def changed(calls, rng):
     options = [str(value), [value], {'a': value}, '', [], {}, 1, 1.0, True, None, 'some variable']
     if isinstance(value, str) and not value.startswith(('[', '{', 'new ')):  # a literal stays one
       options += [
-        value.upper(),
-        value.replace(' ', ''),
-        value + '.',
-        value + 'x',
-        f'"{value}"',
-        value.replace('"', "'"),
+          value.upper(),
+          value.replace(' ', ''),
+          value + '.',
+          value + 'x',
+          f'"{value}"',
+          value.replace('"', "'"),
       ]
     if isinstance(value, (int, float)):
       options += [float(value), int(value), -value, value + 1]
@@ -372,9 +378,9 @@ def test_verdicts_equal_those_of_the_package(package, official, category):
       except (TypeError, KeyError, AttributeError, ValueError):
         accepted = False  # Their checker fails on values it does not expect.
       assert (graded(suite, one, answer(calls)).status == 'passed') == accepted, (
-        one.id,
-        calls,
-        one.fields['ground_truth'],
+          one.id,
+          calls,
+          one.fields['ground_truth'],
       )
       agreed[accepted] += 1
   assert min(agreed.values()) > 50

@@ -29,14 +29,14 @@ def test_prompts_show_the_question_and_not_its_answer(problems):
 
 
 @pytest.mark.parametrize(
-  'answer',
-  [
-    "[ANSWER]['x==y', {'x=='}][/ANSWER]",
-    '[ANSWER]\nassert f("x==", "y") == ["x==y", {"x=="}]\n[/ANSWER] which is right.',
-    "<think>[ANSWER]no</think>The format is [ANSWER] [/ANSWER].\n[ANSWER]f('x==', 'y') == [\n'x==y',\n{'x=='}]",
-    "[ANSWER]\n```python\nassert f('x==', 'y') == ['x==y', {'x=='}]\n```\n[/ANSWER]",
-    "[ANSWER]\nf(?) == ['x' + '==y'[2:] if 0 else 'x==y', {'x=='}]\n[/ANSWER]",
-  ],
+    'answer',
+    [
+        "[ANSWER]['x==y', {'x=='}][/ANSWER]",
+        '[ANSWER]\nassert f("x==", "y") == ["x==y", {"x=="}]\n[/ANSWER] which is right.',
+        "<think>[ANSWER]no</think>The format is [ANSWER] [/ANSWER].\n[ANSWER]f('x==', 'y') == [\n'x==y',\n{'x=='}]",
+        "[ANSWER]\n```python\nassert f('x==', 'y') == ['x==y', {'x=='}]\n```\n[/ANSWER]",
+        "[ANSWER]\nf(?) == ['x' + '==y'[2:] if 0 else 'x==y', {'x=='}]\n[/ANSWER]",
+    ],
 )
 def test_a_right_output_scores_full_in_every_form(problems, pool, answer):
   assert score(OUTPUT, problems[0], answer, pool) == {'pass@1': 100}
@@ -49,12 +49,12 @@ def test_a_continued_prompt_is_graded_like_an_answer(problems, pool):
 
 
 @pytest.mark.parametrize(
-  'answer',
-  [
-    '[ANSWER] assert f("x==", "y") == 3 [/ANSWER]',
-    "f(b='y', a='x==')",
-    '<think>[ANSWER]f(1, 2)[/ANSWER]</think>f("x==", "y")',
-  ],
+    'answer',
+    [
+        '[ANSWER] assert f("x==", "y") == 3 [/ANSWER]',
+        "f(b='y', a='x==')",
+        '<think>[ANSWER]f(1, 2)[/ANSWER]</think>f("x==", "y")',
+    ],
 )
 def test_any_input_that_gives_the_output_scores_full(problems, pool, answer):
   assert score(INPUT, problems[0], answer, pool) == {'pass@1': 100}
@@ -62,7 +62,7 @@ def test_any_input_that_gives_the_output_scores_full(problems, pool, answer):
 
 @pytest.mark.parametrize('suite', [INPUT, OUTPUT])
 @pytest.mark.parametrize(
-  'answer', [*MALFORMED, '1 + ' * 4900 + '1', "f('x', 'y')", "['x', 'y']", '0 or True', 'raise SystemExit']
+    'answer', [*MALFORMED, '1 + ' * 4900 + '1', "f('x', 'y')", "['x', 'y']", '0 or True', 'raise SystemExit']
 )
 def test_wrong_and_malformed_answers_score_zero(problems, pool, suite, answer):
   assert score(suite, problems[0], answer, pool) == {'pass@1': 0}

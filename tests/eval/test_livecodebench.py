@@ -70,14 +70,14 @@ def test_a_program_may_define_a_function_and_use_names_it_did_not_import(problem
 
 
 @pytest.mark.parametrize(
-  'answer',
-  [
-    *MALFORMED,
-    SUM.replace('sum', 'max'),
-    PAIRS.replace('[x, k]', '(x, k)'),
-    '```\nprint(3)\n```',
-    'class Solution: pass',
-  ],
+    'answer',
+    [
+        *MALFORMED,
+        SUM.replace('sum', 'max'),
+        PAIRS.replace('[x, k]', '(x, k)'),
+        '```\nprint(3)\n```',
+        'class Solution: pass',
+    ],
 )
 def test_wrong_and_malformed_answers_score_zero_on_both_kinds(problems, pool, answer):
   for one in problems:
@@ -108,10 +108,10 @@ class Runs:
 def test_a_pickle_that_is_more_than_a_string_is_refused_and_never_runs(tmp_path):
   file, made = tmp_path / 'test.jsonl', tmp_path / 'made'
   cases = {
-    Runs(made): 'names posix.mkdir',
-    ('[]',): 'is of type tuple',
-    print: 'names builtins.print',
-    3: 'is of type int',
+      Runs(made): 'names posix.mkdir',
+      ('[]',): 'is of type tuple',
+      print: 'names builtins.print',
+      3: 'is of type int',
   }
   for value, said in cases.items():
     write_lines(file, problem([('', '', 'stdin')], private=packed(value)))
@@ -131,18 +131,18 @@ WRONG_KIND = json.dumps([{'input': '1', 'output': '1', 'testtype': 'functional'}
 
 
 @pytest.mark.parametrize(
-  ('changes', 'said'),
-  [
-    ({'private_test_cases': '***'}, 'is not base64 of zlib'),
-    ({'private_test_cases': packed('[]')[:-8]}, 'private_test_cases'),
-    ({'private_test_cases': base64.b64encode(zlib.compress(b'no pickle')).decode()}, 'pickle'),
-    ({'private_test_cases': packed('{}')}, 'must be a JSON list, got dict'),
-    ({'private_test_cases': packed('[{"input": "1"}]')}, 'a test must have'),
-    ({'public_test_cases': WRONG_KIND}, 'must all be stdin or'),
-    ({'public_test_cases': 'x'}, 'public_test_cases is not JSON'),
-    ({'metadata': '[]'}, 'metadata must be a JSON dict'),
-    ({'starter_code': None}, 'field "starter_code" must be a string'),
-  ],
+    ('changes', 'said'),
+    [
+        ({'private_test_cases': '***'}, 'is not base64 of zlib'),
+        ({'private_test_cases': packed('[]')[:-8]}, 'private_test_cases'),
+        ({'private_test_cases': base64.b64encode(zlib.compress(b'no pickle')).decode()}, 'pickle'),
+        ({'private_test_cases': packed('{}')}, 'must be a JSON list, got dict'),
+        ({'private_test_cases': packed('[{"input": "1"}]')}, 'a test must have'),
+        ({'public_test_cases': WRONG_KIND}, 'must all be stdin or'),
+        ({'public_test_cases': 'x'}, 'public_test_cases is not JSON'),
+        ({'metadata': '[]'}, 'metadata must be a JSON dict'),
+        ({'starter_code': None}, 'field "starter_code" must be a string'),
+    ],
 )
 def test_a_malformed_file_is_one_clear_error(tmp_path, changes, said):
   write_lines(tmp_path / 'test.jsonl', problem([('1', '1', 'stdin'), ('1', '1', 'stdin')], **changes))
