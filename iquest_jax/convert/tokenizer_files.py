@@ -23,7 +23,7 @@ _CHAT = (
         'tool_calls': [{'name': 'search', 'arguments': {'pattern': ' é"'}}],
     },
     {'role': 'tool', 'content': '\n  3 hits\n'},
-    {'role': 'assistant', 'content': '15 hits. '},
+    {'role': 'assistant', 'content': 'Yes: 15 hits. '},
 )
 _TOOLS = ({'name': 'search', 'parameters': {'pattern': 'text'}},)
 

@@ -1,13 +1,19 @@
 """`python -m launch.export` as a user runs it: import, export, logits, and the files they refuse."""
 
+import dataclasses
 import json
 import pathlib
+import signal
+import time
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from iquest_jax.text.tokenizer import Tokenizer
+
 from tests import processes
+from tests.model import small_models
 
 TESTS = pathlib.Path(__file__).parents[1]
 LOOP = TESTS / 'golden' / 'loop_tiny'
@@ -53,6 +59,55 @@ def test_import_and_export_are_bit_exact_and_replace_nothing(export, refused, tm
   data.write_bytes(content)
   assert f'{data.name} has changed since it was saved' in refused('to_hf', *stage, f'--out={tmp_path / "other"}')
   assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'work']
+
+
+def test_the_tokenizer_goes_with_the_model_and_another_is_refused(export, refused, tmp_path):
+  model = dataclasses.replace(small_models.LOOP, vocab=300)
+  texts = ['def f(x):\n  return x + 1\n', 'class A: pass\n']
+  for name, text in zip('ab', texts):
+    small_models.write_checkpoint(tmp_path / name, model)
+    Tokenizer.train([text] * 3, 300).save(tmp_path / name / 'tokenizer.json')
+  work = f'--workdir={tmp_path / "work"}'
+  export('from_hf', tmp_path / 'a', work, '--stage=pretrain')
+  export('to_hf', work, '--stage=pretrain', f'--out={tmp_path / "out"}', '--dtype=bfloat16')
+  for folder in (tmp_path / 'work/tokenizer', tmp_path / 'out'):
+    assert (folder / 'tokenizer.json').read_bytes() == (tmp_path / 'a/tokenizer.json').read_bytes()
+  assert load_file(tmp_path / 'out/model.safetensors')['lm_head.weight'].dtype == 'bfloat16'
+  export('from_hf', tmp_path / 'out', work, '--stage=anneal')
+  error = refused('from_hf', tmp_path / 'b', work, '--stage=midtrain_32k')
+  assert 'work/tokenizer/tokenizer.json is another tokenizer than that of' in error
+  assert not (tmp_path / 'work/midtrain_32k').exists()
+  error = refused('to_hf', work, '--stage=pretrain', f'--out={tmp_path / "other"}', '--architecture=llama')
+  assert 'architecture must be left out for a loop' in error and not (tmp_path / 'other').exists()
+
+
+def kill_once(process, begun):
+  """Kills a process as soon as something exists."""
+  while process.poll() is None and not begun():
+    time.sleep(0.002)
+  process.kill()
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+
+
+def test_a_kill_leaves_neither_half_a_checkpoint_nor_half_an_export(commands, export, tmp_path):
+  model = dataclasses.replace(small_models.LOOP, layers=20, d_model=256, d_ff=1024)
+  source = small_models.write_checkpoint(tmp_path / 'in', model)
+  stage, out = (f'--workdir={tmp_path / "work"}', '--stage=pretrain'), tmp_path / 'out'
+  saved = tmp_path / 'work/pretrain/checkpoints'
+  start = lambda *arguments: commands.start(['-m', 'launch.export', *map(str, arguments)], fresh=True)
+  kill_once(start('from_hf', source, *stage), lambda: list(saved.glob('0.*/params/ocdbt.process_0/d/*')))
+  assert [path.name for path in saved.iterdir() if path.name.isdecimal()] == []
+  assert not saved.with_name('lineage.json').exists()
+  export('from_hf', source, *stage)
+  assert [path.name for path in saved.iterdir()] == ['0']
+  written = tmp_path / 'out.partial/model.safetensors'
+  kill_once(start('to_hf', *stage, f'--out={out}'), lambda: written.exists() and written.stat().st_size > 1_000_000)
+  assert not out.exists()
+  export('to_hf', *stage, f'--out={out}')
+  ours, theirs = load_file(out / 'model.safetensors'), load_file(source / 'model.safetensors')
+  assert ours.keys() == theirs.keys() and all(ours[name].tobytes() == theirs[name].tobytes() for name in theirs)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['in', 'out', 'work']
 
 
 def test_logits_are_those_of_the_published_implementation(export, tmp_path):
