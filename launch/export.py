@@ -37,7 +37,7 @@ flags.DEFINE_string('stage', '', 'Stage that from_hf writes or to_hf reads.')
 flags.DEFINE_string('out', '', 'Folder that to_hf writes, or .npy file that logits writes.')
 flags.DEFINE_string('tokens', '', 'The .npy file that logits reads: int32 [B, T].')
 flags.DEFINE_string('dtype', 'float32', 'Type of the tensors that to_hf writes: float32 or bfloat16.')
-flags.DEFINE_string('architecture', '', 'llama: to_hf names a dense model LlamaForCausalLM, not IQuestCoderForCausalLM.')
+flags.DEFINE_string('architecture', '', 'llama: to_hf calls a dense model LlamaForCausalLM.')
 
 FLAGS = flags.FLAGS
 

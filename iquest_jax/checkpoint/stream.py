@@ -63,7 +63,7 @@ class _Writer(ocp.type_handlers.NumpyHandler):
 
 
 def handler() -> ocp.PyTreeCheckpointHandler:
-  """Orbax's handler for trees of Source. It does not compress, which would take longer than everything else together."""
+  """Orbax's handler for trees of Source. It does not compress, which would take as long as everything else together."""
   # Orbax warns of a registry without arrays.
   arrays = ocp.type_handlers.get_type_handler(jax.Array)
   registry = ocp.type_handlers.create_type_handler_registry((Source, _Writer()), (jax.Array, arrays))

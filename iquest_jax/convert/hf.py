@@ -22,7 +22,7 @@ from iquest_jax.text.tokenizer import Tokenizer
 
 
 def from_hf(model_dir: str | pathlib.Path) -> tuple[ModelConfig, dict[str, Any]]:
-  """(ModelConfig, parameters of `Transformer` as nested dicts of float32 numpy arrays); as `sources`, in memory whole."""
+  """(ModelConfig, parameters) of a published checkpoint; as `sources`, but nested dicts of float32 numpy arrays."""
   model, leaves = sources(model_dir)
   return model, jax.tree.map(lambda leaf: leaf.read(0, leaf.shape[leaf.axis]), leaves)
 
@@ -134,12 +134,12 @@ def _with_gate_norm(weight: Source, stored: dict[str, files.Stored]) -> Source:
 
   def read(start, stop):
     piece = weight.read(start, stop)
-    for layer, gates_HD in zip(range(start, stop), piece):
-      own, read = (stored[name.format(n=layer)] for name in (names.GATE_NORM, names.INPUT_NORM))
+    for layer, gate_HD in zip(range(start, stop), piece):
+      own, layers = (stored[name.format(n=layer)] for name in (names.GATE_NORM, names.INPUT_NORM))
       with np.errstate(divide='ignore', invalid='ignore'):
-        gates_HD *= own.rows().astype(np.float32) / read.rows().astype(np.float32)
-      if not np.isfinite(gates_HD).all():
-        raise UserError(f'{own.path}: {own.name} cannot be merged into the gate: {read.name} has zeros where it has none')
+        gate_HD *= own.rows().astype(np.float32) / layers.rows().astype(np.float32)
+      if not np.isfinite(gate_HD).all():
+        raise UserError(f'{own.path}: {own.name} cannot be merged into the gate: {layers.name} has zeros')
     return piece
 
   return Source(weight.shape, weight.axis, read)
@@ -160,7 +160,8 @@ def _check_names(model_dir: pathlib.Path, model: ModelConfig, wanted, stored) ->
     )
   for what, wrong in {'is missing': wanted - stored, 'is unexpected': stored - wanted}.items():
     if wrong:
-      raise UserError(f'{model_dir}: tensor {min(wrong)} {what} (and {len(wrong) - 1} more); fix config.json or the files')
+      more = f'(and {len(wrong) - 1} more)'
+      raise UserError(f'{model_dir}: tensor {min(wrong)} {what} {more}; fix config.json or the files')
 
 
 def _write_tensors(folder: pathlib.Path, model: ModelConfig, pieces, dtype: np.dtype) -> None:
@@ -184,15 +185,15 @@ def _write_tensors(folder: pathlib.Path, model: ModelConfig, pieces, dtype: np.d
       if start != read or read + length > wanted[axis] or piece.shape != (*wanted[:axis], length, *wanted[axis + 1 :]):
         refuse(ours, f'{piece.shape} at {start}')
       stacked = (ours, None) not in published
-      parts = [((ours, layer), array) for layer, array in enumerate(piece, start)] if stacked else [((ours, None), piece)]
-      for key, array in parts:
-        for rows in tensors[published[key]].publish(array, dtype):
-          shards.append(published[key], rows)
+      for layer, array in enumerate(piece, start) if stacked else [(None, piece)]:
+        name = published[ours, layer]
+        for rows in tensors[name].publish(array, dtype):
+          shards.append(name, rows)
       read += length
       if read == wanted[axis]:
         missing.pop(0)
         read = 0
-      del piece, parts, array, rows  # before the next is read
+      del piece, array, rows  # before the next is read
     if missing:
       refuse(missing[0], f'{read} of its rows' if read else 'none')
     shards.finish()

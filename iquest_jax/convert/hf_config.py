@@ -94,7 +94,7 @@ def of(model: ModelConfig, dtype: str, architecture: str = '') -> dict[str, Any]
   if architecture:
     check_name('export: architecture', architecture, ['llama'])
     if model.loops > 1:
-      raise UserError('export: architecture must be left out for a loop, got "llama"; Llama runs once through the layers')
+      raise UserError('export: architecture must be left out for a loop, got "llama"; Llama has one pass')
   name = {'llama': 'LlamaForCausalLM', '': 'IQuestCoderForCausalLM'}[architecture]
   name = 'IQuestLoopCoderForCausalLM' if model.loops > 1 else name
   config: dict[str, Any] = {'architectures': [name], 'model_type': ARCHITECTURES[name][1][0]}

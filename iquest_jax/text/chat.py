@@ -1,8 +1,8 @@
 """ChatML: messages to segments, and an assistant's text back to thinking, content and tool calls.
 
-A message is {'role', 'content'}; an assistant's may have 'thinking' and 'tool_calls' ({'name', 'arguments'}, ...). It is
-rendered as `<|im_start|>{role}\\n{content}<|im_end|>\\n`. Source: the released chat template. What is rendered here is what
-convert/chat_template.py renders in other libraries.
+A message is {'role', 'content'}; an assistant's may have 'thinking' and 'tool_calls' ({'name', 'arguments'}, ...). It
+is rendered as `<|im_start|>{role}\\n{content}<|im_end|>\\n`. Source: the released chat template. Other libraries render
+the same by convert/chat_template.py.
 """
 
 import dataclasses

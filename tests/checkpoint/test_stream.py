@@ -1,4 +1,4 @@
-"""Checkpoints are written and read in pieces: the same bits as whole, few in memory, nothing committed after an error."""
+"""Checkpoints in pieces: the same bits as whole ones, few pieces in memory, nothing committed after an error."""
 
 import collections
 import weakref
@@ -63,7 +63,8 @@ def joined(pieces, axes):
     axis = axes.get(path, 0)
     assert start == sum(earlier.shape[axis] for earlier in leaves[path])
     leaves[path].append(piece)
-  return {path: np.concatenate(parts, axes.get(path, 0)) if parts[0].ndim else parts[0] for path, parts in leaves.items()}
+  join = lambda path, parts: np.concatenate(parts, axes.get(path, 0)) if parts[0].ndim else parts[0]
+  return {path: join(path, parts) for path, parts in leaves.items()}
 
 
 def assert_same(got, want):

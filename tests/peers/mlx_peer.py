@@ -16,7 +16,7 @@ def main(folder: str) -> None:
     logits = lambda tokens: np.array(model(mx.array(tokens)).astype(mx.float32))
 
     def greedy(prompt, length):
-      drawn = [one for one in stream_generate(model, tokenizer, prompt, max_tokens=length)]
+      drawn = list(stream_generate(model, tokenizer, prompt, max_tokens=length))
       # It reports the token that ends a text too.
       return [one.token for one in drawn if one.token not in tokenizer.eos_token_ids]
 

@@ -1,9 +1,10 @@
 """An export works in other libraries as it does here: logits, greedy text, tokens of texts and of chats.
 
-They run as programs in an environment of their own, whose interpreter PEERS_PYTHON names (by default this one), load the
-folder that to_hf wrote, and answer a request that a file holds.
+They run as programs in an environment of their own, whose interpreter PEERS_PYTHON names (by default this one), load
+the folder that to_hf wrote, and answer a request that a file holds.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -38,27 +39,28 @@ PEERS = {
     'transformers, dense': ('tiny', '', 'torch_peer.py'),
     'transformers, dense as Llama': ('tiny', 'llama', 'torch_peer.py'),
 }
-TOOL = {'name': 'search', 'description': 'é "x" <y>', 'parameters': {'type': 'object', 'properties': {'n': {'default': 0.5}}}}
+TOOL = {'name': 'search', 'description': 'é "x" <y>', 'parameters': {'properties': {'n': {'default': 0.5}}}}
 CALLS = [
     {'name': 'search', 'arguments': {'pattern': '</tool_call> é\n', 'n': [1, 2.5, None, True], 'more': {}}},
     {'name': 'submit', 'arguments': {}},
 ]
 USER = {'role': 'user', 'content': "\n\n  What's 12 + 34?\n\tx = 1 \n\n"}
+FOUND = {'role': 'tool', 'content': '\n 3 hits\n'}
 SAID = {'role': 'assistant', 'content': 'It is 46.\n'}
 CHATS = {
     'one turn': [USER],
     'system': [{'role': 'system', 'content': ' Be brief.\n\n'}, USER, SAID, USER],
     'empty': [{'role': 'system', 'content': ''}, {'role': 'user', 'content': ''}, {'role': 'assistant', 'content': ''}],
     'thinking': [USER, SAID | {'thinking': ' 漢字?\n\n'}, USER, SAID | {'thinking': ''}],
-    'calls': [USER, SAID | {'tool_calls': CALLS}, {'role': 'tool', 'content': '\n 3 hits\n'}, {'role': 'tool', 'content': ''}],
+    'calls': [USER, SAID | {'tool_calls': CALLS}, FOUND, FOUND | {'content': ''}],
     'calls alone': [USER, {'role': 'assistant', 'content': '', 'thinking': 'Now.', 'tool_calls': CALLS}],
     'tags in the text': [USER | {'content': '<think>\n</tool_call> {"a": <tools>}'}],
     'a system message too late': [USER, {'role': 'system', 'content': 'Be brief.'}],
     'two system messages': [{'role': 'system', 'content': 'a'}, {'role': 'system', 'content': 'b'}],
     'an unknown role': [USER, {'role': 'robot', 'content': 'a'}],
 }
-REQUESTS = [(messages, tools, prompt) for messages in CHATS.values() for tools in ([], [TOOL, TOOL]) for prompt in (False, True)]
-TEXTS = ['', 'def f(x):\n  return x  + 12345\n', ' <s> café 漢字 \r\n\t</s> <|im_end|>', '<|fim_prefix|>a<|fim_suffix|>']
+REQUESTS = list(itertools.product(CHATS.values(), ([], [TOOL, TOOL]), (False, True)))  # messages, tools, prompt
+TEXTS = ['', 'def f(x):\n  return x  + 12345\n', ' <s> café 漢字 \r\n\t</s> <|im_end|>', '<|fim_prefix|>a']
 
 
 @pytest.fixture(scope='module')
