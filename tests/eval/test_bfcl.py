@@ -79,8 +79,8 @@ def test_tools_are_defined_with_the_types_of_json_schema(problem):
         '<think>geo.distance(1)</think>Well:' + tool_call({'places': ['New-York', 'BERN'], 'origin': 'start'}),
         '<think>geo.distance(1)</think>geo.distance(places=["NewYork", "Bern"], digits=2)',
         '```python\n[geo.distance(places=("New York", "Bern"), origin=start, scale=-1.0 + 2)]\n```',
-        '<tool_call><function=geo.distance><parameter=places>["New York", "Bern"]</parameter><parameter=digits>2</parameter>'
-        '</function></tool_call>',
+        '<tool_call><function=geo.distance><parameter=places>["New York", "Bern"]</parameter>'
+        '<parameter=digits>2</parameter></function></tool_call>',
     ],
 )
 def test_a_right_call_scores_full_in_every_form(problem, answer):
