@@ -1,7 +1,7 @@
 """Published rates of accelerators: the denominators of every utilisation figure and estimate.
 
-Sources: the vendors' data sheets (dense bf16 matrix rate, no sparsity); for memory, memory bandwidth and links of TPUs, the
-v5p, v5e and v6e pages of the Cloud TPU documentation.
+Sources: the vendors' data sheets (dense bf16 matrix rate, no sparsity); for memory, memory bandwidth, links, cores and matrix
+units of TPUs, the v5p, v5e and v6e pages of the Cloud TPU documentation.
 """
 
 import dataclasses
@@ -37,6 +37,10 @@ class Chip:
     link_bandwidth: bytes/s of one link in one direction: the documented sum, divided by the links and by two directions
       (v5p 1200 GB/s over 6 links, v6e 800 and v5e 400 over 4).
     clock_hz: cycles/s behind the compiler's cycle counts: peak rate over operations per cycle of the matrix units.
+    cores: TensorCores of a chip, which share a kernel.
+    matrix_width: side of a matrix unit.
+    host_bandwidth: bytes/s between a chip and its host, in one direction. An assumption: the vendor publishes none. 15 GB/s
+      is what "How to Scale Your Model" (jax-ml.github.io/scaling-book) calculates with.
   """
 
   peak_flops: float
@@ -44,11 +48,14 @@ class Chip:
   hbm_bandwidth: float
   link_bandwidth: float
   clock_hz: float
+  cores: int = 1
+  matrix_width: int = 128
+  host_bandwidth: float = 15e9
 
 
 # By generation, as in the names of topologies.
 CHIPS = {
     'v5e': Chip(_PEAK_FLOPS['TPU v5e'], int(15.75 * 2**30), 819e9, 50e9, 1.5e9),
-    'v5p': Chip(_PEAK_FLOPS['TPU v5p'], int(95.74 * 2**30), 2765e9, 100e9, 1.75e9),
-    'v6e': Chip(_PEAK_FLOPS['TPU v6'], int(31.25 * 2**30), 1638e9, 100e9, 1.75e9),
+    'v5p': Chip(_PEAK_FLOPS['TPU v5p'], int(95.74 * 2**30), 2765e9, 100e9, 1.75e9, cores=2),
+    'v6e': Chip(_PEAK_FLOPS['TPU v6'], int(31.25 * 2**30), 1638e9, 100e9, 1.75e9, matrix_width=256),
 }

@@ -8,6 +8,7 @@ overrides try another one. Exits with status 1 if something does not fit. Needs 
 --all writes experiments/aot/table.md and resumes after an interruption.
 """
 
+import functools
 import pathlib
 import signal
 import sys
@@ -24,8 +25,9 @@ flags.DEFINE_string('topology', common.Arguments().topology, 'TPU slice, such as
 flags.DEFINE_bool('all', False, 'Compile every stage of every full size for every slice of experiments/meshes.py.')
 
 FLAGS = flags.FLAGS
-# Has measures.jsonl, and table.md, which is generated from it.
-RESULTS = pathlib.Path('experiments/aot')
+# Has measures.jsonl and bundles.jsonl, and table.md, which is generated from them.
+RESULTS = pathlib.Path(__file__).parents[1] / 'experiments/aot'
+BUNDLES = RESULTS / 'bundles.jsonl'
 SIZES = ('7b', '14b', '40b', '40b_loop')
 # The default slice and the longest context come first: if they fail, nothing else matters.
 SLICES = ('v5p-512', 'v5p-256', 'v6e-256')
@@ -39,34 +41,48 @@ def main(argv):
 
 
 def _one() -> int:
-  from iquest_jax.aot import estimate, report, sweep
+  from iquest_jax.aot import bundles, estimate, report, sweep
 
   config = command.config()
   slice_ = topology.find(FLAGS.topology)
   measure = sweep.compile_alone(config, slice_)
-  estimated = estimate.estimate(measure, config, slice_)
+  estimated = estimate.estimate(measure, config, slice_, bundles.load(BUNDLES))
   print(report.render(f'{config.stage} {config.size}', config, slice_, measure, estimated))
   return 0 if estimated.fits else 1
 
 
 def _all() -> int:
-  from iquest_jax.aot import estimate, report, sweep
+  from iquest_jax.aot import sweep
 
-  results, estimates = sweep.Results(RESULTS / 'measures.jsonl'), {}
+  results = sweep.Results(RESULTS / 'measures.jsonl')
   for cloud in SLICES:
     slice_ = topology.find(cloud)
     for size, stages in programs():
       config = command.experiment(f'{stages[0]}:size={size},topology={cloud}')
-      measure = results.get(config, slice_)
-      if measure is None:
+      if results.get(config, slice_) is None:
         print(f'{config.stage} {size} on {slice_.name} ...', file=sys.stderr, flush=True)
-        measure = sweep.compile_alone(config, slice_)
-        results.add(config, slice_, measure)
-      estimates.setdefault((size, ', '.join(stages)), {})[cloud] = estimate.estimate(measure, config, slice_)
-  text = report.table(estimates, '; '.join(results.versions()))
+        results.add(config, slice_, sweep.compile_alone(config, slice_))
+  text, fits = table(results)
   (RESULTS / 'table.md').write_text(text)
   print(text)
-  return 0 if all(each.fits for row in estimates.values() for each in row.values()) else 1
+  return 0 if fits else 1
+
+
+def table(results) -> tuple[str, bool]:
+  """(the table of every stage, size and slice from recorded measures, whether all of it fits)."""
+  from iquest_jax.aot import bundles, estimate, report
+
+  counts, estimates, published = bundles.load(BUNDLES), {}, {}
+  for size, stages in programs():
+    row = estimates.setdefault((size, ', '.join(stages)), {})
+    for cloud in SLICES:
+      config, slice_ = command.experiment(f'{stages[0]}:size={size},topology={cloud}'), topology.find(cloud)
+      of_rate = functools.partial(estimate.estimate, results.get(config, slice_), config, slice_, counts)
+      row[cloud] = of_rate()
+      if cloud == SLICES[0]:
+        published[size, ', '.join(stages)] = of_rate(estimate.PUBLISHED_ATTENTION[slice_.generation])
+  text = report.table(estimates, published, '; '.join(results.versions()))
+  return text, all(each.fits for row in estimates.values() for each in row.values())
 
 
 def programs() -> list[tuple[str, list[str]]]:

@@ -4,24 +4,33 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from iquest_jax.aot.hlo import HOST
 from iquest_jax.aot.topology import Slice
+from iquest_jax.hardware import Chip
 from iquest_jax.model import cost, sizes
+
+# Of kernels.gated_attention: a block pair, and the keys that the local stream computes per query.
+BLOCK_Q, BLOCK_K, LOCAL_KEYS = 512, 1024, 256
+# FLOPs per score and element of a head.
+_PER_SCORE = {'forward': 4, 'backward': 10}
+# The share of peak that attention kernels are said to reach on v5p, forward and backward, on the blocks they compute.
+PUBLISHED_ATTENTION = {'v5p': 0.66}
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
   """One train step of a stage on a slice.
 
-  The step is the sum of four parts: matrix units and memory from the compiler's cycle counts; kernels, whose declared
-  costs take the longer of FLOPs over peak rate and bytes over bandwidth; links, for transfers that overlap with nothing.
-  Overlapped transfers count only as far as they take longer than the rest of the work.
+  The step is the sum of five parts: matrix units and memory from the compiler's cycle counts; kernels; and transfers over
+  links and to the host, as far as they take longer than the work that hides them, each compared with its own.
 
   Attributes:
     fits: whether the compiler accepted the program and its peak is within the HBM of a chip.
     peak_bytes: peak HBM per chip, or what a refused program asks for (None: the compiler does not say).
     useful_flops: per step of the whole slice, without recomputation; each row is one document.
-    seconds: per step, by part: matrix, memory, kernels, links, links_hidden.
-    moved: bytes that leave a chip per step, by kind of collective.
+    seconds: per step, by part: matrix, memory, kernels, links, host.
+    hidden: seconds of transfers that other work hides: links, host.
+    moved: bytes that leave a chip per step, by kind of transfer.
     tokens: per step of the whole slice.
     slice_: the slice.
   """
@@ -30,6 +39,7 @@ class Estimate:
   peak_bytes: int | None
   useful_flops: int
   seconds: dict[str, float]
+  hidden: dict[str, float]
   moved: dict[str, float]
   tokens: int
   slice_: Slice
@@ -37,8 +47,7 @@ class Estimate:
   @property
   def step_seconds(self) -> float:
     """Estimated seconds per step."""
-    work = self.seconds['matrix'] + self.seconds['memory'] + self.seconds['kernels']
-    return max(work, self.seconds['links_hidden']) + self.seconds['links']
+    return sum(self.seconds.values())
 
   @property
   def dominant(self) -> str:
@@ -75,29 +84,88 @@ def kept_for_backward(config: ConfigDict) -> dict[str, int]:
   return {name: layer_tokens * width * item for name, width in kept.items()}
 
 
-def estimate(measure: dict, config: ConfigDict, slice_: Slice) -> Estimate:
-  """The estimate of `config` on `slice_` from its measure (aot.program)."""
-  chip, model = slice_.chip, sizes.ModelConfig(**config.model.to_dict())
+def estimate(
+    measure: dict, config: ConfigDict, slice_: Slice, bundles: dict, attention_rate: float | None = None
+) -> Estimate:
+  """The estimate of `config` on `slice_`.
+
+  Args:
+    measure: from aot.program.
+    bundles: from aot.bundles, by generation of chips.
+    attention_rate: share of peak at which attention runs, instead of the kernels' own bounds.
+  """
+  model = sizes.ModelConfig(**config.model.to_dict())
   rows, length = config.train.batch_rows, config.data.context
   refused = 'refused' in measure
-  cycles = measure.get('cycles', {'matrix': 0, 'memory': 0})
-  seconds = {name: count / chip.clock_hz for name, count in cycles.items()}
-  seconds['kernels'] = sum(
-      kernel['times'] * max(kernel['flops'] / chip.peak_flops, kernel['bytes'] / chip.hbm_bandwidth)
-      for kernel in measure.get('kernels', ())
-  )
-  seconds |= {'links': 0.0, 'links_hidden': 0.0}
-  moved = {}
-  for each in measure.get('collectives', ()):
-    moved[each['kind']] = moved.get(each['kind'], 0) + each['moved']
-    seconds['links_hidden' if each['hidden'] else 'links'] += each['moved'] / (each['links'] * chip.link_bandwidth)
   peak = measure['needed_bytes'] if refused else measure['peak_bytes']
+  seconds, hidden, moved = parts(measure, slice_, bundles, attention_rate)
   return Estimate(
-      fits=not refused and peak <= chip.hbm_bytes,
+      fits=not refused and peak <= slice_.chip.hbm_bytes,
       peak_bytes=peak,
       useful_flops=cost.TRAIN_PASSES * rows * cost.forward_flops(model, length),
       seconds=seconds,
+      hidden=hidden,
       moved=moved,
       tokens=rows * length,
       slice_=slice_,
   )
+
+
+def parts(measure: dict, slice_: Slice, bundles: dict, attention_rate: float | None = None) -> tuple[dict, dict, dict]:
+  """`seconds`, `hidden` and `moved` of an Estimate, for one run of any compiled program."""
+  chip, counts = slice_.chip, bundles.get(slice_.generation, {})
+  kernel_seconds = lambda kernels: sum(
+      kernel['times'] * one_kernel(kernel, chip, counts, attention_rate) for kernel in kernels
+  )
+  cycles = measure.get('cycles', {'matrix': 0, 'memory': 0})
+  seconds = {name: count / chip.clock_hz for name, count in cycles.items()}
+  seconds |= {'kernels': kernel_seconds(measure.get('kernels', ())), 'links': 0.0, 'host': 0.0}
+  hidden, moved = {'links': 0.0, 'host': 0.0}, {}
+  for each in measure.get('transfers', ()):
+    moved[each['kind']] = moved.get(each['kind'], 0) + each['moved']
+    seconds['links'] += each['moved'] / (each['links'] * chip.link_bandwidth)
+  for window in measure.get('windows', ()):
+    behind = window['cycles'] / chip.clock_hz + kernel_seconds(window['kernels'])
+    open_ = {'links': 0.0, 'host': 0.0}
+    for each in window['transfers']:
+      over = 'host' if each['kind'] in HOST else 'links'
+      rate = chip.host_bandwidth if over == 'host' else each['links'] * chip.link_bandwidth
+      open_[over] += each['moved'] / rate
+      moved[each['kind']] = moved.get(each['kind'], 0) + window['times'] * each['moved']
+    for over, taken in open_.items():
+      seconds[over] += window['times'] * max(0, taken - behind)
+      hidden[over] += window['times'] * min(taken, behind)
+  return seconds, hidden, moved
+
+
+def one_kernel(kernel: dict, chip: Chip, counts: dict, attention_rate: float | None = None) -> float:
+  """The least seconds of one run of a kernel: the largest of its bounds.
+
+  The bounds are the bytes it declares over the bandwidth, the FLOPs over the rate of the matrix units, and, for attention
+  kernels, the bundles that are scheduled for their block pairs: one cycle each at best, on each core. Matrix units whose
+  side is longer than a head are filled in part, because every product of attention contracts or yields a head.
+
+  Args:
+    kernel: name, flops, bytes and shape of its first result, as in hlo.Kernel.
+    counts: aot.bundles of this chip; {} if they are not known.
+    attention_rate: share of peak, instead of bundles and matrix units, for attention kernels.
+  """
+  memory = kernel['bytes'] / chip.hbm_bandwidth
+  stream, _, direction = kernel['name'].rpartition('attention_')
+  if direction not in _PER_SCORE:
+    return max(memory, kernel['flops'] / chip.peak_flops)
+  if attention_rate:
+    return max(memory, kernel['flops'] / (attention_rate * chip.peak_flops))
+  B, H, T, K = kernel['shape']
+  rate = chip.peak_flops * min(1, K / chip.matrix_width)
+  if direction not in counts:
+    return max(memory, kernel['flops'] / rate)
+  per_score = _PER_SCORE[direction] * K
+  local = B * H * T * LOCAL_KEYS if stream else 0
+  pairs = (kernel['flops'] / per_score - local) / (BLOCK_Q * BLOCK_K)
+  (visible, masked), around = counts[direction], counts[f'{direction}_step']
+  of_bundles = lambda count: count / (chip.cores * chip.clock_hz)
+  pair = max(of_bundles(visible + around['step']), BLOCK_Q * BLOCK_K * per_score / rate)
+  # In a row that is one document, one pair of every query block is masked.
+  once = of_bundles(masked - visible + (around['local'] if stream else 0))
+  return max(memory, pairs * pair + B * H * T / BLOCK_Q * max(0, once))

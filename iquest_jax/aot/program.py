@@ -30,8 +30,8 @@ ENVIRONMENT = {
 }
 
 # The fields of a measure that are recorded: what estimate.estimate reads, and the versions.
-_RECORDED = ('jax', 'libtpu', 'refused', 'needed_bytes', 'peak_bytes', 'cycles', 'collectives', 'kernels')
-# Fields that add up when equal transfers or kernels are merged.
+_RECORDED = ('jax', 'libtpu', 'refused', 'needed_bytes', 'peak_bytes', 'cycles', 'transfers', 'windows', 'kernels')
+# Fields that add up when equal transfers, windows or kernels are merged.
 _SUMMED = ('times', 'moved', 'channels')
 
 
@@ -80,33 +80,48 @@ def measure(config: ConfigDict, slice_: Slice) -> dict:
       raise
     return versions | {'refused': str(error).splitlines()[0], 'needed_bytes': _needed_bytes(str(error))}
   memory, module = compiled.memory_analysis(), hlo.Module(compiled.as_text())
+  alone, windows = module.transfers()
   return versions | {
       'peak_bytes': memory.peak_memory_in_bytes,
       'argument_bytes': memory.argument_size_in_bytes,
       'host_bytes': memory.host_temp_size_in_bytes,
       'allocations': module.allocations()[:5],
-      'collectives': _merged([dataclasses.asdict(each) | {'moved': each.moved} for each in module.collectives()]),
+      'transfers': _merged([_moved(each) for each in alone]),
+      'windows': [_window(window) for window in windows],
       'kernels': _merged([dataclasses.asdict(kernel) for kernel in module.kernels()]),
       'cycles': module.cycles(),
   }
 
 
+def _moved(transfer: hlo.Transfer) -> dict:
+  return dataclasses.asdict(transfer) | {'moved': transfer.moved}
+
+
+def _window(window: hlo.Window) -> dict:
+  """Its transfers, with what each moves in one run; the cycles and kernels of one run of what hides them."""
+  transfers = [_moved(dataclasses.replace(each, times=1)) for each in window.transfers]
+  kernels = [dataclasses.asdict(kernel) for kernel in window.behind.kernels]
+  return {'transfers': _merged(transfers), 'cycles': window.behind.cycles, 'kernels': kernels, 'times': window.times}
+
+
 def for_estimate(measure: dict) -> dict:
-  """The part of a measure that an estimate needs, and so a table: no buffers, no shapes."""
-  return {
-      name: _merged(value, without=('shape', 'size', 'group')) if name in ('collectives', 'kernels') else value
-      for name, value in measure.items()
-      if name in _RECORDED
-  }
+  """The part of a measure that an estimate needs, and so a table: no buffers, and of transfers no shapes."""
+  recorded = {name: value for name, value in measure.items() if name in _RECORDED}
+  slim = lambda transfers: _merged(transfers, without=('shape', 'size', 'group', 'channels'))
+  if 'windows' in recorded:
+    recorded['transfers'] = slim(recorded['transfers'])
+    recorded['windows'] = _merged([each | {'transfers': slim(each['transfers'])} for each in recorded['windows']])
+  return recorded
 
 
 def _merged(records: list[dict], without: tuple[str, ...] = ()) -> list[dict]:
   """Merges records that differ only in _SUMMED, after dropping the fields named in `without`."""
   merged = {}
   for record in records:
-    same = {name: value for name, value in record.items() if name not in (*_SUMMED, *without)}
-    total = merged.setdefault(tuple(same.values()), same)
-    total |= {name: total[name] + record[name] if name in total else record[name] for name in _SUMMED if name in record}
+    kept = {name: value for name, value in record.items() if name not in without}
+    same = {name: value for name, value in kept.items() if name not in _SUMMED}
+    total = merged.setdefault(json.dumps(same), same)
+    total |= {name: total[name] + kept[name] if name in total else kept[name] for name in _SUMMED if name in kept}
   return list(merged.values())
 
 

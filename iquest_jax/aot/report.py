@@ -1,12 +1,13 @@
 """The report on one stage, and the table of all stages."""
 
+import textwrap
+
 from ml_collections import ConfigDict
 
-from iquest_jax.aot.estimate import Estimate, kept_for_backward
+from iquest_jax.aot.estimate import PUBLISHED_ATTENTION, Estimate, kept_for_backward
 from iquest_jax.aot.topology import Slice
 
-_PARTS = {'matrix': 'matrix units', 'memory': 'memory', 'kernels': 'kernels', 'links': 'links',
-          'links_hidden': 'links, hidden'}  # fmt: skip
+_PARTS = {'matrix': 'matrix units', 'memory': 'memory', 'kernels': 'kernels', 'links': 'links', 'host': 'host'}
 
 
 def _gib(size: float | None) -> str:
@@ -37,37 +38,60 @@ def render(name: str, config: ConfigDict, slice_: Slice, measure: dict, estimate
       '  largest buffers, not all live at the peak',
       *(f'    {_gib(size):>12}  {shape.partition("{")[0]:32} {source}' for size, shape, source in measure['allocations']),
       f'  useful FLOPs        {estimate.useful_flops:.4g} per step',
-      '  collectives         GB that leave a chip per step, and how many',
+      '  transfers           GB that leave a chip per step or travel to or from its host, and how many',
   ]
   for kind in sorted(estimate.moved, key=estimate.moved.get, reverse=True):
-    times = sum(each['times'] for each in measure['collectives'] if each['kind'] == kind)
+    times = sum(each['times'] for each in measure['transfers'] if each['kind'] == kind)
+    times += sum(window['times'] * each['times'] for window in measure['windows'] for each in window['transfers']
+                 if each['kind'] == kind)  # fmt: skip
     lines.append(f'    {kind:18} {estimate.moved[kind] / 1e9:10.3f} GB  {times:8d}')
   lines.append(f'  step, estimated     {estimate.step_seconds:.2f} s, most of it {_PARTS[estimate.dominant]}')
-  lines += [f'    {_PARTS[part]:18} {seconds:10.3f} s' for part, seconds in estimate.seconds.items()]
+  for part, seconds in estimate.seconds.items():
+    hidden = f', and {estimate.hidden[part]:.3f} s behind other work' if estimate.hidden.get(part) else ''
+    lines.append(f'    {_PARTS[part]:18} {seconds:10.3f} s{hidden}')
   lines.append(
       f'  rate, estimated     {estimate.tokens_per_chip_second:.0f} tokens/s/chip, MFU {100 * estimate.mfu:.1f} %'
   )
   return '\n'.join(lines)
 
 
-def table(estimates: dict[tuple[str, str], dict[str, Estimate]], versions: str) -> str:
-  """Markdown table of (size, stages that share a program) -> Cloud name of the slice -> estimate."""
+def table(
+    estimates: dict[tuple[str, str], dict[str, Estimate]], published: dict[tuple[str, str], Estimate], versions: str
+) -> str:
+  """Markdown table of train steps.
+
+  Args:
+    estimates: (size, stages that share a program) -> Cloud name of the slice -> estimate.
+    published: the same for the first slice, with attention at the rate that is published for its chips.
+    versions: of the compiler.
+  """
   slices = list(next(iter(estimates.values())))
+  rate = PUBLISHED_ATTENTION[next(iter(published.values())).slice_.generation]
+  text = (
+      f'Compiled ahead of time by {versions}, at 4 Mi tokens per step; nothing was run on a TPU. Each cell: peak HBM per '
+      "chip, reported by the compiler; seconds per step and MFU, calculated from the compiler's cycles, published link "
+      'rates, copies to the host at an assumed 15 GB/s and, for attention, the larger of its scheduled instructions and '
+      'the time of its products on the matrix units. A row is one document, which is the most attention it can cost. The '
+      f'last column is {slices[0]} with attention at {100 * rate:.0f} % of peak instead, as published kernels reach.'
+  )
   lines = [
-      f'Compiled ahead of time by {versions}, at 4 Mi tokens per step. Each cell: peak HBM per chip, reported by',
-      'the compiler; seconds per step and MFU, estimated from its cycle counts, declared kernel costs and published link',
-      'rates. Nothing was run on a TPU.',
+      textwrap.fill(text, 120),
       '',
-      f'| size | stages | {" | ".join(slices)} |',
-      '|---|---|' + '---|' * len(slices),
+      f'| size | stages | {" | ".join(slices)} | {slices[0]}, attention at {100 * rate:.0f} % |',
+      '|---|---|' + '---|' * (len(slices) + 1),
   ]
   for (size, stages), row in estimates.items():
-    lines.append(f'| {size} | {stages} | {" | ".join(_cell(row[name]) for name in slices)} |')
+    cells = [_cell(row[name]) for name in slices] + [_speed(published[size, stages])]
+    lines.append(f'| {size} | {stages} | {" | ".join(cells)} |')
   return '\n'.join(lines) + '\n'
+
+
+def _speed(estimate: Estimate) -> str:
+  return f'{estimate.step_seconds:.1f} s, {100 * estimate.mfu:.0f} %'
 
 
 def _cell(estimate: Estimate) -> str:
   peak = '?' if estimate.peak_bytes is None else f'{estimate.peak_bytes / 2**30:.1f}'
   if not estimate.fits:
     return f'**does not fit**: {peak} of {estimate.slice_.chip.hbm_bytes / 2**30:.1f} GiB'
-  return f'{peak} GiB, {estimate.step_seconds:.1f} s, {100 * estimate.mfu:.0f} %'
+  return f'{peak} GiB, {_speed(estimate)}'

@@ -1,6 +1,7 @@
 """Reading HLO: runs per step, transfers, kernels and buffers. Needs no libtpu."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,9 @@ def test_an_instruction_counts_once_per_iteration_of_its_loops():
 
     return jax.lax.scan(outer, x, length=5)[0]
 
-  by_kind = {each.kind: each for each in parsed(summed, jnp.ones((4, 128))).collectives()}
+  alone, windows = parsed(summed, jnp.ones((4, 128))).transfers()
+  by_kind = {each.kind: each for each in alone}
+  assert not windows
   assert {kind: each.times for kind, each in by_kind.items()} == {'all-reduce': 15, 'all-gather': 5}
   assert {each.group for each in by_kind.values()} == {2} and all(len(each.channels) == 1 for each in by_kind.values())
   assert by_kind['all-reduce'].size == 4 * 128 * 4 and by_kind['all-gather'].size == 2 * 4 * 128 * 4
@@ -41,7 +44,7 @@ def test_a_scatter_counts_its_whole_argument_and_a_permute_what_it_sends():
     ring = [(n, (n + 1) % 8) for n in range(8)]
     return jax.lax.ppermute(jax.lax.psum_scatter(x, 'fsdp', tiled=True), 'fsdp', ring)
 
-  moved = {each.kind: each.moved for each in parsed(spread, jnp.ones((64, 128))).collectives()}
+  moved = {each.kind: each.moved for each in parsed(spread, jnp.ones((64, 128))).transfers()[0]}
   assert moved == {'reduce-scatter': 64 * 128 * 4 * 7 / 8, 'collective-permute': 8 * 128 * 4}
 
 
@@ -85,6 +88,134 @@ ENTRY %main (a: s32[], b: f32[8]) -> f32[8] {
 '''  # fmt: skip  # noqa: E501
   (kernel,) = hlo.Module(text).kernels()
   assert (kernel.name, kernel.flops, kernel.bytes, kernel.times) == ('k', 70, 9, 1)
+
+
+def gather(channel, name, async_='', shape='f32[64,128]'):
+  groups = f'channel_id={channel}, replica_groups={{{{0,1,2,3}}}}, dimensions={{0}}'
+  return f'  %{name} = {shape}{{1,0}} all-gather(%p.{name}), {groups}, backend_config={{{async_}}}\n'
+
+
+CYCLES = 'backend_config={"window_config":{"estimated_cycles":"%d"}}'
+SPREAD = '"async_collective_fusion_config":{"flag_start":"2","flag_end":"8"}'
+FLAGS = '(f32[16,128]{1,0}, f32[64,128]{1,0}, u32[]{:S(2)})'
+
+
+def test_a_collective_spread_over_fusions_counts_once_behind_the_products_that_carry_it():
+  """Two gathers on one channel, one after the other; the second is carried by two fusions, one of them with a kernel.
+
+  By hand: each moves 64 x 128 x 4 x 3/4 = 24,576 bytes. Behind the first are 700 cycles; behind the second 800 + 100 and
+  the kernel. The 5,000 cycles between are behind neither, although the first is still open.
+  """
+  cost = '"cost_estimate":{"flops":"70","bytes_accessed":"9"}'
+  body = lambda name, *lines: f'%{name} (p: f32[16,128]) -> f32[64,128] {{\n' + ''.join(lines) + '}\n'
+  fusion = lambda name, operands, calls, cycles, shape=FLAGS: (
+      f'  %{name} = {shape} fusion({operands}), kind=kOutput, calls=%{calls}, {CYCLES % cycles}\n'
+  )
+  flag = lambda name, of: f'  %{name} = u32[]{{:S(2)}} get-tuple-element(%{of}), index=2\n'
+  product = '  %dot.1 = f32[16,16]{1,0} dot(%p, %p)\n'
+  kernel = '  %attention_backward.3 = f32[1,2,8,128]{3,2,1,0} custom-call(%p), custom_call_target="tpu_custom_call"\n'
+  text = (
+      body('fused_computation.1', gather(1, 'g1', SPREAD))
+      + body('async_collective_fusion.2', product, gather(1, 'g2', SPREAD))
+      + body('async_collective_fusion.3', kernel, gather(1, 'g3', SPREAD))
+      + body('fused_computation.4', gather(1, 'g4', SPREAD))
+      + 'ENTRY %main (a: f32[16,128]) -> f32[64,128] {\n  %a = f32[16,128]{1,0} parameter(0)\n'
+      + fusion('start.1', '%a', 'fused_computation.1', 0)
+      + flag('flag.1', 'start.1')
+      + fusion('step.1', '%a, %flag.1', 'async_collective_fusion.2', 700)
+      + flag('flag.2', 'step.1')
+      + fusion('other', '%a', 'nothing', 5000, 'f32[16,128]{1,0}')
+      + fusion('done.1', '%flag.2', 'fused_computation.4', 0, 'f32[64,128]{1,0}')
+      + fusion('start.2', '%done.1', 'fused_computation.1', 0)
+      + flag('flag.3', 'start.2')
+      + fusion('step.2', '%done.1, %flag.3', 'async_collective_fusion.2', 800)
+      + flag('flag.4', 'step.2')
+      + fusion('step.3', '%done.1, %flag.4', 'async_collective_fusion.3', 100).replace('window', f'x":{{{cost}}},"window')
+      + flag('flag.5', 'step.3')
+      + fusion('done.2', '%flag.5', 'fused_computation.4', 0, 'f32[64,128]{1,0}')
+      + '}\n'
+  )
+  module = hlo.Module(text)
+  alone, windows = module.transfers()
+  assert not alone and [[each.moved for each in window.transfers] for window in windows] == [[24576], [24576]]
+  assert [window.behind.cycles for window in windows] == [700, 900]
+  (inside,) = windows[1].behind.kernels
+  assert not windows[0].behind.kernels and inside == module.kernels()[0]
+  assert (inside.name, inside.flops, inside.bytes, inside.shape) == ('attention_backward', 70, 9, (1, 2, 8, 128))
+  assert module.cycles() == {'matrix': 1500, 'memory': 5100}
+
+
+def test_one_fusion_that_carries_two_collectives_hides_them_together():
+  body = lambda name, *lines: f'%{name} (p: f32[16,128]) -> f32[64,128] {{\n' + ''.join(lines) + '}\n'
+  step = lambda name, operands, calls, cycles: (
+      f'  %{name} = {FLAGS} fusion({operands}), kind=kOutput, calls=%{calls}, {CYCLES % cycles}\n'
+      f'  %flag.{name} = u32[]{{:S(2)}} get-tuple-element(%{name}), index=2\n'
+  )
+  text = (
+      body('one', gather(1, 'g1', SPREAD)) + body('two', gather(2, 'g2', SPREAD))
+      + body('both', gather(1, 'g3', SPREAD), gather(2, 'g4', SPREAD))
+      + 'ENTRY %main (a: f32[16,128]) -> f32[64,128] {\n  %a = f32[16,128]{1,0} parameter(0)\n'
+      + step('s1', '%a', 'one', 0) + step('s2', '%a', 'two', 0) + step('s3', '%flag.s1, %flag.s2', 'both', 50) + '}\n'
+  )  # fmt: skip
+  alone, (window,) = hlo.Module(text).transfers()
+  assert not alone and window.behind.cycles == 50
+  assert sorted(each.channels for each in window.transfers) == [(1,), (2,)]
+
+
+HOST_LOOP = '''
+%body (state: (s32[], bf16[4,8,128], bf16[8,128])) -> (s32[], bf16[4,8,128], bf16[8,128]) {
+  %state = (s32[], bf16[4,8,128]{2,1,0:S(5)}, bf16[8,128]{1,0}) parameter(0)
+  %stack = bf16[4,8,128]{2,1,0:S(5)} get-tuple-element(%state), index=1
+  %x = bf16[8,128]{1,0} get-tuple-element(%state), index=2
+  %out = ((bf16[4,8,128]{2,1,0:S(5)}, bf16[1,8,128]{2,1,0}, s32[]), bf16[4,8,128]{2,1,0:S(5)}, u32[]{:S(2)}) dynamic-update-slice-start(%stack, %x, %i)
+  %early = bf16[8,128]{1,0} fusion(%x), kind=kLoop, calls=%f, CYCLES_10
+  %in = ((bf16[4,8,128]{2,1,0:S(5)}, s32[]), bf16[1,8,128]{2,1,0}, u32[]{:S(2)}) dynamic-slice-start(%stack, %i)
+  %both = bf16[8,128]{1,0} fusion(%x), kind=kLoop, calls=%f, CYCLES_30
+  %sent = bf16[4,8,128]{2,1,0:S(5)} dynamic-update-slice-done(%out)
+  %late = bf16[8,128]{1,0} fusion(%x), kind=kLoop, calls=%f, CYCLES_200
+  %got = bf16[1,8,128]{2,1,0} dynamic-slice-done(%in)
+  ROOT %next = (s32[], bf16[4,8,128]{2,1,0:S(5)}, bf16[8,128]{1,0}) tuple(%i, %sent, %late)
+}
+%condition (state.1: (s32[], bf16[4,8,128], bf16[8,128])) -> pred[] {
+  %state.1 = (s32[], bf16[4,8,128]{2,1,0:S(5)}, bf16[8,128]{1,0}) parameter(0)
+  %bound = s32[] constant(4)
+  ROOT %less = pred[] compare(%state.1, %bound), direction=LT
+}
+ENTRY %main (a: bf16[8,128]) -> bf16[8,128] {
+  %a = bf16[8,128]{1,0} parameter(0)
+  %first = s32[] constant(FIRST)
+  %counter = s32[] copy(%first)
+  %host = bf16[4,8,128]{2,1,0:S(5)} custom-call(), custom_call_target="AllocateBuffer"
+  %initial = (s32[], bf16[4,8,128]{2,1,0:S(5)}, bf16[8,128]{1,0}) tuple(%counter, %host, %a)
+  ROOT %loop = (s32[], bf16[4,8,128]{2,1,0:S(5)}, bf16[8,128]{1,0}) while(%initial), condition=%condition, body=%body
+}
+'''  # noqa: E501
+
+
+@pytest.mark.parametrize(('first', 'times'), [(0, 4), (1, 3)])
+def test_slices_copied_to_and_from_the_host_are_behind_the_work_between_start_and_end(first, times):
+  """By hand: 8 x 128 x 2 bytes each way; 10 + 30 cycles behind the one, 30 + 200 behind the other; none if peeled off."""
+  text = re.sub(r'CYCLES_(\d+)', lambda found: CYCLES % int(found[1]), HOST_LOOP.replace('FIRST', str(first)))
+  alone, windows = hlo.Module(text).transfers()
+  assert not alone
+  seen = [(*(each.kind for each in w.transfers), w.transfers[0].moved, w.behind.cycles, w.times) for w in windows]
+  assert seen == [('to host', times * 2048, 40, times), ('from host', times * 2048, 230, times)]
+
+
+def test_asynchronous_permutes_that_overlap_share_one_window():
+  permute = lambda name: (
+      f'  %{name} = (f32[8,128]{{1,0}}, f32[8,128]{{1,0}}, u32[]{{:S(2)}}) collective-permute-start(%a), channel_id=1\n'
+  )
+  work = lambda name, cycles: f'  %{name} = f32[8,128]{{1,0}} fusion(%a), kind=kLoop, calls=%f, {CYCLES % cycles}\n'
+  done = lambda name: f'  %{name}.d = f32[8,128]{{1,0}} collective-permute-done(%{name})\n'
+  text = (
+      'ENTRY %main (a: f32[8,128]) -> f32[8,128] {\n  %a = f32[8,128]{1,0} parameter(0)\n' + work('w0', 1)
+      + permute('k') + work('w1', 10) + permute('v') + work('w2', 100) + done('k') + work('w3', 1000) + done('v')
+      + work('w4', 10000) + permute('ids') + work('w5', 5) + done('ids') + '}\n'
+  )  # fmt: skip
+  alone, windows = hlo.Module(text).transfers()
+  assert not alone and [[each.moved for each in window.transfers] for window in windows] == [[4096, 4096], [4096]]
+  assert [window.behind.cycles for window in windows] == [1110, 5]
 
 
 @pytest.mark.parametrize(
