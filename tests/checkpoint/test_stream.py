@@ -1,6 +1,7 @@
 """Checkpoints in pieces: the same bits as whole ones, few pieces in memory, nothing committed after an error."""
 
 import collections
+import errno
 import weakref
 
 import jax
@@ -137,6 +138,16 @@ def test_a_source_that_fails_commits_nothing_and_the_next_save_succeeds(values, 
   assert not list(checkpoints.folder.iterdir())
   checkpoints.save_streamed(0, sources(values), {})
   assert checkpoints.steps() == [0]
+
+
+def test_a_streamed_checkpoint_that_cannot_be_sealed_is_reported_in_one_line(values, checkpoints, monkeypatch):
+  def refuse(_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(seal, 'to_text', refuse)
+  with pytest.raises(UserError, match='checkpoints/0: this checkpoint was not saved: No space left on device; '):
+    checkpoints.save_streamed(0, sources(values), {})
+  assert not list(checkpoints.folder.iterdir())
 
 
 def test_a_piece_that_is_not_as_trained_is_reported_after_its_leaf(values, checkpoints):

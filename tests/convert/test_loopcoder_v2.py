@@ -35,7 +35,7 @@ def write_v2(folder, module='plt_gate', **config):
   described = {key: value for key, value in described.items() if not key.startswith('loop_')} | CONFIG | config
   folder.mkdir()
   save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, folder / files.SINGLE)
-  (folder / 'config.json').write_text(json.dumps(described))
+  (folder / 'config.json').write_text(json.dumps({key: value for key, value in described.items() if value != 'absent'}))
   return tensors
 
 
@@ -75,6 +75,7 @@ def test_gates_in_their_layers_are_those_of_a_released_loop_too(tmp_path):
     ('config', 'message'),
     [
         ({'plt_emb_scale': None}, 'plt_emb_scale must be 0.707, got null'),
+        ({'plt_normalize_per_loop': 'absent'}, 'plt_normalize_per_loop must be true, got null'),
         ({'plt_hidden_scale': 1.0}, 'plt_hidden_scale must be 0.053, got 1.0'),
         ({'plt_gate_use_hidden_states': False}, 'plt_gate_use_hidden_states must be true, got false'),
         ({'plt_window_size': [5, 1]}, r'plt_window_size must be \[keys, 0\], got \[5, 1\]'),
