@@ -22,6 +22,8 @@ SUITES = {
     'bfcl_multiple': 'bfcl:MULTIPLE',
     'bfcl_parallel': 'bfcl:PARALLEL',
     'bfcl_parallel_multiple': 'bfcl:PARALLEL_MULTIPLE',
+    'bird': 'sql:BIRD',
+    'spider': 'sql:SPIDER',
     'cruxeval_input': 'cruxeval:INPUT',
     'cruxeval_output': 'cruxeval:OUTPUT',
     'livecodebench': 'livecodebench:LIVECODEBENCH',

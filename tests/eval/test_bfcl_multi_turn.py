@@ -98,7 +98,7 @@ def test_gold_calls_score_full_in_any_order_and_number_of_steps(problem, pool):
         (RIGHT[:3], 'ended after 2 of 3 turns'),
         (['size(name="old")'] * 21, 'more than 20 answers in a turn'),
         (
-            ['__init__()', '_load_scenario({"files": {"a": "xyz"}})', *RIGHT[1:]],
+            ['__init__()', '_load_scenario({"files": {"old": "12", "a": "xyz"}})', *RIGHT[1:]],
             'turn 1: GorillaFileSystem.files differs',
         ),
         (['__import__("os").system("touch a")', 'eval("1")', 'files.update(a="xyz")', *RIGHT[1:]], 'turn 1: Gorilla'),
@@ -108,6 +108,13 @@ def test_gold_calls_score_full_in_any_order_and_number_of_steps(problem, pool):
 def test_wrong_and_malformed_answers_score_zero(problem, pool, answers, reason):
   outcome = graded(BASE, problem, answers, pool)
   assert outcome.status == 'failed' and outcome.reason.startswith(reason)
+
+
+def test_a_result_that_is_wanted_twice_must_come_twice(tmp_path, pool):
+  (problem,) = BASE.problems(files_of(tmp_path, gold=[["touch('a')", "touch('b')"], [], []]))
+  assert graded(BASE, problem, ['[touch("b"), touch("a")]', 'Done.', 'Done.', 'Done.'], pool).status == 'passed'
+  answers = ['write("a", "")', 'write("b", "")', 'touch("a")', 'Done.', 'Done.', 'Done.']
+  assert graded(BASE, problem, answers, pool).reason == 'turn 1: no call gave None'
 
 
 def test_the_model_sees_results_and_then_the_next_turn(problem, pool):
