@@ -8,7 +8,11 @@ import pytest
 from iquest_jax.kernels.platform import kernels_for
 from iquest_jax.kernels.product import product
 
-CASES = {'btd,df->btf': ((2, 3, 4), (4, 5)), 'btd,dhk->bthk': ((2, 3, 4), (4, 2, 5)), 'bthk,hkd->btd': ((2, 3, 4, 5), (4, 5, 6))}
+CASES = {
+    'btd,df->btf': ((2, 3, 4), (4, 5)),
+    'btd,dhk->bthk': ((2, 3, 4), (4, 2, 5)),
+    'bthk,hkd->btd': ((2, 3, 4, 5), (4, 5, 6)),
+}
 
 
 def gradients(platform, subscripts, x, weight, out_gradient):
