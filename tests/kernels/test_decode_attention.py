@@ -59,7 +59,7 @@ def test_bfloat16_caches_give_the_definition_up_to_their_rounding(name, gated):
 
 
 @every_implementation
-@pytest.mark.parametrize('window', [1, 9, 16])
+@pytest.mark.parametrize('window', [1, pytest.param(9, marks=pytest.mark.long), 16])
 def test_the_ring_is_seen_as_far_as_the_window(name, window):
   """It has 16 places, so a window of 16 sees all but the oldest; a slot of four tokens has places without one."""
   assert_defined(name, slots((4, 16, 200), window=window), gated=True)
@@ -103,7 +103,10 @@ def test_neighbours_change_no_bit(gated):
   np.testing.assert_array_equal(run('tpu', alone, gated)[2], run('tpu', example, gated)[2])
 
 
-@pytest.mark.parametrize('options', [INTERPRETED._replace(block=256), INTERPRETED._replace(block=1024, chunk=1024)])
+@pytest.mark.parametrize(
+    'options',
+    [INTERPRETED._replace(block=256), pytest.param(INTERPRETED._replace(block=1024, chunk=1024), marks=pytest.mark.long)],
+)
 def test_blocks_and_chunks_of_any_size_give_the_definition(options):
   example = slots((0, 100, 300, 512))
   actual = run('tpu', example, gated=True, options=options)

@@ -198,7 +198,7 @@ def _launch(q_BTHK, own: Keys, past: Keys, layer, near: Near | None, options: Op
               pltpu.VMEM((H, LANES), jnp.float32),
               pltpu.VMEM((H, LANES), jnp.float32),
               pltpu.VMEM((H, K), jnp.float32),
-              pltpu.VMEM((H, max(o.chunk, 0 if near is None else near.k.shape[1])), jnp.float32),
+              pltpu.VMEM((H, o.chunk), jnp.float32),
           ],
       ),
       compiler_params=compiler_params('parallel', 'arbitrary'),
@@ -334,7 +334,7 @@ def _local(q, near: Near, others):
   own, own_value = _of_new_token(q, near.own_k, near.own_v)
   top = jnp.maximum(own, jnp.max(scores, axis=1, keepdims=True))
   p, own = jnp.exp2((scores - top) * scale), jnp.exp2((own - top) * scale)
-  # Values of places that are not seen may be anything, which a weight of zero does not undo.
-  values = jnp.where(column(near.seen[...])[:, : q.shape[1]] > 0, near.v[...], 0)
+  # Values of places that are not seen may be anything, and NaN times a weight of zero is not zero.
+  values = jnp.where(widen(column(near.seen[...]), q.shape[1]) > 0, near.v[...], 0)
   summed = dot(p.astype(values.dtype), values, (1, 0)) + own * own_value
   return summed / (jnp.sum(p, axis=1, keepdims=True) + own)
