@@ -10,6 +10,9 @@ from iquest_jax.config import from_stage
 from iquest_jax.errors import UserError, nearest
 from iquest_jax.model import sizes
 
+# What fine-tuned models of full size are evaluated with: the report's benchmarks of functions and of code reasoning.
+BENCHMARKS = ('humaneval_plus', 'mbpp_plus', 'livecodebench', 'cruxeval_input', 'cruxeval_output')
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -90,6 +93,9 @@ def base(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
   config.eval = ConfigDict()
   config.eval.every = run.pick(full=1000, tiny=100)  # ours: at full size less than 1 % of the time
   config.eval.rows = run.pick(full=64, tiny=8)  # ours: held-out rows per source
+  # The chain evaluates the final checkpoint with these; iquest_jax/eval/suites.py defines them. A stage may name more.
+  config.eval.suites = ('bits_per_byte',)
+  config.eval.slots = run.pick(full=64, tiny=16)  # ours: answers decoded at a time
 
   config.log = ConfigDict()
   config.log.every = run.pick(full=10, tiny=5)  # ours: a few minutes at full size, about a second at tiny

@@ -23,4 +23,6 @@ def get_config(arg: str = ''):
   # ours: the report only names the shape.
   peak = run.pick(full={'7b': 2e-5, '14b': 2e-5, '40b': 1e-5}, tiny=1.5e-3)
   config.optim.update(schedule='cosine', peak_lr=peak, warmup=run.pick(full=0.03, tiny=0.1), decay=0.7, floor=0.1)
+
+  config.eval.suites += run.pick(full=common.BENCHMARKS, tiny=('small_programs',))
   return common.finish(config, run)

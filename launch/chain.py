@@ -1,12 +1,13 @@
 """The whole chain of a size: run it, show it, compare its stages, verify its checkpoints.
 
-  python -m launch.chain run --workdir=runs/first     prepare, train every stage, show and sample
+  python -m launch.chain run --workdir=runs/first     prepare, train every stage, show, sample, evaluate
   python -m launch.chain show --workdir=runs/first    print the lineage tree and the stages to do
   python -m launch.chain diff --size=40b_loop         print what each stage changes in its parent's
                                                       configuration
   python -m launch.chain verify --workdir=runs/first  recompute every hash and fingerprint
 
-`run` resumes an unfinished chain and trains nothing in a finished one. It exits with status 1 if
+`run` resumes an unfinished chain and trains nothing in a finished one. It evaluates each stage's
+final checkpoint with the suites that its experiment names (eval.suites). It exits with status 1 if
 the held-out loss of a stage did not fall.
 """
 
@@ -24,6 +25,7 @@ from launch import command, devices
 flags.declare_key_flag('workdir')
 flags.declare_key_flag('size')
 flags.DEFINE_integer('steps', 0, 'Steps per stage, for a trial run; 0 keeps those of each stage.', lower_bound=0)
+flags.DEFINE_string('data', '', "Folder of the official files of the benchmarks that stages are evaluated with.")
 
 FLAGS = flags.FLAGS
 
@@ -61,11 +63,14 @@ def _run():
     _prepare(configs, run_folder)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('chain.prepare')
+  suites = _suites(configs, run_folder)
   for config in configs:
     loop.run(config, run_folder)
+  results = _evaluate(configs, suites, run_folder)
   if jax.process_index() == 0:
     _show()
     _sample(run_folder)
+    _print_results(results)
     _check_losses(configs, run_folder)
 
 
@@ -81,6 +86,44 @@ def _prepare(configs, run_folder) -> None:
     status = subprocess.run(arguments, check=False).returncode
     if status:
       sys.exit(status)  # it has printed the reason
+
+
+def _suites(configs, run_folder) -> dict[str, list[str]]:
+  """The suites of each stage, without those that cannot run here.
+
+  Raises:
+    UserError: a suite or its files are missing, before days of training.
+  """
+  from absl import logging
+
+  from iquest_jax.eval import stage, suites
+
+  for name in dict.fromkeys(name for config in configs for name in config.eval.suites):
+    stage.read(name, FLAGS.data, run_folder)
+  reason = stage.no_isolation()
+  if reason:
+    logging.warning('only %s is evaluated: %s', suites.BITS_PER_BYTE, reason)
+  runs_here = lambda name: name == suites.BITS_PER_BYTE or not reason
+  return {config.stage: [name for name in config.eval.suites if runs_here(name)] for config in configs}
+
+
+def _evaluate(configs, suites, run_folder) -> list[dict]:
+  """What is in the results.json of every stage and suite; all processes take part."""
+  from iquest_jax.eval import stage
+
+  results = []
+  for config in configs:
+    if names := suites[config.stage]:
+      how = dict(chat=chain.is_chat(config.stage), slots=config.eval.slots, data=FLAGS.data)
+      results += stage.evaluate(run_folder, config.stage, names, **how)
+  return results
+
+
+def _print_results(results) -> None:
+  from iquest_jax.eval import stage
+
+  if results:
+    stage.show(results)
 
 
 def _lineages(run_folder, configs) -> dict[str, dict]:

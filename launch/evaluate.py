@@ -101,15 +101,11 @@ def _changes(suite) -> dict:
 
 def _show(results) -> None:
   import jax
-  from rich.console import Console
 
   from iquest_jax.eval import stage
 
   if jax.process_index() == 0:
-    Console().print(stage.table(results))
-    for result in results:
-      for problem, reason in result['missing'].items():
-        print(f'missing: {result["settings"]["suite"]} {problem}: {reason}')
+    stage.show(results)
 
 
 def _compare(a, b):

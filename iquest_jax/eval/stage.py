@@ -1,12 +1,14 @@
 """Evaluates a stage's newest checkpoint with several suites, and shows what came of it."""
 
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from absl import logging
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from iquest_jax.errors import UserError
@@ -17,6 +19,8 @@ from iquest_jax.eval.suite import Suite
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.sandbox import runner
 from iquest_jax.sandbox.pool import Pool
+
+_WIDTH = 120  # of a table that goes into a file
 
 
 def no_isolation() -> str:
@@ -100,17 +104,20 @@ class Pools:
       self._pool.close()
 
 
-def table(results: Iterable[Mapping[str, Any]]) -> Table:
-  """One line per suite of a stage or model: figures, problems scored, problems whose tools are missing."""
-  shown = Table(box=box.SIMPLE, title='evaluation', title_justify='left')
+def show(results: Sequence[Mapping[str, Any]]) -> None:
+  """Prints a line per model and suite: figures, problems scored, problems whose tools are missing; then those."""
+  table = Table(box=box.SIMPLE, title='evaluation', title_justify='left')
   for heading in ('model', 'suite', 'figures', 'scored', 'missing'):
-    shown.add_column(heading, justify='right' if heading in ('scored', 'missing') else 'left', no_wrap=heading != 'figures')
+    is_number = heading in ('scored', 'missing')
+    table.add_column(heading, justify='right' if is_number else 'left', no_wrap=heading != 'figures')
   for result in results:
-    settings = result['settings']
-    answers = settings['answers']
+    settings, answers = result['settings'], result['settings']['answers']
     model = f'{answers["stage"]} {answers["step"]:,}' if 'stage' in answers else answers['model']
     bits = settings['suite'] == suites.BITS_PER_BYTE
     figures = [f'{name} {value:.3f}' if bits else f'{name} {value:.1f} %' for name, value in result['figures'].items()]
     counts = f'{result["scored"]:,}', f'{len(result["missing"]):,}'
-    shown.add_row(model, settings['suite'], ', '.join(figures) or '-', *counts)
-  return shown
+    table.add_row(model, settings['suite'], ', '.join(figures) or '-', *counts)
+  Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False).print(table)
+  for result in results:
+    for problem, reason in result['missing'].items():
+      print(f'missing: {result["settings"]["suite"]} {problem}: {reason}')

@@ -3,6 +3,7 @@
 import collections
 import importlib
 import itertools
+import json
 import random
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from iquest_jax.data.documents import Commit, Conversation, File, texts
 from iquest_jax.data.read.jsonl import read_jsonl
 from iquest_jax.data.rows.mixture import rows_needed
 from iquest_jax.data.sources import SOURCES, check
-from iquest_jax.data.tiny import chats, facts, history, reasoning, turns
+from iquest_jax.data.tiny import chats, facts, history, programs, reasoning, turns
 from iquest_jax.data.tiny import corpus as tiny_corpus
 from iquest_jax.text import chat
 
@@ -28,7 +29,7 @@ def _documents(corpus):
 
 
 def test_the_corpus_has_both_splits_of_every_source_of_the_table(corpus, documents):
-  assert sorted(path.name for path in corpus.iterdir()) == sorted(SOURCES)
+  assert sorted(path.name for path in corpus.iterdir()) == sorted([*SOURCES, 'small_programs'])
   for source, read in documents.items():
     assert len(read) > 50 and len({document.id for document in read}) == len(read)
     assert {split.is_held_out(document) for document in read} == {True, False}
@@ -52,7 +53,8 @@ def test_a_complete_corpus_is_kept_and_a_partial_one_replaced(tmp_path, monkeypa
   monkeypatch.setattr(tiny_corpus, '_documents', lambda *_: {'code': [document]})
   tiny_corpus.write(folder)
   written = files(folder)
-  assert list(written) == ['code/documents.jsonl'] and [path.name for path in tmp_path.iterdir()] == ['corpus']
+  problems = ['small_programs/held_out.jsonl', 'small_programs/rl.jsonl']
+  assert list(written) == ['code/documents.jsonl', *problems] and [path.name for path in tmp_path.iterdir()] == ['corpus']
   monkeypatch.setattr(tiny_corpus, '_documents', None)  # nothing is generated again
   tiny_corpus.write(folder)
   assert files(folder) == written and list(read_jsonl(folder, 'code')) == [document]
@@ -140,3 +142,53 @@ def test_conversations_use_every_turn_once_and_think_where_asked():
     assert [message['content'] for message in messages[::2]] == [turn.request for turn in drawn]
     assert [message.get('thinking') for message in messages[1::2]] == [turn.thought if thinking else None for turn in drawn]
     assert {len(conversation.messages) for conversation in conversations} == {2, 4}
+
+
+def test_programs_of_the_splits_are_disjoint_and_none_is_in_a_source(corpus, documents):
+  read = {}
+  for name in ('held_out', 'rl'):
+    read[name] = [json.loads(line) for line in (corpus / f'small_programs/{name}.jsonl').read_text().splitlines()]
+    assert len({problem['id'] for problem in read[name]}) == len(read[name])
+    assert {problem['level'] for problem in read[name]} == {1, 2, 3}
+  asked = {
+      text
+      for source in SOURCES
+      for document in documents[source]
+      for text in texts(document)
+      if 'Write a Python function f(' in text
+  }
+  assert len(asked) > 2500
+  specifications = {text.rpartition('\n')[2] for text in asked}
+  for problem in (*read['held_out'], *read['rl']):
+    assert problem['request'] not in asked
+    assert problem['level'] == 1 or problem['request'].rpartition('\n')[2] not in specifications
+  kept = [{problem['request'] for problem in problems} for problems in read.values()]
+  assert not kept[0] & kept[1]
+
+
+def test_programs_have_examples_apart_from_their_tests():
+  for problem in programs.problems(3, 'train', 200):
+    *examples, specification = problem.request.split('\n')
+    assert len(examples) == 2 and len(problem.tests) == programs.TESTS
+    argument = specification.partition('f(')[2].partition(')')[0]
+    for given, expected in problem.tests:
+      assert not any(example.startswith(f'f({given!r}) ==') for example in examples)
+      assert eval(problem.expression, {argument: given}) == expected  # of this project
+    assert len({repr(expected) for _, expected in problem.tests}) > 1  # no constant passes
+    assert problem.turn.answer == f'```python\n{problem.solution}```'
+
+
+@pytest.mark.parametrize(
+    ('words', 'argument', 'given', 'expected'),
+    [
+        ('twice x', 'x', 7, 14),
+        ('the absolute value of x', 'x', -3, 3),
+        ('xs in reverse', 'xs', [1, 2], [2, 1]),
+        ('s in capitals', 's', 'Ab', 'AB'),
+        ('the largest of xs', 'xs', [3, 9, 4], 9),
+        ('whether x is even', 'x', 3, False),
+    ],
+)
+def test_a_program_returns_what_its_specification_says(words, argument, given, expected):
+  found = {problem.request.partition(' returns ')[2]: problem for problem in programs.problems(5, 'rl', 400)}
+  assert eval(found[f'{words}.'].expression, {argument: given}) == expected  # of this project

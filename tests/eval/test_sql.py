@@ -12,7 +12,8 @@ from tests.eval.conftest import MALFORMED, graded, score
 
 BAG = 'SELECT name FROM city WHERE size > 1'
 ORDERED = 'SELECT name FROM city\nORDER\nBY size DESC'
-QUERIES = [BAG, ORDERED, 'SELECT x FROM nothing', 'SELECT mark, size, NULL FROM city WHERE size = 0.5']
+QUERIES = [BAG, ORDERED, 'SELECT x FROM nowhere', 'SELECT mark, size, NULL FROM city WHERE size = 0.5']
+QUERIES += ["SELECT CAST(x'ff41' AS TEXT)"]
 
 
 @pytest.fixture
@@ -66,6 +67,7 @@ def test_the_reference_scores_full_in_both_forms(suite, folder, pool):
         (1, 'SELECT name FROM city ORDER BY -size', True, True),
         (1, 'SELECT name FROM city ORDER BY size', False, True),
         (3, "SELECT x'ff', 0.5, NULL", True, True),
+        (4, "SELECT 'A'", True, True),
         (3, "SELECT x'fe', 0.5, NULL", False, False),
         (3, "SELECT x'ff', 0.5, ''", False, False),
     ],
@@ -105,7 +107,7 @@ def test_a_megabyte_is_graded(folder, pool):
 
 def test_a_reference_that_does_not_run_is_listed_and_not_scored(folder, pool):
   outcome = graded(SPIDER, SPIDER.problems(folder)[2], fenced(BAG), pool)
-  assert outcome.status == 'missing' and 'no such table: nothing' in outcome.reason
+  assert outcome.status == 'missing' and 'no such table: nowhere' in outcome.reason
 
 
 def test_a_missing_or_damaged_file_is_one_clear_error(folder):

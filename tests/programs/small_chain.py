@@ -1,4 +1,4 @@
-"""`launch.chain` for a model of two thin layers, the first three stages of the chain, and no samples."""
+"""`launch.chain` for a model of two thin layers, the first three stages of the chain, no samples and no evaluation."""
 
 import dataclasses
 
@@ -13,5 +13,5 @@ if __name__ == '__main__':
   sizes.SIZES['tiny_loop'] = dataclasses.replace(sizes.SIZES['tiny_loop'], **MODEL)
   for stage in stages.PARENTS.keys() - set(STAGES):
     del stages.PARENTS[stage]
-  chain._PROMPTS = ()
+  chain._PROMPTS, chain._evaluate = (), lambda *_: []
   command.run(chain.main, operands=True)

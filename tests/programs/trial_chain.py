@@ -1,5 +1,9 @@
-"""`launch.chain` with the real stages and input, but one held-out row per source: a short run mostly evaluates."""
+"""`launch.chain` with the real stages and input, but one held-out row per source and three small programs.
 
+A short run mostly evaluates.
+"""
+
+from iquest_jax.eval.small_programs import SmallPrograms
 from launch import chain, command
 
 _experiment = command.experiment
@@ -11,6 +15,9 @@ def with_one_row(text):
   return config
 
 
+_problems = SmallPrograms.problems
+
 if __name__ == '__main__':
+  SmallPrograms.problems = lambda self, folder: _problems(self, folder)[:3]
   command.experiment = with_one_row
   command.run(chain.main, operands=True)

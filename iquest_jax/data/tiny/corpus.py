@@ -20,9 +20,9 @@ from iquest_jax.run_folder import write_whole
 # The tiny stages read each source about once, and a sixteenth of it fills their held-out rows. In characters of text:
 _WEB_TEXT, _CODE, _HIGH_QUALITY, _FACTS, _SMALL = 700_000, 700_000, 550_000, 70_000, 220_000
 # In documents, or turns of chats:
-_REASONING_QA, _REASONING_THINKING, _CHATS, _SESSIONS, _COMMITS = 2200, 1300, 1400, 420, 800
-# In problems; held out, as many as take seconds to answer, the same number of each level.
-_PROGRAMS, _HELD_OUT_PROGRAMS, _RL_PROGRAMS = 1200, 60, 480
+_REASONING_QA, _REASONING_THINKING, _CHATS, _SESSIONS, _COMMITS = 1300, 1300, 700, 420, 800
+# In problems, as many of each level; those held out take seconds to answer.
+_PROGRAMS_QA, _PROGRAMS_CHAT, _HELD_OUT_PROGRAMS, _RL_PROGRAMS = 1000, 1800, 60, 480
 
 
 def write(folder: pathlib.Path, seed: int = 0, checkout: pathlib.Path = history.CHECKOUT) -> None:
@@ -56,9 +56,10 @@ def _documents(seed: int, checkout: pathlib.Path) -> dict[str, Iterable[Document
   commits = history.commits(seed, _COMMITS, checkout)
   # A request belongs to one conversation of one source.
   questions = turns.distinct(reasoning.KINDS, rng, _REASONING_QA + _REASONING_THINKING)
-  worked = [reasoning.worked(turn) for turn in questions[:_REASONING_QA]]
-  requests = turns.distinct(chats.KINDS, rng, _CHATS)
-  requests += [problem.turn for problem in programs.problems(seed, 'train', _PROGRAMS)]
+  solved = [problem.turn for problem in programs.problems(seed, 'train', _PROGRAMS_QA + _PROGRAMS_CHAT)]
+  worked = [reasoning.worked(turn) for turn in questions[:_REASONING_QA]] + solved[:_PROGRAMS_QA]
+  rng.shuffle(worked)
+  requests = turns.distinct(chats.KINDS, rng, _CHATS) + solved[_PROGRAMS_QA:]
   rng.shuffle(requests)
   half = len(requests) // 2
   alternate = lambda left, right: itertools.chain.from_iterable(zip(left, right))

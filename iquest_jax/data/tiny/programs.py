@@ -1,7 +1,8 @@
-"""Small programming problems: a specification and two examples in, a Python function out, hidden tests.
+"""Small programming problems: two examples and a specification in, a Python function out, hidden tests.
 
-Training, held-out and RL instances are disjoint in their specifications: no two of these share an operation with the
-same argument and numbers. Levels: 1 one operation, 2 one operation with a number or letter, 3 two operations.
+Levels: 1 one operation, 2 one operation with a number or letter, 3 two operations. Training, held-out and RL instances are
+disjoint: at level 1 no two of these share specification and examples (there are few operations, and all are trained on), at
+levels 2 and 3 no two share a specification, so that the numbers and letters of a held-out one were never seen with it.
 """
 
 import dataclasses
@@ -11,84 +12,59 @@ from typing import Any
 
 from iquest_jax.data.tiny.turns import Turn
 
-SPLITS = {'train': 0.7, 'held_out': 0.15, 'rl': 0.15}  # shares of all specifications
+SPLITS = {'train': 0.7, 'held_out': 0.15, 'rl': 0.15}  # shares of all instances
 LEVELS = (1, 2, 3)
 TESTS = 6
 _EXAMPLES = 2
-_NUMBERS = ('x', 'n', 'value', 'price', 'count', 'score', 'age', 'level')
-_LISTS = ('xs', 'items', 'numbers', 'values', 'ages', 'prices', 'counts', 'scores')
-_TEXTS = ('s', 'text', 'word', 'name', 'title', 'line', 'city', 'label')
+_ARGUMENTS = {'number': 'x', 'list': 'xs', 'text': 's'}
 _WORDS = ('apple', 'River', 'stone', 'Cloud', 'tiger', 'Lemon', 'paper', 'Music', 'green', 'Window', 'garden', 'Silver')
-# (what f returns, expression) by level and kind of argument: {a} is the argument, {n} and {m} are numbers, {c} a letter.
+_LETTERS = 'aeilnorst'
+# (what f returns, expression) by level and kind of argument: {n} and {m} are numbers, {c} is a letter.
 _OPERATIONS = {
     (1, 'number'): (
-        ('twice {a}', '2 * {a}'),
-        ('the square of {a}', '{a} * {a}'),
-        ('{a} with the other sign', '-{a}'),
-        ('the absolute value of {a}', 'abs({a})'),
-        ('whether {a} is even', '{a} % 2 == 0'),
-        ('whether {a} is odd', '{a} % 2 == 1'),
-        ('whether {a} is negative', '{a} < 0'),
-        ('{a} as text', 'str({a})'),
+        ('twice x', '2 * x'),
+        ('the square of x', 'x * x'),
+        ('the absolute value of x', 'abs(x)'),
+        ('whether x is even', 'x % 2 == 0'),
     ),
     (1, 'list'): (
-        ('the length of {a}', 'len({a})'),
-        ('the sum of {a}', 'sum({a})'),
-        ('the largest of {a}', 'max({a})'),
-        ('the smallest of {a}', 'min({a})'),
-        ('the first of {a}', '{a}[0]'),
-        ('the last of {a}', '{a}[-1]'),
-        ('{a} in reverse', '{a}[::-1]'),
-        ('{a} in order', 'sorted({a})'),
-        ('{a} without the first', '{a}[1:]'),
+        ('the length of xs', 'len(xs)'),
+        ('the sum of xs', 'sum(xs)'),
+        ('the largest of xs', 'max(xs)'),
+        ('the first of xs', 'xs[0]'),
+        ('xs in reverse', 'xs[::-1]'),
+        ('xs in order', 'sorted(xs)'),
     ),
     (1, 'text'): (
-        ('{a} in capitals', '{a}.upper()'),
-        ('{a} in small letters', '{a}.lower()'),
-        ('the length of {a}', 'len({a})'),
-        ('{a} in reverse', '{a}[::-1]'),
-        ('the first letter of {a}', '{a}[0]'),
-        ('the last letter of {a}', '{a}[-1]'),
-        ('the words of {a}', '{a}.split()'),
+        ('s in capitals', 's.upper()'),
+        ('s in small letters', 's.lower()'),
+        ('the length of s', 'len(s)'),
+        ('s in reverse', 's[::-1]'),
     ),
     (2, 'number'): (
-        ('{a} plus {n}', '{a} + {n}'),
-        ('{a} minus {n}', '{a} - {n}'),
-        ('{a} times {n}', '{a} * {n}'),
-        ('the remainder of {a} by {n}', '{a} % {n}'),
-        ('the larger of {a} and {n}', 'max({a}, {n})'),
-        ('the smaller of {a} and {n}', 'min({a}, {n})'),
-        ('whether {a} is above {n}', '{a} > {n}'),
+        ('x plus {n}', 'x + {n}'),
+        ('x minus {n}', 'x - {n}'),
+        ('x times {n}', 'x * {n}'),
     ),
     (2, 'list'): (
-        ('how often {n} is in {a}', '{a}.count({n})'),
-        ('whether {n} is in {a}', '{n} in {a}'),
-        ('{a} with {n} at the end', '{a} + [{n}]'),
-        ('the sum of {a} plus {n}', 'sum({a}) + {n}'),
+        ('how often {n} is in xs', 'xs.count({n})'),
+        ('xs with {n} at the end', 'xs + [{n}]'),
     ),
     (2, 'text'): (
-        ('how often {c} is in {a}', "{a}.count('{c}')"),
-        ('whether {c} is in {a}', "'{c}' in {a}"),
-        ('{a} with {c} at the end', "{a} + '{c}'"),
-        ('{a} without every {c}', "{a}.replace('{c}', '')"),
+        ('how often {c} is in s', "s.count('{c}')"),
+        ('s with {c} at the end', "s + '{c}'"),
     ),
     (3, 'number'): (
-        ('{a} times {n}, plus {m}', '{a} * {n} + {m}'),
-        ('{a} plus {n}, times {m}', '({a} + {n}) * {m}'),
-        ('the square of {a}, minus {n}', '{a} * {a} - {n}'),
-        ('whether {a} is between {n} and {n} + {m}', '{n} < {a} < {n} + {m}'),
+        ('x times {n}, plus {m}', 'x * {n} + {m}'),
+        ('x plus {n}, times {m}', '(x + {n}) * {m}'),
     ),
     (3, 'list'): (
-        ('those of {a} above {n}', '[v for v in {a} if v > {n}]'),
-        ('how many of {a} are above {n}', 'len([v for v in {a} if v > {n}])'),
-        ('the sum of those of {a} below {n}', 'sum(v for v in {a} if v < {n})'),
-        ('{a}, each times {n}', '[v * {n} for v in {a}]'),
-        ('the largest of {a}, plus {n}', 'max({a}) + {n}'),
+        ('the sum of xs, times {n}', 'sum(xs) * {n}'),
+        ('those of xs above {n}', '[v for v in xs if v > {n}]'),
     ),
     (3, 'text'): (
-        ('{a} in capitals, without every {c}', "{a}.lower().replace('{c}', '').upper()"),
-        ('how often {c} is in {a}, times {n}', "{a}.count('{c}') * {n}"),
-        ('{a} in small letters and in reverse', '{a}.lower()[::-1]'),
+        ('s in capitals, with {c} at the end', "s.upper() + '{c}'"),
+        ('the length of s, plus {n}', 'len(s) + {n}'),
     ),
 }
 _BUILTINS = {function.__name__: function for function in (abs, len, max, min, sorted, str, sum)}
@@ -101,7 +77,7 @@ class Problem:
   Attributes:
     id: a hash of the specification and the examples.
     level: 1 to 3.
-    request: specification and examples, as a user asks.
+    request: examples, and the specification as the last line.
     expression: what the function returns, in its argument.
     solution: a program that passes.
     tests: ((argument, expected), ...), none of them among the examples; not all expect the same.
@@ -121,36 +97,29 @@ class Problem:
 
 
 def problems(seed: int, split: str, count: int) -> list[Problem]:
-  """Problems of a split, levels in turn, no request twice.
-
-  A held-out specification occurs once, so `count` must be small there: level 1 has 24. Others may return with other
-  examples.
-  """
-  rng, found, specifications = random.Random(f'programs:{seed}:{split}'), {}, set()
+  """Problems of a split, levels in turn, no request twice."""
+  rng, found = random.Random(f'programs:{seed}:{split}'), {}
   while len(found) < count:
     level = LEVELS[len(found) % len(LEVELS)]
-    kind = rng.choice(('number', 'list', 'text'))
+    kind = rng.choice(list(_ARGUMENTS))
     words, expression = rng.choice(_OPERATIONS[level, kind])
-    argument = rng.choice({'number': _NUMBERS, 'list': _LISTS, 'text': _TEXTS}[kind])
-    values = dict(a=argument, n=rng.randint(2, 20), m=rng.randint(6, 20), c=rng.choice('aeilnorst'))
+    values = dict(n=rng.randint(2, 9), m=rng.randint(2, 9), c=rng.choice(_LETTERS))
     words, expression = words.format(**values), expression.format(**values)
-    if split_of(words) != split or (split == 'held_out' and words in specifications):
+    if level > 1 and split_of(words) != split:
       continue
-    cases = _cases(rng, kind, argument, expression)
-    request = f'Write a Python function f({argument}) that returns {words}.\n' + ''.join(
-        f'\n>>> f({given!r})\n{expected!r}' for given, expected in cases[:_EXAMPLES]
-    )
-    if request not in found:
-      specifications.add(words)
+    cases = _cases(rng, kind, expression)
+    argument, shown = _ARGUMENTS[kind], [f'f({given!r}) == {expected!r}' for given, expected in cases[:_EXAMPLES]]
+    request = '\n'.join([*shown, f'Write a Python function f({argument}) that returns {words}.'])
+    if request not in found and (level > 1 or split_of(request) == split):
       key = hashlib.sha256(request.encode()).hexdigest()[:12]
       solution = f'def f({argument}):\n  return {expression}\n'
       found[request] = Problem(key, level, request, expression, solution, tuple(cases[_EXAMPLES:]))
   return list(found.values())
 
 
-def split_of(specification: str) -> str:
-  """The split that a specification belongs to, by its hash alone."""
-  digest = hashlib.sha256(f'program\0{specification}'.encode()).digest()
+def split_of(instance: str) -> str:
+  """The split of an instance, by the hash of its specification, at level 1 of its request."""
+  digest = hashlib.sha256(f'program\0{instance}'.encode()).digest()
   share, total = int.from_bytes(digest[:6], 'big') / 2**48, 0.0
   for split, part in SPLITS.items():
     total += part
@@ -159,7 +128,7 @@ def split_of(specification: str) -> str:
   return split
 
 
-def _cases(rng: random.Random, kind: str, argument: str, expression: str) -> list[tuple[Any, Any]]:
+def _cases(rng: random.Random, kind: str, expression: str) -> list[tuple[Any, Any]]:
   """Distinct arguments with what the expression gives for them, which is not the same for all tests or all examples."""
   while True:
     given = []
@@ -168,14 +137,15 @@ def _cases(rng: random.Random, kind: str, argument: str, expression: str) -> lis
       if value not in given:
         given.append(value)
     # Only expressions of this module are evaluated.
-    cases = [(value, eval(expression, {'__builtins__': _BUILTINS, argument: value})) for value in given]  # pylint: disable=eval-used
+    scope = lambda value: {'__builtins__': _BUILTINS, _ARGUMENTS[kind]: value}
+    cases = [(value, eval(expression, scope(value))) for value in given]  # pylint: disable=eval-used
     if len({repr(expected) for _, expected in cases[_EXAMPLES:]}) > 1 and cases[0][1] != cases[1][1]:
       return cases
 
 
 def _argument(rng: random.Random, kind: str) -> Any:
   if kind == 'number':
-    return rng.randint(-20, 40)
+    return rng.randint(-9, 20)
   if kind == 'list':
-    return [rng.randint(0, 22) for _ in range(rng.randint(1, 4))]
+    return [rng.randint(0, 11) for _ in range(rng.randint(1, 4))]
   return ' '.join(rng.sample(_WORDS, rng.randint(1, 2)))
