@@ -100,4 +100,5 @@ def stage_config(run: RunFolder, stage: str) -> ConfigDict:
   try:
     return ConfigDict(json.loads(run.stage(stage).config.read_text()))
   except (OSError, ValueError):
-    raise UserError(f'{BITS_PER_BYTE}: {run.stage(stage).config} is missing or damaged; it needs a stage trained here') from None
+    path = run.stage(stage).config
+    raise UserError(f'{BITS_PER_BYTE}: {path} is missing or damaged; it needs a stage that was trained here') from None
