@@ -35,6 +35,7 @@ SUITES = {
     'cruxeval_input': 'cruxeval:INPUT',
     'cruxeval_output': 'cruxeval:OUTPUT',
     'livecodebench': 'livecodebench:LIVECODEBENCH',
+    'mercury': 'mercury:MERCURY',
     'small_programs': 'small_programs:SMALL_PROGRAMS',
 }
 

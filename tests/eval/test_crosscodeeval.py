@@ -24,7 +24,7 @@ RECORD = {
 def folder(tmp_path):
   write_lines(tmp_path / 'data/python/line_completion.jsonl', RECORD)
   write_lines(tmp_path / 'data/python/line_completion_rg1_bm25.jsonl', RECORD)
-  record = RECORD | {'prompt': 'class A { int f() {\n  return this.', 'groundtruth': 'total(1);'}
+  record = RECORD | {'prompt': 'class A { int f() {\n  return this.', 'groundtruth': 'total(1); // sum'}
   write_lines(tmp_path / 'data/csharp/line_completion.jsonl', record)
   return tmp_path
 
