@@ -187,7 +187,7 @@ def _diff():
       if key == 'data.mixture':
         print(f'  {key}:', *_phases('-', before), *_phases('+', after), sep='\n')
       elif key not in ('stage', 'init.stage'):
-        print(f'  {key}: {before!r} -> {after!r}')
+        print(textwrap.fill(f'  {key}: {before!r} -> {after!r}', width=100, subsequent_indent=' ' * 6))
 
 
 def _phases(sign: str, mixture) -> list[str]:
