@@ -1,7 +1,7 @@
 """Safetensors files: which file holds a tensor, its rows, and shards that are written row by row.
 
-Reading maps a file for one tensor only, since mapped pages count as memory of the process. Writing does not use the
-library, which takes whole shards: a file is the length of its header, the header in JSON, and the tensors.
+The library checks a file, but it maps whole files to read them, whose pages count as memory of the process, and writes
+whole shards. So rows are read and written here: a file is the length of its header, the header in JSON, the tensors.
 """
 
 import json
@@ -24,63 +24,78 @@ SHARD_BYTES = 5 * 10**9
 DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
 _CODES = {DTYPES['float32']: 'F32', DTYPES['bfloat16']: 'BF16'}
 # Every value of these is exact in float32.
-_READABLE = ('F32', 'BF16', 'F16')
+_READABLE = {'F32': DTYPES['float32'], 'BF16': DTYPES['bfloat16'], 'F16': np.dtype(np.float16)}
 # LoopCoder-v2 stores a gate in its layer, under either name.
 _GATE_IN_LAYER = re.compile(r'model\.layers\.(\d+)\.self_attn\.(?:plt_gate|loop_gate_proj)\.')
 
 
 class Stored(NamedTuple):
-  """Where a tensor is stored, and under which name."""
+  """Where a tensor is stored: its name there, what the header says of it, and where in the file it begins."""
 
   path: pathlib.Path
   name: str
+  shape: tuple[int, ...]
+  code: str
+  offset: int
 
-  def rows(self, start: int | None = None, stop: int | None = None) -> np.ndarray:
+  def rows(self, start: int = 0, stop: int | None = None) -> np.ndarray:
     """Rows [start, stop) of the tensor, all by default, as a new array.
 
     Raises:
       UserError: the file is missing or has changed since it was found.
     """
-    with _opened(self.path) as file:
-      return file.get_slice(self.name)[start:stop]
+    stop, dtype = self.shape[0] if stop is None else stop, _READABLE[self.code]
+    row = math.prod(self.shape[1:])
+    try:
+      rows = np.fromfile(self.path, dtype, row * (stop - start), offset=self.offset + start * row * dtype.itemsize)
+      return rows.reshape(stop - start, *self.shape[1:])
+    except (OSError, ValueError) as error:
+      raise _damaged(self.path, error) from None
 
   def check(self, shape: tuple[int, ...]) -> None:
-    """Raises UserError unless the tensor has this shape and a type that float32 holds exactly; reads the header."""
-    with _opened(self.path) as file:
-      header = file.get_slice(self.name)
-    stored = tuple(header.get_shape())
-    if stored != shape:
-      raise UserError(f'{self.path}: tensor {self.name} must be {shape} by config.json, got {stored}; fix one of them')
-    if header.get_dtype() not in _READABLE:
+    """Raises UserError unless the tensor has this shape and a type that float32 holds exactly."""
+    if self.shape != shape:
       raise UserError(
-          f'{self.path}: tensor {self.name} must be one of {", ".join(_READABLE)}, got {header.get_dtype()}'
+          f'{self.path}: tensor {self.name} must be {shape} by config.json, got {self.shape}; fix one of them'
       )
+    if self.code not in _READABLE:
+      raise UserError(f'{self.path}: tensor {self.name} must be one of {", ".join(_READABLE)}, got {self.code}')
 
 
 def find(model_dir: pathlib.Path) -> dict[str, Stored]:
-  """{tensor name: where it is stored}; gates by the name that the released loop gives them.
+  """{tensor name: where it is stored}; gates by the name that the released loop gives them. Reads headers only.
 
   Raises:
     UserError: a file is missing or damaged, or two files hold the same tensor.
   """
   found = {}
   for path in _weight_files(model_dir):
-    with _opened(path) as file:
-      stored = list(file.keys())
-    for name in stored:
-      known = _GATE_IN_LAYER.sub(names.GATES + r'\1.', name)
+    for stored in _tensors(path):
+      known = _GATE_IN_LAYER.sub(names.GATES + r'\1.', stored.name)
       if known in found:
         both = f'{found[known].path.name} and {path.name}'
-        raise UserError(f'{model_dir}: tensor {name} is in both {both}; fetch the files again')
-      found[known] = Stored(path, name)
+        raise UserError(f'{model_dir}: tensor {stored.name} is in both {both}; fetch the files again')
+      found[known] = stored
   return found
 
 
-def _opened(path: pathlib.Path) -> safe_open:
+def _tensors(path: pathlib.Path) -> list[Stored]:
+  """The tensors of a file, whose header the library has checked against its length."""
   try:
-    return safe_open(path, framework='numpy')
+    with safe_open(path, framework='numpy'), open(path, 'rb') as file:
+      length = int.from_bytes(file.read(8), 'little')
+      header = json.loads(file.read(length))
   except (OSError, SafetensorError) as error:
-    raise UserError(f'{path}: missing or damaged ({error}); fetch the file again') from None
+    raise _damaged(path, error) from None
+  header.pop('__metadata__', None)
+  return [
+      Stored(path, name, tuple(entry['shape']), entry['dtype'], 8 + length + entry['data_offsets'][0])
+      for name, entry in header.items()
+  ]
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> UserError:
+  return UserError(f'{path}: missing or damaged ({error}); fetch the file again')
 
 
 def _weight_files(model_dir: pathlib.Path) -> list[pathlib.Path]:

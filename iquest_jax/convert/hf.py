@@ -76,7 +76,7 @@ def to_hf(
       names.AXES.
     out_dir: must not exist; more than files.SHARD_BYTES of tensors are split into shards with an index.
     dtype: 'float32' keeps every bit of the parameters; 'bfloat16' rounds to nearest, and keeps every bit of weights
-      that were imported from bfloat16.
+      that were imported from bfloat16 (but which NaN it was).
     architecture: 'llama' names a dense model so, for libraries that do not know IQuestCoderForCausalLM.
     tokenizer: written too, with its chat template; None writes weights only.
 

@@ -18,8 +18,8 @@ GATE_WEIGHT = 'layers/attention/gate_weight'
 # LoopCoder-v2 normalises what its gate reads by a norm of its own.
 GATE_NORM = GATES + '{n}.gate_norm.weight'
 INPUT_NORM = 'model.layers.{n}.input_layernorm.weight'
-# Rows of a matrix that are transposed at once: so many runs of memory fit the processor's cache.
-_STRIP = 256
+# A matrix is transposed tile by tile, and all lines of memory that a tile touches fit the processor's cache.
+_ROWS, _COLUMNS = 256, 64
 
 
 class _Name(NamedTuple):
@@ -79,8 +79,12 @@ class Tensor(NamedTuple):
       yield np.ascontiguousarray(array, dtype)
       return
     matrix = array.reshape(math.prod(self.shape[: self.inputs]), -1)
-    for row in range(0, matrix.shape[1], _STRIP):
-      yield np.ascontiguousarray(matrix[:, row : row + _STRIP].T).astype(dtype, copy=False)
+    for row in range(0, matrix.shape[1], _ROWS):
+      strip = matrix[:, row : row + _ROWS]
+      rows = np.empty(strip.shape[::-1], dtype)
+      for column in range(0, len(matrix), _COLUMNS):
+        rows[:, column : column + _COLUMNS] = strip[column : column + _COLUMNS].T
+      yield rows
 
   def adopt(self, rows: np.ndarray, out: np.ndarray) -> None:
     """Fills ours, or a piece of it along AXES, from rows of the published tensor; the inverse of `publish`."""
@@ -88,8 +92,8 @@ class Tensor(NamedTuple):
       out[...] = rows
       return
     matrix = out.reshape(math.prod(self.shape[: self.inputs]), -1)
-    for row in range(0, len(rows), _STRIP):
-      matrix[:, row : row + _STRIP] = rows[row : row + _STRIP].astype(np.float32, copy=False).T
+    for row in range(0, len(rows), _COLUMNS):
+      matrix[:, row : row + _COLUMNS] = rows[row : row + _COLUMNS].astype(np.float32, copy=False).T
 
 
 def leaf_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
