@@ -29,6 +29,7 @@ from iquest_jax.model import cache as caches
 from iquest_jax.model.transformer import Transformer
 
 _SHORTEST = 32  # tokens of the shortest prefilled row
+_PIECE = 128  # the attention kernel for TPUs reads caches of a multiple of so many places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Engine:
     self._ways = sharding.ways('batch', self._mesh) if self._mesh else 1
     slots += -slots % self._ways
     with self._on_mesh():
-      self._cache = _empty(model, slots, self.size)
+      self._cache = _empty(model, slots, self.size if self.size < _PIECE else -(-self.size // _PIECE) * _PIECE)
     self._slots: list[_Slot | None] = [None] * slots
     self._last_B = np.zeros(slots, np.int32)
 

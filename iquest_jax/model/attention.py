@@ -20,7 +20,10 @@ GATE_BIAS = 2.0
 
 
 class Past(NamedTuple):
-  """The cached keys of a layer: those of the first pass and, in later passes, the last ones of the pass itself."""
+  """The cached keys of all layers: those of the first pass and, in later passes, the last ones of the pass itself.
+
+  Keys and values are [L, B, S, G, K]: a layer reads its own where they lie, while a slice of them would be a copy.
+  """
 
   far: Keys
   near: Keys | None
@@ -44,14 +47,15 @@ class Attention(nn.Module):
       self.gate_weight = param(self, 'gate_weight', (c.heads, c.gate_width), ('heads', 'gate'), init)
       self.gate_bias_H = param(self, 'gate_bias', (c.heads,), ('heads',), nn.initializers.constant(GATE_BIAS))
 
-  def __call__(self, x_BTD, ids: Ids, first: Keys | None, past: Past | None = None):
+  def __call__(self, x_BTD, ids: Ids, first: Keys | None, past: Past | None = None, layer=None):
     """Attends within documents.
 
     Args:
       x_BTD: normalised hidden states.
       ids: Ids [B, T].
       first: None in the first pass, its keys in later passes.
-      past: None if the rows are whole, else the cached keys of this layer that precede them.
+      past: None if the rows are whole, else the cached keys that precede them.
+      layer: int32, which of the cached layers this is.
 
     Returns:
       (out_BTD, keys of this pass, mean gate over heads and tokens that are not padding or, in the first pass, None).
@@ -67,13 +71,13 @@ class Attention(nn.Module):
       if past is None:
         out_BTHK = context.attention(q_BTHK, keys, self.context_transport)
       else:
-        out_BTHK = context.cached_attention(q_BTHK, keys, past.far)
+        out_BTHK = context.cached_attention(q_BTHK, keys, past.far, layer)
     else:
       logits_BTH = self._gate_logits(x_BTD, q_BTHK)
       if past is None:
         out_BTHK = context.gated_attention(q_BTHK, first, keys, logits_BTH, c.loop_window, self.context_transport)
       else:
-        streams = first, keys, past.far, past.near
+        streams = first, keys, past.far, past.near, layer
         out_BTHK = context.cached_gated_attention(q_BTHK, *streams, logits_BTH, c.loop_window)
       real_BT1 = (ids.segment_ids != 0)[..., None]
       gate = jnp.sum(jnp.where(real_BT1, jax.nn.sigmoid(logits_BTH), 0)) / jnp.maximum(jnp.sum(real_BT1) * c.heads, 1)

@@ -44,23 +44,21 @@ class Block(nn.Module):
   keep_keys: bool
 
   @nn.compact
-  def __call__(self, x_BTD, ids: Ids, first_kv, past_ids, past_kv):
+  def __call__(self, x_BTD, ids: Ids, first_kv, past: Past | None, layer):
     """Returns (x_BTD, ((k, v) if they are needed, mean gate of a later pass)).
 
     Args:
       first_kv: None in the first pass, its (k, v) in later passes.
-      past_ids, past_kv: None, or ids and (k, v) of the fields of Past.
+      past: None if the rows are whole, else the cached keys of all layers.
+      layer: int32 index of this one among them.
     """
     c = self.config
     x_BTD = checkpoint_name(x_BTD, 'layer_input')
     normed_BTD = RMSNorm(c.norm_eps, name='attention_norm')(x_BTD)
     # Ids are the same in every layer and pass, so keys and values alone are stacked over layers.
     first = None if first_kv is None else Keys(*first_kv, ids)
-    past = None
-    if past_kv is not None:
-      past = Past(*(kv and Keys(*kv, ids) for kv, ids in zip(past_kv, past_ids)))
     attend = Attention(c, self.dtype, self.context_transport, name='attention')
-    out_BTD, keys, gate = attend(normed_BTD, ids, first, past)
+    out_BTD, keys, gate = attend(normed_BTD, ids, first, past, layer)
     x_BTD = x_BTD + out_BTD
     x_BTD = x_BTD + Mlp(c, self.dtype, name='mlp')(RMSNorm(c.norm_eps, name='mlp_norm')(x_BTD))
     x_BTD = sharding.constrain(x_BTD, 'batch', 'sequence', 'activation')
@@ -135,15 +133,16 @@ class Transformer(nn.Module):
 
   def _passes(self, tokens, ids, cache):
     c = self.config
-    past_ids = cache and (cache.far_ids(), cache.near_ids() if cache.near else None)
-    near = cache.near if cache and cache.near else (None,) * (c.loops - 1)
-    past = lambda near_kv: cache and (cache.far, near_kv)
+    far = cache and Keys(*cache.far, cache.far_ids())
+    near = [Keys(*kv, cache.near_ids()) for kv in cache.near] if cache else [None] * (c.loops - 1)
+    past = lambda near: cache and Past(far, near)
+    layers = cache and jnp.arange(c.layers)
     embedded_BTD = sharding.constrain(self.embedder(tokens), 'batch', 'sequence', 'activation')
-    x_BTD, (first_kv, _) = self.layers(embedded_BTD, ids, None, past_ids, past(None))
+    x_BTD, (first_kv, _) = self.layers(embedded_BTD, ids, None, past(None), layers)
     changes, gates, passes = [], [], [first_kv]
-    for near_kv in near:
+    for past_near in near:
       start_BTD = reenter(c.loop_variant, x_BTD, embedded_BTD, self.final_norm, c.loop_gradient_scale)
-      x_BTD, (kv, gate_L) = self.layers(start_BTD, ids, first_kv, past_ids, past(near_kv))
+      x_BTD, (kv, gate_L) = self.layers(start_BTD, ids, first_kv, past(past_near), layers)
       changes.append(relative_change(start_BTD, x_BTD, ids.segment_ids))
       gates.append(jnp.mean(gate_L))
       passes.append(kv)

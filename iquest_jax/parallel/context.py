@@ -27,6 +27,11 @@ _QUERIES = sharding.spec('batch', 'sequence', 'heads', None)
 _KV = sharding.spec('batch', 'sequence', 'kv_heads', None)
 _KEYS = Keys(_KV, _KV, Ids(_ROWS, _ROWS))
 _GATES = sharding.spec('batch', 'sequence', 'heads')
+# Cached keys of all layers, [L, B, S, G, K], and their Ids [B, S].
+_CACHED_KV = sharding.spec('layers', 'batch', None, 'kv_heads', None)
+_CACHED_IDS = sharding.spec('batch', None)
+_CACHED = Keys(_CACHED_KV, _CACHED_KV, Ids(_CACHED_IDS, _CACHED_IDS))
+_EVERYWHERE = sharding.spec()
 
 
 def attention(q_BTHK, keys: Keys, transport: str):
@@ -84,16 +89,18 @@ def gated_attention(
   return _split(local, _QUERIES, _KEYS, _KEYS, _GATES)(q_BTHK, far, near, gate_logits_BTH)
 
 
-def cached_attention(q_BTHK, own: Keys, past: Keys):
+def cached_attention(q_BTHK, own: Keys, past: Keys, layer):
   """`decode_attention.attention`, split over the ambient mesh by slots and heads."""
-  return _split(decode_attention.attention, _QUERIES, _KEYS, _KEYS)(q_BTHK, own, past)
+  return _split(decode_attention.attention, _QUERIES, _KEYS, _CACHED, _EVERYWHERE)(q_BTHK, own, past, layer)
 
 
-def cached_gated_attention(q_BTHK, far: Keys, near: Keys, past_far: Keys, past_near: Keys, gate_logits_BTH, window: int):
+def cached_gated_attention(
+    q_BTHK, far: Keys, near: Keys, past_far: Keys, past_near: Keys, layer, gate_logits_BTH, window: int
+):
   """`decode_attention.gated_attention`, split over the ambient mesh by slots and heads."""
   attend = functools.partial(decode_attention.gated_attention, window=window)
-  specs = _QUERIES, _KEYS, _KEYS, _KEYS, _KEYS, _GATES
-  return _split(attend, *specs)(q_BTHK, far, near, past_far, past_near, gate_logits_BTH)
+  specs = _QUERIES, _KEYS, _KEYS, _CACHED, _CACHED, _EVERYWHERE, _GATES
+  return _split(attend, *specs)(q_BTHK, far, near, past_far, past_near, layer, gate_logits_BTH)
 
 
 def check(length: int, ways: int, transport: str, window: int = 1, halo_rows: int = halo.ROWS) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from iquest_jax.kernels.decode_attention import reference, tpu
-from iquest_jax.kernels.gated_attention import Ids, Keys
+from iquest_jax.kernels.gated_attention import Ids
 
 from tests.kernels import decode_slots
 from tests.kernels.decode_slots import slots
@@ -23,14 +23,14 @@ every_implementation = pytest.mark.parametrize('name', ['reference', 'tpu'])
 def compiled(name, gated, window, options):
   module, options = (reference, {}) if name == 'reference' else (tpu, {'options': options})
   if gated:
-    return jax.jit(lambda arrays, layer: module.gated_attention(*arrays, window=window, layer=layer, **options))
-  return jax.jit(lambda arrays, layer: module.attention(*arrays, layer=layer, **options))
+    return jax.jit(lambda arrays: module.gated_attention(*arrays, window=window, **options))
+  return jax.jit(lambda arrays: module.attention(*arrays, **options))
 
 
-def run(name, example, gated, layer=None, options=INTERPRETED):
+def run(name, example, gated, options=INTERPRETED):
   """float64 [B, 1, H, K]."""
   arrays = example.gated[:-1] if gated else example.plain
-  return np.asarray(compiled(name, gated, example.window, options)(arrays, layer), np.float64)
+  return np.asarray(compiled(name, gated, example.window, options)(arrays), np.float64)
 
 
 def assert_defined(name, example, gated, atol=1e-5):
@@ -76,23 +76,13 @@ def test_slots_without_a_query_give_zeros_and_leave_the_others(name, gated, idle
 
 
 @both_kinds
-def test_whatever_lies_where_no_token_is_changes_nothing(gated):
+def test_what_lies_in_other_layers_or_beyond_a_slots_tokens_changes_nothing(gated):
   example = slots()
   clean = run('tpu', example, gated)
   for poison in (np.nan, np.inf, -np.inf):
-    poisoned = example.map_past(lambda x, empty: np.where(empty[..., None, None], x.dtype.type(poison), x))
-    assert sum(np.isfinite(x).all() for x in jax.tree.leaves(poisoned.past_far[:2])) == 0
+    poisoned = example.map_past(lambda x, used: np.where(used, x, x.dtype.type(poison)))
+    assert not any(np.isfinite(x[-1]).all() or np.isfinite(x[0]).any() for x in poisoned.past_far[:2])
     np.testing.assert_array_equal(run('tpu', poisoned, gated), clean)
-
-
-@both_kinds
-@every_implementation
-def test_a_layer_of_the_whole_cache_equals_its_slice(name, gated):
-  example, others = slots((0, 129, 512)), slots((0, 129, 512), seed=1)
-  stack = lambda keys, other: Keys(*(np.stack([b, a, b]) for a, b in zip(keys[:2], other[:2])), keys.ids)
-  past = stack(example.past_far, others.past_far), stack(example.past_near, others.past_near)
-  whole = example._replace(past_far=past[0], past_near=past[1])
-  np.testing.assert_array_equal(run(name, whole, gated, jnp.int32(1)), run(name, example, gated))
 
 
 @both_kinds

@@ -67,7 +67,7 @@ def compile_for(topology: str) -> dict:
   def run(q, own_far, own_near, past_far, past_near, logits):
     def layer(q, index):
       plain = attention(q, own_far, past_far, index)
-      return gated_attention(plain, own_far, own_near, past_far, past_near, logits, W, index), None
+      return gated_attention(plain, own_far, own_near, past_far, past_near, index, logits, W), None
 
     return jax.lax.scan(layer, q, jnp.arange(L))[0]
 

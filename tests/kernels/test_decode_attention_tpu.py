@@ -78,14 +78,17 @@ def test_bytes_read_are_within_five_percent_of_what_the_cached_tokens_weigh(monk
 
 def test_what_moves_besides_the_caches_weighs_under_one_percent():
   """Of what 4096 cached tokens weigh, at the shapes of 40b in a room of 98304."""
-  B, H, G, K, S, W = 2, 40, 8, 128, 98304, 64
+  L, B, H, G, K, S, W = 3, 2, 40, 8, 128, 98304, 64
   array = lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct((B, *shape), dtype)
-  keys = lambda length: Keys(*[array(length, G, K)] * 2, Ids(*[array(length, dtype=jnp.int32)] * 2))
-  arrays = array(1, H, K), keys(1), keys(1), keys(S), keys(W), array(1, H, dtype=jnp.float32)
+  ids = lambda length: Ids(*[array(length, dtype=jnp.int32)] * 2)
+  new = Keys(*[array(1, G, K)] * 2, ids(1))
+  cached = lambda length: Keys(*[jax.ShapeDtypeStruct((L, B, length, G, K), jnp.bfloat16)] * 2, ids(length))
+  layer = jax.ShapeDtypeStruct((), jnp.int32)
+  arrays = array(1, H, K), new, new, cached(S), cached(W), layer, array(1, H, dtype=jnp.float32)
   program = jax.make_jaxpr(functools.partial(tpu.gated_attention, window=W))(*arrays)
   (launch,) = [eqn for eqn in program.eqns if eqn.primitive.name == 'pallas_call']
   weigh = lambda variables: sum(x.aval.size * x.aval.dtype.itemsize for x in variables)
-  caches = [x for x in launch.invars if x.aval.shape in ((B, S * G, K), (B, W * G, K))]
+  caches = [x for x in launch.invars if x.aval.shape in ((L * B, S * G, K), (L * B, W * G, K))]
   assert len(caches) == 4
   assert weigh(launch.invars) - weigh(caches) + weigh(launch.outvars) < 0.01 * B * 4096 * 2 * G * K * 2
 
@@ -121,7 +124,7 @@ def test_several_new_tokens_or_other_rooms_run_as_the_reference():
   example = slots((3,), S=128)
   odd = slots((3,), S=130)
   two = [jax.tree.map(lambda x: np.repeat(x, 2, axis=1), x) for x in example.plain[:2]]
-  for arrays in (odd.plain, (*two, example.past_far)):
+  for arrays in (odd.plain, (*two, *example.plain[2:])):
     np.testing.assert_array_equal(tpu.attention(*arrays), reference.attention(*arrays))
 
 

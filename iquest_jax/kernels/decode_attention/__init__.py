@@ -7,16 +7,16 @@ from iquest_jax.kernels.platform import target
 __all__ = ['attention', 'gated_attention']
 
 
-def attention(q_BTHK, own: Keys, past: Keys, layer=None):
+def attention(q_BTHK, own: Keys, past: Keys, layer):
   """reference.attention."""
   return _implementation().attention(q_BTHK, own, past, layer)
 
 
 def gated_attention(
-    q_BTHK, far: Keys, near: Keys, past_far: Keys, past_near: Keys, gate_logits_BTH, window: int, layer=None
+    q_BTHK, far: Keys, near: Keys, past_far: Keys, past_near: Keys, layer, gate_logits_BTH, window: int
 ):
   """reference.gated_attention."""
-  return _implementation().gated_attention(q_BTHK, far, near, past_far, past_near, gate_logits_BTH, window, layer)
+  return _implementation().gated_attention(q_BTHK, far, near, past_far, past_near, layer, gate_logits_BTH, window)
 
 
 def _implementation():

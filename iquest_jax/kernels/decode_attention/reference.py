@@ -12,15 +12,15 @@ from iquest_jax.kernels.gated_attention import Keys, attention_with_lse, join
 from iquest_jax.kernels.gated_attention.reference import merge, mix
 
 
-def attention(q_BTHK, own: Keys, past: Keys, layer=None):
+def attention(q_BTHK, own: Keys, past: Keys, layer):
   """Causal attention within a slot.
 
   Args:
     q_BTHK: rotated queries.
     own: Keys [B, T] of the same tokens.
-    past: Keys [B, S] of earlier tokens, in any order; empty slots have segment id 0.
-    layer: int32; its keys and values are taken from those of all layers, [L, B, S, G, K] in `past`. A kernel reads them
-      where they lie, while a slice of the cache would be a copy of all its places.
+    past: Keys of earlier tokens, in any order, with k and v [L, B, S, G, K] of all layers and ids [B, S]; empty slots have
+      segment id 0. A kernel reads a layer where it lies, while a slice of the cache would be a copy of all its places.
+    layer: int32, which of them.
 
   Returns:
     [B, T, H, K] in the dtype of q; zero where the segment id is 0.
@@ -31,7 +31,7 @@ def attention(q_BTHK, own: Keys, past: Keys, layer=None):
 
 
 def gated_attention(
-    q_BTHK, far: Keys, near: Keys, past_far: Keys, past_near: Keys, gate_logits_BTH, window: int, layer=None
+    q_BTHK, far: Keys, near: Keys, past_far: Keys, past_near: Keys, layer, gate_logits_BTH, window: int
 ):
   """Later passes of the loop, as `kernels.gated_attention`; each stream has new keys and cached ones.
 
@@ -42,7 +42,5 @@ def gated_attention(
 
 
 def _of_layer(keys: Keys, layer) -> Keys:
-  if layer is None:
-    return keys
   k, v = (jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in keys[:2])
   return Keys(k, v, keys.ids)

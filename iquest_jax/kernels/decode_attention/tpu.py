@@ -113,7 +113,7 @@ class Near(NamedTuple):
   v: jax.Array
 
 
-def attention(q_BTHK, own: Keys, past: Keys, layer=None, options: Options = DEFAULT):
+def attention(q_BTHK, own: Keys, past: Keys, layer, options: Options = DEFAULT):
   """reference.attention; of one new token per slot, if the tokens of each slot are its first places in `past`.
 
   Several new tokens run as the reference, and so do slots whose places are no multiple of PIECE.
@@ -129,9 +129,9 @@ def gated_attention(
     near: Keys,
     past_far: Keys,
     past_near: Keys,
+    layer,
     gate_logits_BTH,
     window: int,
-    layer=None,
     options: Options = DEFAULT,
 ):
   """reference.gated_attention, as in `attention`; `past_near` may be in any order.
@@ -140,7 +140,7 @@ def gated_attention(
     ValueError: `past_near` has more than PIECE places.
   """
   if not _fits(q_BTHK, past_far):
-    return reference.gated_attention(q_BTHK, far, near, past_far, past_near, gate_logits_BTH, window, layer)
+    return reference.gated_attention(q_BTHK, far, near, past_far, past_near, layer, gate_logits_BTH, window)
   W, G = past_near.k.shape[-3:-1]
   if W > PIECE:
     raise ValueError(f'decode_attention: past_near must have at most {PIECE} places on a TPU, got {W}')
@@ -156,7 +156,7 @@ def _fits(q_BTHK, past: Keys) -> bool:
 
 
 def _rows(x_BSGK):
-  """[L x B, S x G, K] of [L, B, S, G, K] or [B, S, G, K], which lies in memory as it did."""
+  """[..., S x G, K] of [..., S, G, K] with one leading axis, which lies in memory as it did."""
   S, G, K = x_BSGK.shape[-3:]
   return x_BSGK.reshape(-1, S * G, K)
 
@@ -167,7 +167,7 @@ def _launch(q_BTHK, own: Keys, past: Keys, layer, near: Near | None, options: Op
   o = options.fitted(S, G)
   active_B = own.ids.segment_ids[:, 0] != 0
   length_B = jnp.sum(past.ids.segment_ids != 0, axis=1, dtype=jnp.int32)
-  steps = plan(length_B, active_B, o.block // G, -(-S * G // o.block), 0 if layer is None else layer)
+  steps = plan(length_B, active_B, o.block // G, -(-S * G // o.block), layer)
 
   def spec(x, slots=B):
     """The slot's part of an array at each step."""
