@@ -1,7 +1,8 @@
-"""Compile a stage's train step for a TPU slice without having one: does it fit, and how fast should it be?
+"""Compile a stage's train step, or decoding, for a TPU slice without having one: does it fit, and how fast should it be?
 
   python -m launch.aot --exp=midtrain_128k:size=40b_loop --topology=v5p:8x8x4     report on one stage
-  python -m launch.aot --all                                                      table of every stage, size and slice
+  python -m launch.aot --exp=sft_thinking:size=40b_loop --program=decode          report on decoding with its model
+  python -m launch.aot --all                                                      tables of every stage, size and slice
 
 --topology takes a shape (v5p:8x8x4) or a Cloud name (v5p-512) and also picks the mesh; --exp.mesh.fsdp=16 and other
 overrides try another one. Exits with status 1 if something does not fit. Needs the extra "tpu" (libtpu), no accelerator.
@@ -22,6 +23,8 @@ from iquest_jax.model import sizes
 from launch import command
 
 flags.DEFINE_string('topology', common.Arguments().topology, 'TPU slice, such as v5p:8x8x4 or v5p-512.')
+flags.DEFINE_enum('program', 'train', ['train', 'decode'], 'Compile the train step, or prefill and the decode step.')
+flags.DEFINE_integer('slots', 0, 'Slots per group of chips, for decoding; 0 takes what should fit.', lower_bound=0)
 flags.DEFINE_bool('all', False, 'Compile every stage of every full size for every slice of experiments/meshes.py.')
 
 FLAGS = flags.FLAGS
@@ -31,6 +34,8 @@ BUNDLES = RESULTS / 'bundles.jsonl'
 SIZES = ('7b', '14b', '40b', '40b_loop')
 # The default slice and the longest context come first: if they fail, nothing else matters.
 SLICES = ('v5p-512', 'v5p-256', 'v6e-256')
+# A slice decodes as groups of eight chips, so another one of the same kind tells nothing more.
+DECODE_SIZES, DECODE_SLICES = ('40b_loop',), ('v5p-512',)
 
 
 def main(argv):
@@ -41,48 +46,77 @@ def main(argv):
 
 
 def _one() -> int:
-  from iquest_jax.aot import bundles, estimate, report, sweep
+  from iquest_jax.aot import bundles, decode, estimate, report, sweep
 
   config = command.config()
-  slice_ = topology.find(FLAGS.topology)
-  measure = sweep.compile_alone(config, slice_)
-  estimated = estimate.estimate(measure, config, slice_, bundles.load(BUNDLES))
-  print(report.render(f'{config.stage} {config.size}', config, slice_, measure, estimated))
+  slice_, counts, name = topology.find(FLAGS.topology), bundles.load(BUNDLES), f'{config.stage} {config.size}'
+  if FLAGS.program == 'decode':
+    plan = decode.plan(config, slice_, FLAGS.slots)
+    measures = sweep.compile_alone(config, slice_, 'decode', plan.slots)
+    estimated = decode.estimated(measures, plan, counts)
+    print(report.render_decode(name, measures, estimated))
+  else:
+    measure = sweep.compile_alone(config, slice_)
+    estimated = estimate.estimate(measure, config, slice_, counts)
+    print(report.render(name, config, slice_, measure, estimated))
   return 0 if estimated.fits else 1
 
 
 def _all() -> int:
-  from iquest_jax.aot import sweep
+  from iquest_jax.aot import decode, sweep
 
   results = sweep.Results(RESULTS / 'measures.jsonl')
   for cloud in SLICES:
     slice_ = topology.find(cloud)
     for size, stages in programs():
       config = command.experiment(f'{stages[0]}:size={size},topology={cloud}')
-      if results.get(config, slice_) is None:
+      if results.get(key := sweep.key(config, slice_)) is None:
         print(f'{config.stage} {size} on {slice_.name} ...', file=sys.stderr, flush=True)
-        results.add(config, slice_, sweep.compile_alone(config, slice_))
-  text, fits = table(results)
+        results.add(key, slice_, sweep.compile_alone(config, slice_))
+  for (size, _), row in decoded().items():
+    for cloud, config in row.items():
+      plan = decode.plan(config, slice_ := topology.find(cloud))
+      if results.get(key := sweep.decode_key(plan)) is None:
+        print(f'decoding with {size}, {plan.size} tokens, on {slice_.name} ...', file=sys.stderr, flush=True)
+        results.add(key, slice_, sweep.compile_alone(config, slice_, 'decode', plan.slots))
+  text, fits = tables(results)
   (RESULTS / 'table.md').write_text(text)
   print(text)
   return 0 if fits else 1
 
 
-def table(results) -> tuple[str, bool]:
-  """(the table of every stage, size and slice from recorded measures, whether all of it fits)."""
-  from iquest_jax.aot import bundles, estimate, report
+def tables(results) -> tuple[str, bool]:
+  """(the tables of training and of decoding from recorded measures, whether all of it fits)."""
+  from iquest_jax.aot import bundles, decode, estimate, report, sweep
 
-  counts, estimates, published = bundles.load(BUNDLES), {}, {}
+  counts, trained, published = bundles.load(BUNDLES), {}, {}
   for size, stages in programs():
-    row = estimates.setdefault((size, ', '.join(stages)), {})
+    row = trained.setdefault((size, ', '.join(stages)), {})
     for cloud in SLICES:
       config, slice_ = command.experiment(f'{stages[0]}:size={size},topology={cloud}'), topology.find(cloud)
-      of_rate = functools.partial(estimate.estimate, results.get(config, slice_), config, slice_, counts)
+      measure = results.get(sweep.key(config, slice_))
+      of_rate = functools.partial(estimate.estimate, measure, config, slice_, counts)
       row[cloud] = of_rate()
       if cloud == SLICES[0]:
         published[size, ', '.join(stages)] = of_rate(estimate.PUBLISHED_ATTENTION[slice_.generation])
-  text = report.table(estimates, published, '; '.join(results.versions()))
-  return text, all(each.fits for row in estimates.values() for each in row.values())
+  decoding = {name: {} for name in decoded()}
+  for name, row in decoded().items():
+    for cloud, config in row.items():
+      plan = decode.plan(config, topology.find(cloud))
+      decoding[name][cloud] = decode.estimated(results.get(sweep.decode_key(plan)), plan, counts)
+  text = report.table(trained, published, '; '.join(results.versions())) + '\n' + report.decode_table(decoding)
+  return text, all(each.fits for row in [*trained.values(), *decoding.values()] for each in row.values())
+
+
+def decoded() -> dict[tuple[str, int], dict]:
+  """(size, tokens per slot) -> Cloud name -> configuration, for the models of the last stages."""
+  configs = {}
+  for size in DECODE_SIZES:
+    for stage in ('sft_thinking', 'sft_instruct'):
+      for cloud in DECODE_SLICES:
+        config = command.experiment(f'{stage}:size={size},topology={cloud}')
+        configs.setdefault((size, config.data.context), {})[cloud] = config
+  return configs
 
 
 def programs() -> list[tuple[str, list[str]]]:

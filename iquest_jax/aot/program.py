@@ -1,7 +1,8 @@
-"""Compiles a stage's train step for a TPU slice without having one, and measures the compiled program.
+"""Compiles what a stage runs for a TPU slice without having one, and measures the compiled programs.
 
-Run as a module, it reads {"config": ..., "topology": ...} from stdin and writes the measure to stdout. Every compile runs
-in its own process, which frees the memory afterwards and isolates libtpu's global state.
+Run as a module, it reads {"config", "topology", "program", "slots"} from stdin and writes the measure to stdout: that of
+the train step or, of decoding, those of both programs by name. Every compile runs in its own process, which frees the
+memory afterwards and isolates libtpu's global state.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from iquest_jax.aot import hlo, topology
+from iquest_jax.aot import decode, hlo, topology
 from iquest_jax.aot.topology import Slice
 from iquest_jax.errors import UserError
 
@@ -64,15 +65,14 @@ def lower(config: ConfigDict, slice_: Slice):
     return stage.train_step.lower(stage.abstract, batch)
 
 
-def measure(config: ConfigDict, slice_: Slice) -> dict:
-  """What the compiler reports about a stage's train step on a slice, as plain data: bytes and cycles per chip, seconds.
+def measure(lowered) -> dict:
+  """What the compiler reports about a lowered program, as plain data: bytes and cycles per chip.
 
   If the program needs too much memory, `refused` has the compiler's message and `needed_bytes` is all that is known.
   """
   import jax
 
   versions = {'jax': jax.__version__, 'libtpu': importlib.metadata.version('libtpu')}
-  lowered = lower(config, slice_)
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
@@ -133,8 +133,13 @@ def _needed_bytes(message: str) -> int | None:
 
 def main() -> None:
   request = json.load(sys.stdin)
+  config, slice_ = ConfigDict(request['config']), topology.find(request['topology'])
   try:
-    print(json.dumps(measure(ConfigDict(request['config']), topology.find(request['topology']))))
+    if request['program'] == 'decode':
+      programs = decode.lower(decode.plan(config, slice_, request['slots']))
+      print(json.dumps({name: measure(lowered) for name, lowered in programs.items()}))
+    else:
+      print(json.dumps(measure(lower(config, slice_))))
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)

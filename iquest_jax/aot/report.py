@@ -4,6 +4,7 @@ import textwrap
 
 from ml_collections import ConfigDict
 
+from iquest_jax.aot import decode
 from iquest_jax.aot.estimate import PUBLISHED_ATTENTION, Estimate, kept_for_backward
 from iquest_jax.aot.topology import Slice
 
@@ -55,6 +56,69 @@ def render(name: str, config: ConfigDict, slice_: Slice, measure: dict, estimate
   return '\n'.join(lines)
 
 
+def render_decode(name: str, measures: dict[str, dict], estimate: decode.Estimate) -> str:
+  """The report on decoding with a stage's model on one slice."""
+  plan, versions = estimate.plan, measures['decode']
+  chip, slots = plan.slice_.chip, plan.groups * plan.slots
+  lines = [
+      f'{name}, decoding on {plan.slice_.name}, {plan.slice_.chips} chips: {"FITS" if estimate.fits else "DOES NOT FIT"}',
+      f'  compiled by jax {versions["jax"]}, libtpu {versions["libtpu"]}, not run: memory and cycles are reported by '
+      'the compiler, times and rates are estimates',
+      f'  mesh                data {plan.groups} tensor {plan.tensor}: {plan.groups} groups of {plan.tensor} chips, each '
+      'with all parameters in bfloat16',
+      f'  slots               {slots} of {plan.size} tokens, {plan.slots} per group; the rest of the HBM would hold '
+      f'{estimate.more} more per group',
+      f'  cache per slot      {_gib(plan.slot_bytes)} over the chips of a group',
+  ]
+  for program in ('decode', 'prefill'):
+    measure = measures[program]
+    peak = measure['needed_bytes' if 'refused' in measure else 'peak_bytes']
+    lines.append(f'  peak HBM, {program:9} {_gib(peak)} of {_gib(chip.hbm_bytes)} per chip')
+    if 'refused' in measure:
+      lines.append(f'  the compiler says   {measure["refused"]}')
+    for size, shape, source in measure.get('allocations', ()):
+      lines.append(f'    {_gib(size):>12}  {shape.partition("{")[0]:32} {source}')
+  if not estimate.fits:
+    return '\n'.join(lines)
+  lines += [
+      f'  a step, estimated   {1000 * estimate.step_seconds:.1f} ms, most of it {_PARTS[estimate.dominant]}',
+      *(f'    {_PARTS[part]:18} {1000 * seconds:10.2f} ms' for part, seconds in estimate.step.items()),
+      f'  rate, estimated     {estimate.tokens_per_second:.0f} tokens/s with full slots, '
+      f'{estimate.tokens_per_second / plan.slice_.chips:.1f} per chip',
+      f'  bytes per token     {plan.token_bytes / 1e9:.2f} GB read by a group, calculated; '
+      f'{1000 * plan.token_bytes * plan.slots / plan.tensor / chip.hbm_bandwidth:.1f} ms per step at full bandwidth',
+      f'  a prefill           {sum(estimate.prefill.values()):.2f} s for {plan.groups} rows of {plan.size}, one per group',
+  ]
+  return '\n'.join(lines)
+
+
+def decode_table(estimates: dict[tuple[str, int], dict[str, decode.Estimate]]) -> str:
+  """Markdown table of (size, tokens per slot) -> Cloud name of the slice -> estimate."""
+  slices = list(next(iter(estimates.values())))
+  text = (
+      'Decoding, compiled and calculated in the same way. Each cell: slots of that many tokens; peak HBM per chip; '
+      'milliseconds per token with all slots full; tokens per second of the slice.'
+  )
+  lines = [
+      textwrap.fill(text, 120),
+      '',
+      f'| size | tokens per slot | {" | ".join(slices)} |',
+      '|---|---|' + '---|' * len(slices),
+  ]
+  for (size, length), row in estimates.items():
+    lines.append(f'| {size} | {length} | {" | ".join(_decode_cell(row[name]) for name in slices)} |')
+  return '\n'.join(lines) + '\n'
+
+
+def _decode_cell(estimate: decode.Estimate) -> str:
+  plan = estimate.plan
+  slots = plan.groups * plan.slots
+  peak = '?' if estimate.peak_bytes is None else f'{estimate.peak_bytes / 2**30:.1f}'
+  if not estimate.fits:
+    return f'{slots} slots: **do not fit**, {peak} of {plan.slice_.chip.hbm_bytes / 2**30:.1f} GiB'
+  return f'{slots} slots, {peak} GiB, {1000 * estimate.step_seconds:.0f} ms, {estimate.tokens_per_second:.0f} tokens/s'
+
+
 def table(
     estimates: dict[tuple[str, str], dict[str, Estimate]], published: dict[tuple[str, str], Estimate], versions: str
 ) -> str:
@@ -72,7 +136,7 @@ def table(
       "chip, reported by the compiler; seconds per step and MFU, calculated from the compiler's cycles, published link "
       'rates, copies to the host at an assumed 15 GB/s and, for attention, the larger of its scheduled instructions and '
       'the time of its products on the matrix units. A row is one document, which is the most attention it can cost. The '
-      f'last column is {slices[0]} with attention at {100 * rate:.0f} % of peak instead, as published kernels reach.'
+      f'last column is {slices[0]} with attention at {100 * rate:.0f} % of peak instead, about what is published.'
   )
   lines = [
       textwrap.fill(text, 120),

@@ -1,5 +1,6 @@
 """Compiles each distinct program in its own process and records what an estimate needs, one JSON line per program."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -11,6 +12,7 @@ import sys
 from ml_collections import ConfigDict
 
 from iquest_jax.aot import program
+from iquest_jax.aot.decode import Plan
 from iquest_jax.aot.topology import Slice
 from iquest_jax.config import to_json
 from iquest_jax.errors import UserError
@@ -20,17 +22,30 @@ _COMPILED = ('model', 'mesh', 'train', 'data')
 
 
 def key(config: ConfigDict, slice_: Slice) -> str:
-  """Identifies the compiled program: equal for stages whose train steps differ only in constants."""
+  """Identifies the compiled train step: equal for stages whose steps differ only in constants."""
   settings = json.loads(to_json(config))
   parts = {section: settings[section] for section in _COMPILED}
   parts['train'] = {name: value for name, value in parts['train'].items() if name != 'steps'}
   parts['data'] = {'context': parts['data']['context']}
   parts['moments'], parts['slice'] = settings['optim']['moment_dtype'], slice_.name
+  return _hash(parts)
+
+
+def decode_key(plan: Plan) -> str:
+  """Identifies the compiled programs of a plan for decoding."""
+  return _hash({'program': 'decode', **dataclasses.asdict(plan)})
+
+
+def _hash(parts: dict) -> str:
   return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def compile_alone(config: ConfigDict, slice_: Slice) -> dict:
-  """The measure of a stage (aot.program.measure), taken in its own process.
+def compile_alone(config: ConfigDict, slice_: Slice, program_name: str = 'train', slots: int = 0) -> dict:
+  """The measure of a stage's train step, or those of both programs of decoding (aot.program), taken in its own process.
+
+  Args:
+    program_name: train or decode.
+    slots: per group, for decoding (aot.decode.plan).
 
   Raises:
     UserError: libtpu is missing, or the configuration does not fit the slice.
@@ -40,7 +55,9 @@ def compile_alone(config: ConfigDict, slice_: Slice) -> dict:
     raise UserError('aot: libtpu is not installed; it is the extra "tpu": pip install -e .[tpu]')
   done = subprocess.run(
       [sys.executable, '-m', program.__name__],
-      input=json.dumps({'config': json.loads(to_json(config)), 'topology': slice_.name}),
+      input=json.dumps(
+          {'config': json.loads(to_json(config)), 'topology': slice_.name, 'program': program_name, 'slots': slots}
+      ),
       capture_output=True,
       text=True,
       env=os.environ | program.ENVIRONMENT,
@@ -60,18 +77,22 @@ class Results:
     lines = path.read_text().splitlines() if path.exists() else []
     self._known = {line['key']: line['measure'] for line in map(json.loads, lines)}
 
-  def get(self, config: ConfigDict, slice_: Slice) -> dict | None:
-    """The recorded part of a measure; None if the program has not been compiled."""
-    return self._known.get(key(config, slice_))
+  def get(self, key: str) -> dict | None:
+    """The recorded part of what was compiled under a key; None if nothing was."""
+    return self._known.get(key)
 
   def versions(self) -> list[str]:
     """The versions of jax and libtpu that compiled the recorded programs."""
-    return sorted({f'jax {measure["jax"]}, libtpu {measure["libtpu"]}' for measure in self._known.values()})
+    measures = [each for measure in self._known.values() for each in ([measure] if 'jax' in measure else measure.values())]
+    return sorted({f'jax {measure["jax"]}, libtpu {measure["libtpu"]}' for measure in measures})
 
-  def add(self, config: ConfigDict, slice_: Slice, measure: dict) -> None:
-    """Records what an estimate needs of a measure."""
-    line = {'key': key(config, slice_), 'slice': slice_.name, 'measure': program.for_estimate(measure)}
-    self._known[line['key']] = line['measure']
+  def add(self, key: str, slice_: Slice, measure: dict) -> None:
+    """Records what an estimate needs of a measure, or of the measures of several programs by name."""
+    if 'jax' in measure:
+      recorded = program.for_estimate(measure)
+    else:
+      recorded = {name: program.for_estimate(each) for name, each in measure.items()}
+    self._known[key] = recorded
     self._path.parent.mkdir(parents=True, exist_ok=True)
     with open(self._path, 'a') as file:
-      file.write(json.dumps(line) + '\n')
+      file.write(json.dumps({'key': key, 'slice': slice_.name, 'measure': recorded}) + '\n')

@@ -126,7 +126,8 @@ def test_a_collective_spread_over_fusions_counts_once_behind_the_products_that_c
       + flag('flag.2', 'step.1')
       + fusion('other', '%a', 'nothing', 5000, 'f32[16,128]{1,0}')
       + fusion('done.1', '%flag.2', 'fused_computation.4', 0, 'f32[64,128]{1,0}')
-      + fusion('start.2', '%done.1', 'fused_computation.1', 0)
+      + '  %product = f32[16,128]{1,0} get-tuple-element(%step.1), index=0\n'
+      + fusion('start.2', '%product, %done.1', 'fused_computation.1', 0)
       + flag('flag.3', 'start.2')
       + fusion('step.2', '%done.1, %flag.3', 'async_collective_fusion.2', 800)
       + flag('flag.4', 'step.2')
