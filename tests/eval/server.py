@@ -13,16 +13,16 @@ class Server:
   Attributes:
     url: of the API.
     requests: (path, headers, body) of every request that came.
-    failures: status codes to answer with first, or 'slow', 'drop', 'garbage'.
+    failures: status codes to answer with first, or 'slow', 'drop', 'garbage'; `location` goes with them.
   """
 
-  def __init__(self, say=lambda body: '4', failures=()):
+  def __init__(self, say=lambda body: '4', failures=(), location=''):
     self.requests, self.failures, lock = [], list(failures), threading.Lock()
     outer = self
 
     class Handler(http.server.BaseHTTPRequestHandler):
       def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+        body = json.loads(self.rfile.read(int(self.headers.get('Content-Length', 0))) or '{}')
         with lock:
           outer.requests.append((self.path, dict(self.headers), body))
           failure = outer.failures.pop(0) if outer.failures else None
@@ -38,9 +38,13 @@ class Server:
         if isinstance(failure, int):
           text = f'sorry, {self.headers.get("Authorization", "")}\nno'
         self.send_response(failure if isinstance(failure, int) else 200)
+        if location:
+          self.send_header('Location', location)
         self.end_headers()
         with contextlib.suppress(OSError):  # the client may have given up
           self.wfile.write(text.encode())
+
+      do_GET = do_POST  # what a redirect would become
 
       def log_message(self, *_):
         pass

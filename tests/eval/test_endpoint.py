@@ -102,6 +102,13 @@ def test_a_failure_that_stays_is_one_line_without_the_key(failure, says, request
     assert KEY not in str(error.value) and len(server.requests) == requests
 
 
+def test_a_redirect_takes_the_key_nowhere():
+  with Server() as other, Server(failures=[302], location=f'{other.url}/chat/completions') as server:
+    with pytest.raises(UserError, match='refuses with status 302'):
+      ask(server)
+    assert len(server.requests) == 1 and not other.requests
+
+
 def test_a_server_that_is_not_there_or_answers_something_else_is_one_line(unused_port):
   with pytest.raises(UserError, match='did not answer in 3 tries .*refused'):
     ask(type('Nowhere', (), {'url': f'http://127.0.0.1:{unused_port}'}))

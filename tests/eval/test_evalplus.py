@@ -115,7 +115,8 @@ def test_a_root_is_right_if_the_polynomial_vanishes_there(tmp_path, pool):
   }  # fmt: skip
   roots = problem(HUMANEVAL_PLUS, tmp_path, record)
   assert graded(HUMANEVAL_PLUS, roots, answer('return -1.0', 'find_zero(xs)'), pool).status == 'passed'
-  assert graded(HUMANEVAL_PLUS, roots, answer('return 0.9', 'find_zero(xs)'), pool).status == 'failed'
+  for wrong in ('return 0.9', 'xs.clear(); return 5.0'):
+    assert graded(HUMANEVAL_PLUS, roots, answer(wrong, 'find_zero(xs)'), pool).status == 'failed'
 
 
 def test_json_becomes_tuples_sets_and_complex_numbers_by_task():

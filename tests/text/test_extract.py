@@ -44,6 +44,8 @@ def test_a_block_is_the_code_of_an_answer(answer, code):
         (f'```python\n{SUB}```\n</think>\n```python\n{ADD}```', ADD),  # the prompt opened the span
         (f'```python\n{ADD}```\n<think>or\n```python\n{SUB}```', ADD),  # cut off in its second thoughts
         (f'<think>```python\n{SUB}```', ''),
+        (f'```python\n{SUB}```\n</think>\nI do not know.', ''),
+        (f'```python\n{SUB}```\n<think>a</think>b</think>\nI do not know.', ''),
         (f'<think>a</think>b</think>```\n{ADD}```', ADD),
         (f'<think>a<think>b</think>```\n{ADD}```', ADD),
     ],
