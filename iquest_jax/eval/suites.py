@@ -40,6 +40,14 @@ SUITES = {
     'cruxeval_output': 'cruxeval:OUTPUT',
     'livecodebench': 'livecodebench:LIVECODEBENCH',
     'mercury': 'mercury:MERCURY',
+    'needle_4kb': 'needle:NEEDLE_4',
+    'needle_32kb': 'needle:NEEDLE_32',
+    'needle_128kb': 'needle:NEEDLE_128',
+    'needle_512kb': 'needle:NEEDLE_512',
+    'repository_4kb': 'needle:REPOSITORY_4',
+    'repository_32kb': 'needle:REPOSITORY_32',
+    'repository_128kb': 'needle:REPOSITORY_128',
+    'repository_512kb': 'needle:REPOSITORY_512',
     'small_programs': 'small_programs:SMALL_PROGRAMS',
 }
 

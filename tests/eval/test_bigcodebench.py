@@ -61,6 +61,7 @@ def test_gold_scores_full_in_both_forms_and_without_its_imports(problem, pool):
         (FUNCTION.replace('sorted', 'list'), 'failed', 'test_sorted: AssertionError'),
         (FUNCTION.replace('os.getcwd()', '1'), 'failed', 'test_sorted: AssertionError'),
         ('def f(: pass', 'failed', 'SyntaxError'),
+        ('open("job.json")', 'failed', 'FileNotFoundError'),
         ('pass', 'failed', 'test_missing: AssertionError'),
         (FUNCTION.replace('with open', 'raise SystemExit\n    with open'), 'failed', 'test_missing: SystemExit'),
         ('import os\nos._exit(0)', 'crashed', 'the program ended before its tests did'),
@@ -95,7 +96,7 @@ def test_a_problem_without_tests_never_passes(tmp_path, pool):
 
 
 def test_a_problem_whose_library_is_not_installed_is_missing(tmp_path, pool):
-  write_lines(tmp_path / 'BigCodeBench.jsonl', TASK | {'libs': ['os.path', 'no_such_library']})
+  write_lines(tmp_path / 'BigCodeBench.jsonl', TASK | {'libs': ['os.path', 'no_such_library.part']})
   outcome = graded(INSTRUCT, INSTRUCT.problems(tmp_path)[0], '', pool)
   assert (outcome.status, outcome.reason) == ('missing', 'needs no_such_library')
 
