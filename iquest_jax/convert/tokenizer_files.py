@@ -60,14 +60,16 @@ def read(model_dir: pathlib.Path, model: ModelConfig) -> Tokenizer | None:
   """The tokenizer of a published checkpoint; None if it has no tokenizer.json.
 
   Raises:
-    UserError: it is not a tokenizer with the special tokens, has ids that the model does not know, or encodes the text
-      of a chat to other tokens than the chat's segments, of which rows and prompts are made.
+    UserError: it is not a tokenizer with the special and reserved tokens, has ids that the model does not know, or
+      encodes the text of a chat to other tokens than the chat's segments, of which rows and prompts are made.
   """
   path = model_dir / _NAME
   if not path.exists():
     return None
   tokenizer = Tokenizer.load(path)
   check_size(str(path), tokenizer, model)
+  if absent := [token for token in RESERVED if tokenizer.id(token) is None]:
+    raise UserError(f'{path}: the token {absent[0]} is missing; use one of a released model or of launch.prepare')
   segments = chat.segments(_CHAT, _TOOLS)
   text = ''.join(part if isinstance(part, str) else part.token for part, _ in segments)
   whole, pieces = tokenizer.encode(text, allow_special=True), example.build(tokenizer, segments).tokens.tolist()

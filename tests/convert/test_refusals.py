@@ -131,3 +131,13 @@ def test_missing_and_damaged_files_are_named(what, tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
   with pytest.raises(UserError, match='No such file or directory; give the folder of a Hugging Face checkpoint'):
     hf.from_hf(tmp_path / 'nowhere')
+
+
+def test_a_file_that_is_cut_while_it_is_imported_is_named(tmp_path):
+  folder = write_checkpoint(tmp_path / 'in', DENSE)
+  sources = hf.sources(folder)[1]
+  weights = folder / files.SINGLE
+  weights.write_bytes(weights.read_bytes()[:5000])
+  with pytest.raises(UserError, match='model.safetensors: missing or damaged .*; fetch the file again') as refusal:
+    jax.tree.map(lambda leaf: leaf.read(0, leaf.shape[leaf.axis]), sources)
+  assert '\n' not in str(refusal.value)
