@@ -213,8 +213,8 @@ class Checkpoints:
   ) -> Iterator[tuple[str, int, np.ndarray]]:
     """(path, start, piece) of every parameter, in order of path: its elements from `start` along an axis.
 
-    A piece is read when it is asked for and must not be changed; the fingerprint of a leaf is compared after its last
-    piece. Memory: three pieces of stream.PIECE_BYTES, or of a layer where one is larger.
+    A piece must not be changed; the fingerprint of a leaf is compared after its last piece. Memory: this piece and the
+    next, each of stream.PIECE_BYTES or, if that is larger, of one layer.
 
     Args:
       axes: {path: axis along which it is cut}; 0 by default.

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from iquest_jax.checkpoint import fingerprint, seal, stream
 from iquest_jax.checkpoint.store import Checkpoints
@@ -91,6 +93,17 @@ def test_each_layer_is_stored_alone_and_small_ones_are_read_together(values, che
   assert sizes['layers/w'] == [(1, 8, 40)] * 6
   assert sizes['layers/scale'] == [(6, 8)]
   assert len(sizes['head']) == 2 and sizes['head'][0] == (8, 25)
+
+
+def test_layers_are_stored_alone_however_the_parameters_are_sharded(values, checkpoints):
+  mesh = Mesh(np.array(jax.devices()[:8]), ('fsdp',))
+  split = {'head': P('fsdp'), 'layers': {'scale': P(None, 'fsdp'), 'w': P(None, None, 'fsdp')}, 'step': P()}
+  place = lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec))
+  checkpoints.save(1, jax.tree.map(place, values, split), None, {})
+  checkpoints.wait()
+  pieces = list(checkpoints.pieces(1, AXES))
+  assert_same(joined(pieces, AXES), flat(values))
+  assert [piece.shape for path, _, piece in pieces if path == 'layers/w'] == [(1, 8, 40)] * 6
 
 
 def test_a_streamed_checkpoint_is_one_that_was_saved_whole(values, checkpoints, tmp_path):

@@ -2,15 +2,17 @@
 
 import filecmp
 import json
+import math
 import os
 
 import numpy as np
 import pytest
 
+from iquest_jax.checkpoint import stream
 from iquest_jax.convert import files, hf_config, names
-from iquest_jax.model.sizes import ModelConfig
+from iquest_jax.model import sizes
 
-MODEL = ModelConfig(vocab=32000, d_model=2048, d_ff=5632, layers=20, heads=16, kv_heads=4, head_dim=128, loops=2)
+MODEL = sizes.ModelConfig(vocab=32000, d_model=2048, d_ff=5632, layers=20, heads=16, kv_heads=4, head_dim=128, loops=2)
 MOST = 1.5e9
 
 
@@ -26,6 +28,12 @@ def source(tmp_path):
   shards.finish()
   (folder / 'config.json').write_text(json.dumps(hf_config.of(MODEL, 'float32')))
   return folder
+
+
+def test_no_piece_of_the_largest_model_exceeds_600_mb():
+  shapes = names.leaf_shapes(sizes.get('40b_loop'))
+  least = {path: 4 * math.prod(shape) // shape[names.AXES[path]] for path, shape in shapes.items()}
+  assert max(*least.values(), stream.PIECE_BYTES) < 6e8
 
 
 @pytest.mark.long
