@@ -16,6 +16,8 @@ SUITES = {
     'mbpp': 'mbpp:MBPP',
     'mbpp_sanitized': 'mbpp:MBPP_SANITIZED',
     'mbpp_plus': 'evalplus:MBPP_PLUS',
+    'aider_polyglot_diff': 'aider:DIFF',
+    'aider_polyglot_whole': 'aider:WHOLE',
     'bfcl_simple_python': 'bfcl:SIMPLE_PYTHON',
     'bfcl_simple_java': 'bfcl:SIMPLE_JAVA',
     'bfcl_simple_javascript': 'bfcl:SIMPLE_JAVASCRIPT',

@@ -5,11 +5,11 @@ import pathlib
 import pytest
 
 from iquest_jax.eval import suites
-from iquest_jax.eval.needle import DEPTHS, NEEDLE_4, NEEDLE_32, NEEDLE_512, REPOSITORY_4, REPOSITORY_32, REPOSITORY_512
+from iquest_jax.eval.needle import DEPTHS, NEEDLE_4, NEEDLE_32, NEEDLE_128, REPOSITORY_4, REPOSITORY_32, REPOSITORY_128
 
 from tests.eval.conftest import MALFORMED, graded, score
 
-ALL = [NEEDLE_4, NEEDLE_32, NEEDLE_512, REPOSITORY_4, REPOSITORY_32, REPOSITORY_512]
+ALL = [NEEDLE_4, NEEDLE_32, NEEDLE_128, REPOSITORY_4, REPOSITORY_32, REPOSITORY_128]
 by_name = pytest.mark.parametrize('suite', ALL, ids=lambda suite: suite.name)
 
 
@@ -34,6 +34,11 @@ def test_the_answer_stands_once_at_its_depth_in_a_text_of_the_size(suite):
       assert abs(text.index(answer) / size - depth / 100) < 0.08
 
 
+def test_no_other_sentence_answers_the_question():
+  for problem in problems_of(NEEDLE_128):
+    assert NEEDLE_128.prompt(problem).messages[0]['content'].count(problem.fields['lead']) == 1
+
+
 @by_name
 def test_others_of_the_same_kind_stand_beside_it(suite):
   asked = 'The access code of the' if suite.name.startswith('needle') else 'def scaled('
@@ -45,7 +50,12 @@ def test_others_of_the_same_kind_stand_beside_it(suite):
 def test_the_answer_scores_full_in_every_form_and_others_nothing(suite):
   problem, other = problems_of(suite)[:2]
   answer = problem.fields['answer']
-  for said in (answer, f'<think>{other.fields["answer"]}</think>It is:\n`{answer}`\n', f'```\n{answer}\n```'):
+  for said in (
+      answer,
+      f'{answer}\n<think>{other.fields["answer"]}',
+      f'<think>{other.fields["answer"]}</think>It is:\n`{answer}`\n',
+      f'```\n{answer}\n```',
+  ):
     assert score(suite, problem, said) == {'pass@1': 100}
   assert suite.grade(problem, suite.continued(problem, f' {answer}\nmore'), None).status == 'passed'
   for said in (*MALFORMED, other.fields['answer'], answer[:-1], answer + '1', f'{answer}\n{other.fields["answer"]}'):
