@@ -25,7 +25,7 @@ from launch import command, devices
 flags.declare_key_flag('workdir')
 flags.declare_key_flag('size')
 flags.DEFINE_integer('steps', 0, 'Steps per stage, for a trial run; 0 keeps those of each stage.', lower_bound=0)
-flags.DEFINE_string('data', '', "Folder of the official files of the benchmarks that stages are evaluated with.")
+flags.DEFINE_string('data', '', "Folder of the benchmarks' official files; without it, those that need one are left out.")
 
 FLAGS = flags.FLAGS
 
@@ -89,22 +89,29 @@ def _prepare(configs, run_folder) -> None:
 
 
 def _suites(configs, run_folder) -> dict[str, list[str]]:
-  """The suites of each stage, without those that cannot run here.
+  """The suites of each stage, without those that cannot run here; logs why.
 
   Raises:
-    UserError: a suite or its files are missing, before days of training.
+    UserError: the files of a suite are wrong, or missing though --data is given; it ends before days of training.
   """
   from absl import logging
 
   from iquest_jax.eval import stage, suites
 
+  isolation, left_out = stage.no_isolation(), {}
   for name in dict.fromkeys(name for config in configs for name in config.eval.suites):
-    stage.read(name, FLAGS.data, run_folder)
-  reason = stage.no_isolation()
-  if reason:
-    logging.warning('only %s is evaluated: %s', suites.BITS_PER_BYTE, reason)
-  runs_here = lambda name: name == suites.BITS_PER_BYTE or not reason
-  return {config.stage: [name for name in config.eval.suites if runs_here(name)] for config in configs}
+    if isolation and name != suites.BITS_PER_BYTE:
+      left_out[name] = isolation
+      continue
+    try:
+      stage.read(name, FLAGS.data, run_folder)
+    except UserError as error:
+      if FLAGS.data or suites.get(name).in_corpus:
+        raise
+      left_out[name] = str(error)
+  for name, reason in left_out.items():
+    logging.warning('%s is left out: %s', name, reason)
+  return {config.stage: [name for name in config.eval.suites if name not in left_out] for config in configs}
 
 
 def _evaluate(configs, suites, run_folder) -> list[dict]:

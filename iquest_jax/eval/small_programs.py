@@ -7,6 +7,7 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from iquest_jax.errors import UserError
 from iquest_jax.eval import read
 from iquest_jax.eval.suite import Outcome, Problem, Prompt, Suite, pass_at
 from iquest_jax.sandbox.limits import Limits
@@ -27,7 +28,10 @@ class SmallPrograms(Suite):
   in_corpus: bool = True
 
   def problems(self, folder: pathlib.Path) -> list[Problem]:
-    records = read.records(read.find(folder, 'small_programs/held_out.jsonl'), _FIELDS)
+    path = folder / 'small_programs' / 'held_out.jsonl'
+    if not path.exists():
+      raise UserError(f'{path}: is missing, as in a corpus of an earlier version; use a new --workdir')
+    records = read.records(path, _FIELDS)
     return [Problem(record['id'], record) for record in records]
 
   def prompt(self, problem: Problem) -> Prompt:

@@ -48,7 +48,7 @@ def test_other_answers_score_zero_without_an_error(tmp_path, pool):
 
 
 def test_a_corpus_without_problems_or_with_a_damaged_one_is_refused(tmp_path):
-  with pytest.raises(UserError, match='has no small_programs/held_out.jsonl'):
+  with pytest.raises(UserError, match='held_out.jsonl: is missing, as in a corpus of an earlier version'):
     SMALL_PROGRAMS.problems(tmp_path)
   written(tmp_path, count=1)
   path = tmp_path / 'small_programs/held_out.jsonl'

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import types
 
 import pytest
 
@@ -10,7 +11,9 @@ from experiments import chain
 from iquest_jax.data.tiny import programs
 from iquest_jax.errors import UserError
 from iquest_jax.eval import suites
+from iquest_jax.run_folder import RunFolder
 from iquest_jax.sandbox import runner
+from launch import chain as chain_command
 from launch import command
 
 from tests import processes
@@ -94,6 +97,40 @@ def test_the_doctor_names_isolation_and_languages(commands):
   kinds = [line.split()[:2] for line in lines]
   assert ['isolation', 'bubblewrap'] in kinds and ['isolation', 'landlock'] in kinds and ['language', 'python'] in kinds
   assert lines[-1].startswith(('programs run under ', 'no program can run: '))
+
+
+@pytest.fixture
+def configs(monkeypatch):
+  """The stages of tiny_loop, as `launch.chain run` has them without further flags."""
+  monkeypatch.setattr(chain_command, 'FLAGS', types.SimpleNamespace(data=''))
+  return [command.experiment(f'{stage}:size=tiny_loop') for stage in ('anneal', 'sft_instruct')]
+
+
+def test_a_chain_without_isolation_measures_bits_per_byte_and_says_why(configs, tmp_path, monkeypatch, caplog):
+  written(tmp_path / 'corpus', count=3)
+  everything = {'anneal': ['bits_per_byte'], 'sft_instruct': ['bits_per_byte', 'small_programs']}
+  monkeypatch.setattr(runner, 'choose', lambda backend: 'bubblewrap')
+  assert chain_command._suites(configs, RunFolder(tmp_path)) == everything
+
+  def none(backend):
+    raise UserError('sandbox: no isolation available')
+
+  monkeypatch.setattr(runner, 'choose', none)
+  with caplog.at_level('WARNING'):
+    assert chain_command._suites(configs, RunFolder(tmp_path)) == dict.fromkeys(everything, ['bits_per_byte'])
+  assert 'small_programs is left out: sandbox: no isolation available' in caplog.text
+
+
+def test_a_chain_without_data_leaves_benchmarks_out_and_refuses_wrong_data(configs, tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(runner, 'choose', lambda backend: 'bubblewrap')
+  configs = configs[:1]
+  configs[0].eval.suites = ('bits_per_byte', 'mbpp')
+  with caplog.at_level('WARNING'):
+    assert chain_command._suites(configs, RunFolder(tmp_path)) == {'anneal': ['bits_per_byte']}
+  assert 'mbpp is left out: --data is missing; name the folder with the files of mbpp' in caplog.text
+  chain_command.FLAGS.data = str(tmp_path)
+  with pytest.raises(UserError, match='has no mbpp.jsonl'):
+    chain_command._suites(configs, RunFolder(tmp_path))
 
 
 REFUSED = {
