@@ -7,22 +7,17 @@ SIZE ?= tiny_loop
 # A folder holds one chain of one size.
 WORKDIR ?= runs/$(SIZE)
 STAMP := $(VENV)/.installed
+TPU_STAMP := $(VENV)/.installed-libtpu
 
 export JAX_PLATFORMS ?= cpu
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-long test-sandbox test-peers lint bench clean
+.PHONY: demo test test-long test-tpu test-sandbox test-peers lint bench clean
 
 $(STAMP): setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable .[test]
-	touch $@
-
-# Tests compile for TPUs with libtpu (200 MB), which the demo does not need. It needs no TPU.
-TPU_STAMP := $(VENV)/.installed-libtpu
-$(TPU_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --editable .[test,tpu]
 	touch $@
 
 demo: $(STAMP)
@@ -31,15 +26,26 @@ demo: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 
-test: lint $(TPU_STAMP)
-	$(BIN)/python -m pytest tests --ignore=tests/peers --ignore=tests/sandbox -n 2 -q -m "not long"
+PYTEST := $(BIN)/python -m pytest -q
+TESTS := tests --ignore=tests/peers --ignore=tests/sandbox -n 2
+
+test: lint
+	$(PYTEST) $(TESTS) -m 'not long and not tpu'
 
 test-long: lint $(TPU_STAMP)
-	$(BIN)/python -m pytest tests --ignore=tests/peers --ignore=tests/sandbox -n 2 -q
+	$(PYTEST) $(TESTS)
+
+# What the compiler for TPUs makes of the kernels and of whole steps. It is libtpu (200 MB) and needs no TPU.
+$(TPU_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable .[test,tpu]
+	touch $@
+
+test-tpu: $(TPU_STAMP)
+	$(PYTEST) $(TESTS) -m 'tpu and not long'
 
 # Attacks the sandbox on every backend and in every language that this machine has (bubblewrap and golang are Debian packages).
 test-sandbox: $(STAMP)
-	$(BIN)/python -m pytest tests/sandbox -q -rs
+	$(PYTEST) tests/sandbox -rs
 
 # Other implementations have an environment of their own, in which only two small scripts run.
 PEERS := $(VENV)-peers
@@ -50,7 +56,7 @@ $(PEERS)/.installed: Makefile
 	touch $@
 
 test-peers: $(STAMP) $(PEERS)/.installed
-	PEERS_PYTHON=$(PEERS)/bin/python $(BIN)/python -m pytest tests/peers -q
+	PEERS_PYTHON=$(PEERS)/bin/python $(PYTEST) tests/peers
 
 bench: $(STAMP)
 	$(BIN)/python -m launch.bench

@@ -1,6 +1,7 @@
 """Tests run on eight CPU devices in one process, chosen before jax is imported; commands run in processes of their own."""
 
 import gc
+import importlib.util
 import os
 import socket
 
@@ -15,6 +16,15 @@ os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {xla_flags(devices
 # Hypothesis limits the wall time of an example by default, which fails by chance on a busy machine.
 settings.register_profile('without deadline', deadline=None)
 settings.load_profile('without deadline')
+
+
+def pytest_collection_modifyitems(items):
+  """Skips what compiles for TPUs where the compiler is not installed."""
+  if importlib.util.find_spec('libtpu') is None:
+    for item in items:
+      if item.get_closest_marker('tpu'):
+        item.add_marker(pytest.mark.skip(reason='libtpu is not installed (pip install -e .[tpu])'))
+
 
 def pytest_collection_finish():
   """Exempts what the imports left from garbage collection, which otherwise looks through all of it again and again."""

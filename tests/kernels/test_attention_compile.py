@@ -1,7 +1,6 @@
 """The TPU kernels compile at full shape for each generation within their limits of instruction bundles."""
 
 import importlib.metadata
-import importlib.util
 import json
 import os
 import pathlib
@@ -10,9 +9,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed (pip install "iquest_jax[tpu]")'
-)
+pytestmark = pytest.mark.tpu
 
 # The most bundles for 512 queries x 1024 keys, all visible and masked. The target on v5p is 2250 forward and 4400 backward;
 # the masked backward takes 4471. Other versions of libtpu schedule the same kernel differently (0.0.50 on v5p: 4715 and

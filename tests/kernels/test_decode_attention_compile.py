@@ -8,7 +8,6 @@ schedule only when it is loaded.
 """
 
 import glob
-import importlib.util
 import json
 import os
 import re
@@ -20,9 +19,7 @@ import pytest
 
 from iquest_jax import hardware
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed (pip install "iquest_jax[tpu]")'
-)
+pytestmark = pytest.mark.tpu
 
 L, B, H, G, K, S, W = 2, 8, 40, 8, 128, 98304, 64
 # Cores that share the memory of a chip; each runs its own half of the kernel's grid.
