@@ -2,7 +2,7 @@
 
   python -m launch.tpu --exp=sft_thinking --workdir=DIR
 
-Expected seconds per step on v5p-512: 7b 5.6, 14b 11.0, 40b 31.2, 40b_loop 62.3 (compiled, not run).
+Expected seconds per step on v5p-512: 7b 5.9, 14b 11.6, 40b 32.7, 40b_loop 65.4 (compiled, not run).
 Expected held-out loss of `make demo`: tiny_loop 4.710 -> 2.317.
 Source: IQuest-Coder-V1 report, section on supervised fine-tuning; the thinking path branches after stage 2.2.
 """
