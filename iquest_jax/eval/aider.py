@@ -145,12 +145,12 @@ def _blocks(text: str, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _exercise(folder: pathlib.Path) -> Problem:
-  """An exercise with its instructions and files, the example solution left out."""
+  """An exercise with its instructions and files; the example solution, in .meta, is left out."""
   where = folder / '.meta/config.json'
   try:
     listed = json.loads(where.read_text())['files']
     solution = [name for name in listed['solution'] if name not in _FIXED]
-    tests, examples = list(listed['test']), {*listed.get('example', ()), *listed.get('exemplar', ())}
+    tests = list(listed['test'])
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(
         f'{where}: must list files.solution and files.test: {error!r}; download the exercise again'
@@ -164,7 +164,7 @@ def _exercise(folder: pathlib.Path) -> Problem:
   files = {}
   for path in sorted(folder.rglob('*')):
     name = str(path.relative_to(folder))
-    if path.is_file() and name not in examples and not name.startswith(('.meta/', '.docs/')):
+    if path.is_file() and not name.startswith(('.meta/', '.docs/')):
       files[name] = path.read_bytes().decode(errors='replace')
   if absent := [name for name in tests if name not in files]:
     raise UserError(f'{where}: {absent[0]} is missing; download the exercise again')
@@ -177,7 +177,7 @@ def _tested(problem: Problem, changed: Mapping[str, str], pool: Pool) -> tuple[O
   """The outcome of the tests with the changed files, and what they printed."""
   fields, word = problem.fields, secrets.token_hex(16)
   suffix = pathlib.PurePosixPath(fields['test'][0]).suffix
-  files = {**fields['files'], **changed, **{name: fields['files'][name] for name in fields['test']}}
+  files = {**fields['files'], **changed}
   everyone = pool.backend == 'landlock' and os.geteuid() == 0
   tool = {'.py': 'python', '.go': 'go', '.rs': 'rustc'}.get(suffix, '')
   path = languages.tool_path(tool, everyone) if tool else ''

@@ -76,6 +76,7 @@ def test_prompts_show_instructions_and_stubs_and_neither_tests_nor_example(probl
     (message,) = suite.prompt(problem).messages
     assert 'Do what python/exercises/practice/matrix says.' in message['content'] and STUB in message['content']
     assert 'assertEqual' not in message['content'] and 'split' not in message['content']
+  assert sorted(problem.fields['files']) == ['matrix.py', 'matrix_test.py']
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,7 @@ def test_right_edits_score_full_in_every_form(problem, pool, suite, answer):
     ('suite', 'answer', 'reason'),
     [
         (WHOLE, whole(STUB), 'FAILED'),
+        (WHOLE, whole('from unittest import *\n', 'matrix_test.py'), 'FAILED'),
         (WHOLE, whole(GOLD.replace('[0]', '[9]')), 'FAILED'),
         (WHOLE, whole('import os\nos._exit(0)\n'), 'the program ended before its tests did'),
         (WHOLE, whole('print("1")\nimport sys\nsys.exit(0)\n'), ''),

@@ -7,10 +7,12 @@ import pytest
 
 from iquest_jax.errors import UserError
 from iquest_jax.eval import bfcl_multi_turn
+from iquest_jax.eval import run as runs
 from iquest_jax.eval.bfcl_multi_turn import BASE, LONG_CONTEXT, MISS_FUNC, MISS_PARAM
 from iquest_jax.sandbox.limits import Limits
 
 from tests.eval.conftest import MALFORMED, graded, score, write_lines
+from tests.eval.scripted import Scripted
 
 # A service in the package's form and place, with its names.
 SERVICE = """
@@ -130,6 +132,15 @@ def test_the_model_sees_results_and_then_the_next_turn(problem, pool):
   again = {'role': 'assistant', 'content': 'size(name="old")'}
   assert talked(BASE, problem, [again['content']] * 20, pool)[-1]['role'] == 'tool'
   assert BASE.follow_up(problem, [again] * 21, pool) == []
+
+
+def test_a_run_holds_the_whole_conversation(problem, pool, tmp_path):
+  said = lambda asked: RIGHT[sum(message['role'] == 'assistant' for message in asked.prompt.messages)]
+  results = runs.run(BASE, [problem], runs.Plan.of(BASE, True), Scripted(said), tmp_path / 'run', pool)
+  assert results['figures'] == {'pass@1': 100}
+  (sample,) = results['results'][problem.id]['samples']
+  roles = [message['role'] for message in sample['messages']]
+  assert sample['answers'] == RIGHT and roles.count('tool') == 3 and roles.count('user') == 2
 
 
 def test_functions_that_come_later_are_told_with_their_turn(tmp_path):
