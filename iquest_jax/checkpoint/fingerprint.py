@@ -56,7 +56,7 @@ def leaf_path(path: tuple[Any, ...]) -> str:
 def host_sums(piece: np.ndarray, start: Sequence[int] = ()) -> np.ndarray:
   """uint32 [2]: what a piece of a leaf, on the host, adds to the two sums; `of_sums` takes those of all pieces.
 
-  Numpy, since jax on a CPU copies its input three times and takes half as long again. Another thread can run meanwhile.
+  In numpy: jax on a CPU copies its input three times and takes longer. Another thread can run meanwhile.
 
   Args:
     start: coordinates of the piece's first element in the leaf, zeros by default.
@@ -67,7 +67,7 @@ def host_sums(piece: np.ndarray, start: Sequence[int] = ()) -> np.ndarray:
   rows = piece.reshape(-1, piece.shape[-1] if piece.ndim else 1)
   step = max(1, _BLOCK // rows.shape[1])
   # Written again and again, so that they stay in the processor's cache.
-  position_buffer, scratch = np.empty((2, step, rows.shape[1]), np.uint32)
+  hashed, scratch = np.empty((2, step, rows.shape[1]), np.uint32)
   sums = []
   for seed in _SEEDS:
     indices = [np.arange(first, first + length, dtype=np.uint32) for first, length in zip(start, piece.shape)]
@@ -78,7 +78,7 @@ def host_sums(piece: np.ndarray, start: Sequence[int] = ()) -> np.ndarray:
     parts = []
     for row in range(0, len(rows), step):
       bits = _host_bits(rows[row : row + step])
-      block, spare = position_buffer[: len(bits)], scratch[: len(bits)]
+      block, spare = hashed[: len(bits)], scratch[: len(bits)]
       np.add(position[row : row + step, None], last, out=block)
       _mix_in_place(block, spare)
       np.bitwise_xor(block, bits, out=block)

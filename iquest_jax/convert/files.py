@@ -119,8 +119,7 @@ class Shards:
 
   def __init__(self, folder: pathlib.Path, shapes: dict[str, tuple[int, ...]], dtype: np.dtype):
     """Takes the shapes of all tensors by name; files hold at most SHARD_BYTES, or one tensor that is larger."""
-    self._folder, self._dtype = folder, dtype
-    self._headers = _headers(shapes, dtype)
+    self._folder, self._headers = folder, _headers(shapes, dtype)
     self._order = [(file, name, header) for file, headers in self._headers.items() for name, header in headers.items()]
     self._file, self._written = None, 0  # bytes of the tensor at the front of _order
 

@@ -176,7 +176,7 @@ def _write_tensors(folder: pathlib.Path, model: ModelConfig, pieces, dtype: np.d
 
   try:
     for ours, start, piece in pieces:
-      if ours not in shapes:
+      if ours not in missing:
         refuse(ours, piece.shape)
       if ours != missing[0]:
         refuse(missing[0], f'{read} of its rows' if read else 'none')
