@@ -44,6 +44,7 @@ def run_aot(*args):
   return subprocess.run([sys.executable, '-m', 'launch.aot', *args], capture_output=True, text=True, cwd=ROOT)
 
 
+@pytest.mark.tpu
 @pytest.mark.parametrize(
     ('args', 'says'),
     [
@@ -54,17 +55,17 @@ def run_aot(*args):
         (['--exp=pretrain', '--exp.mesh.data=1', '--exp.mesh.fsdp=16', '--exp.mesh.tensor=16'],
          'mesh axes tensor = 16'),
         (['--exp=midtrain_32k:size=7b', '--exp.data.context=32766'], 'config: data.context'),
+        (['--exp=sft_thinking:size=40b_loop', '--topology=v5e-8', '--program=decode'], 'got none; choose a larger slice'),
         ([], '--exp is missing'),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_before_any_compile(args, says):
-  pytest.importorskip('libtpu')
   done = run_aot(*args)
   assert done.returncode == 2 and says in done.stderr and done.stderr.count('\n') == 1, done.stderr
 
 
+@pytest.mark.tpu
 def test_terminating_the_command_ends_its_compile():
-  pytest.importorskip('libtpu')
   command_line = [sys.executable, '-m', 'launch.aot', '--exp=pretrain:size=7b']
   parent = subprocess.Popen(command_line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
   children = pathlib.Path(f'/proc/{parent.pid}/task/{parent.pid}/children')

@@ -1,11 +1,10 @@
 """What libtpu makes of train steps of full width and two layers, on a machine without a TPU.
 
-A compile takes minutes. `make test` compiles one step, with replicas, split parameters and split rows of 128k, which covers
-every promise but the ring's; `make test-long` also compiles a dense step, a ring and a whole torus of 256.
+A compile takes minutes. `make test-tpu` compiles one step, with replicas, split parameters and split rows of 128k, which
+covers every promise but the ring's; `make test-long` also compiles a dense step, a ring and a whole torus of 256.
 """
 
 import functools
-import importlib.util
 import math
 import re
 
@@ -16,7 +15,7 @@ from iquest_jax.model import sizes
 from launch import command
 from launch.aot import BUNDLES
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='libtpu, extra "tpu", is missing')
+pytestmark = pytest.mark.tpu
 
 LAYERS = 2
 M = sizes.get('40b')

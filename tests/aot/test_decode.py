@@ -1,6 +1,5 @@
 """Decoding on a slice: what fits, what a token reads, and what libtpu makes of the two programs."""
 
-import importlib.util
 import math
 import re
 
@@ -88,8 +87,7 @@ def test_decoding_fits_only_if_both_programs_do(measure, says):
   assert '**do not fit**' in report.decode_table({('40b_loop', 131072): {'v5p-512': estimated}})
 
 
-@pytest.mark.long
-@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='libtpu, extra "tpu", is missing')
+@pytest.mark.tpu
 def test_a_step_moves_sums_of_activations_and_no_weight_and_no_cache():
   config, slice_ = command.experiment('sft_thinking:size=40b_loop'), topology.find('v5p:2x2x4')
   config.model.layers, config.data.context = 2, 1024
