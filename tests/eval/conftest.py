@@ -1,11 +1,13 @@
 """What tests of benchmark families share: one pool of sandboxes, files in the official formats, the grade of an answer."""
 
 import json
+import os
 
 import pytest
 
 from iquest_jax.errors import UserError
 from iquest_jax.eval.suite import Outcome, Problem, Suite
+from iquest_jax.sandbox import languages
 from iquest_jax.sandbox.pool import Pool
 
 MALFORMED = ['', ' \n', '```', '```python\n', '<think>', 'I cannot help with that.', '(' * 5000, '\0\ud800', '[ANSWER]']
@@ -37,3 +39,8 @@ def graded(suite: Suite, problem: Problem, answer: str | list[str], pool: Pool |
 def score(suite: Suite, problem: Problem, answer: str | list[str], pool: Pool | None = None) -> dict[str, float]:
   """The figures of a suite that has one problem."""
   return suite.score({problem.id: problem}, {problem.id: [graded(suite, problem, answer, pool)]})
+
+
+def lacks(pool: Pool, language: str) -> bool:
+  """Whether programs in this language cannot run in the pool."""
+  return bool(languages.missing(language, pool.backend == 'landlock' and os.geteuid() == 0))

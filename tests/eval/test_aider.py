@@ -7,9 +7,8 @@ import pytest
 from iquest_jax.errors import UserError
 from iquest_jax.eval import aider
 from iquest_jax.eval.aider import DIFF, WHOLE
-from iquest_jax.sandbox import languages
 
-from tests.eval.conftest import MALFORMED, graded, score
+from tests.eval.conftest import MALFORMED, graded, lacks, score
 
 STUB = '"""Rows."""\n\n\ndef rows(text):\n    pass\n\n\ndef width(text):\n    return len(rows(text)[0])\n'
 GOLD = STUB.replace('pass', 'return text.split("/")')
@@ -152,7 +151,7 @@ def test_edits_of_both_tries_add_up(problem, pool):
 )
 def test_exercises_of_other_languages_run(folder, pool, language, file, stub, fixed):
   problem = next(one for one in WHOLE.problems(folder) if one.id == f'{language}/sum')
-  if languages.missing(language):
+  if lacks(pool, language):
     assert graded(WHOLE, problem, '', pool).status == 'missing'
     return
   assert fixed not in WHOLE.prompt(problem).messages[0]['content']

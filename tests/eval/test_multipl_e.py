@@ -7,7 +7,7 @@ from iquest_jax.eval import multipl_e
 from iquest_jax.eval.multipl_e import MULTIPL_E
 from iquest_jax.sandbox import languages
 
-from tests.eval.conftest import MALFORMED, graded, score, write_lines
+from tests.eval.conftest import MALFORMED, graded, lacks, score, write_lines
 
 # Per language: prompt, the rest of the program, and the tests, in the forms of the published files.
 PROGRAMS = {
@@ -65,7 +65,7 @@ def problems(tmp_path):
 )
 def test_gold_passes_in_both_forms_and_wrong_programs_fail(problems, pool, language):
   problem, (prompt, rest, _) = problems[language], PROGRAMS[language]
-  if languages.missing(multipl_e._LANGUAGES[language][0]):
+  if lacks(pool, multipl_e._LANGUAGES[language][0]):
     assert MULTIPL_E.grade(problem, prompt + rest, pool).status == 'missing'
     return
   assert MULTIPL_E.grade(problem, MULTIPL_E.continued(problem, rest), pool).status == 'passed'
