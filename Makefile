@@ -49,10 +49,11 @@ test-sandbox: $(STAMP)
 
 # Other implementations have an environment of their own, in which only two small scripts run.
 PEERS := $(VENV)-peers
+PEERS_PACKAGES := 'mlx[cpu]==0.32.4' mlx-lm==0.32.2 torch==2.13.0 transformers==5.24.0 jinja2==3.1.6
 $(PEERS)/.installed: Makefile
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
-	$(PEERS)/bin/python -m pip install --quiet 'mlx[cpu]==0.32.4' mlx-lm==0.32.2 torch==2.13.0
+	$(PEERS)/bin/python -m pip install --quiet $(PEERS_PACKAGES)
 	touch $@
 
 test-peers: $(STAMP) $(PEERS)/.installed

@@ -24,6 +24,7 @@ setup(
         'rich>=13',
         'safetensors>=0.5',
         'seqio>=0.0.20,<0.1',
+        'tensorstore>=0.1.80',  # pieces of a checkpoint; Orbax brings it
         'tensorboardX>=2.6',  # event files without TensorFlow
         'tensorflow>=2.19',  # where rows are prepared, as seqio's tensors; training never imports it
         'tensorflow-datasets>=4.9.9',
@@ -36,7 +37,8 @@ setup(
         # Pallas that jax 0.11.2 dropped.
         'gpu': ['jax[cuda13]>=0.10.2,<0.11.2', 'tokamax==0.0.12'],
         # tokamax: its masks and operations run on a CPU and its kernels lower there (no CUDA comes with it).
-        'bench': ['torch==2.13.0'],  # the CPU build; launch.bench compares its train step with ours
+        # launch.bench compares itself with PyTorch (the CPU build) and mlx-lm. The versions are those of make test-peers.
+        'bench': ['torch==2.13.0', 'mlx[cpu]==0.32.4', 'mlx-lm==0.32.2'],
         'test': ['hypothesis>=6', 'pytest>=8', 'pytest-xdist>=3', 'ruff>=0.12', 'tensorboard>=2.18', 'tokamax==0.0.12'],
     },
 )

@@ -11,7 +11,7 @@ from iquest_jax.text import chat, example
 from iquest_jax.text.tokenizer import END_OF_TEXT, IM_END, RESERVED, SPECIAL, Tokenizer
 
 _NAME = 'tokenizer.json'
-_UNKNOWN, _BEGIN, _END = RESERVED
+_UNKNOWN, _BEGIN, _ = RESERVED
 # Every kind of turn, with digits, spaces, lines and letters outside ASCII where a turn begins and ends.
 _CHAT = (
     {'role': 'system', 'content': 'Be brief.'},
@@ -52,7 +52,7 @@ def write(folder: pathlib.Path, tokenizer: Tokenizer, model: ModelConfig) -> Non
 
 def ids(tokenizer: Tokenizer) -> dict[str, Any]:
   """The keys of generation_config.json, which config.json has too; a text ends at any of the three ids."""
-  stop = [tokenizer.id(token) for token in (_END, IM_END, END_OF_TEXT)]
+  stop = list(tokenizer.ends)
   return {'bos_token_id': tokenizer.id(_BEGIN), 'eos_token_id': stop, 'pad_token_id': tokenizer.id(END_OF_TEXT)}
 
 

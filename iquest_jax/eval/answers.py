@@ -18,7 +18,7 @@ from iquest_jax.infer.engine import Engine, Request
 from iquest_jax.infer.sampler import Sampling
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.text import chat, example
-from iquest_jax.text.tokenizer import END_OF_TEXT, IM_END, Tokenizer
+from iquest_jax.text.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class EngineAnswers:
 
   def answer(self, asked: Sequence[Asked]) -> Iterator[Answer]:
     """Yields the answers as they are finished."""
-    tokenizer, ends = self._tokenizer, (self._tokenizer.id(IM_END), self._tokenizer.id(END_OF_TEXT))
+    tokenizer = self._tokenizer
     requests, stop_words, drawn = [], {}, collections.defaultdict(list)
     for one in asked:
       ids = self._ids(one.prompt)
@@ -96,7 +96,7 @@ class EngineAnswers:
         yield Answer(one.id, '', 'context', 0)
         continue
       stop_words[one.id] = one.prompt.stop
-      requests.append(Request(one.id, ids, min(one.length, room), one.sampling, ends))
+      requests.append(Request(one.id, ids, min(one.length, room), one.sampling, tokenizer.ends))
     for token in self._engine.run(requests):
       ids, words = drawn[token.request], stop_words[token.request]
       if token.end != 'stop':

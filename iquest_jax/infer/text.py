@@ -9,7 +9,7 @@ from iquest_jax.infer.engine import Engine, Request, Token
 from iquest_jax.infer.sampler import GREEDY, Sampling
 from iquest_jax.text import chat, example
 from iquest_jax.text.chat import Message
-from iquest_jax.text.tokenizer import END_OF_TEXT, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, IM_END, Tokenizer
+from iquest_jax.text.tokenizer import FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, Tokenizer
 
 
 def completion(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
@@ -48,11 +48,10 @@ def stream(
 ) -> Iterator[Piece]:
   """Yields the continuations of prompts, piece by piece as they are drawn.
 
-  A text ends at <|im_end|>, <|endoftext|> or a stop word, none of which is part of it, or after `length` tokens.
+  A text ends at a token of `Tokenizer.ends` or a stop word, none of which is part of it, or after `length` tokens.
   """
-  stop = (tokenizer.id(IM_END), tokenizer.id(END_OF_TEXT))
   texts: dict[int, _Text] = {}
-  requests = (Request(index, prompt, length, sampling, stop) for index, prompt in enumerate(prompts))
+  requests = (Request(index, prompt, length, sampling, tokenizer.ends) for index, prompt in enumerate(prompts))
   for token in engine.run(requests):
     text = texts.setdefault(token.request, _Text(tokenizer, stop_words))
     piece = text.add(token)

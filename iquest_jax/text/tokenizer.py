@@ -110,6 +110,12 @@ class Tokenizer:
     return self._special[token]
 
   @property
+  def ends(self) -> tuple[int, ...]:
+    """Ids of the special tokens that end a text, in the order of the released configuration."""
+    ids = (self._special[token] for token in (RESERVED[2], IM_END, END_OF_TEXT))
+    return tuple(id for id in ids if id is not None)
+
+  @property
   def vocab_size(self) -> int:
     """One more than the largest id; ids may have gaps."""
     return max(self._with_special.get_vocab(with_added_tokens=True).values()) + 1
