@@ -56,7 +56,7 @@ class Instruction:
   def source(self) -> str:
     """The operation of the jax program it comes from; '' if the compiler added it."""
     op_name = re.search(r'op_name="([^"]*)"', self.rest)
-    return op_name[1] if op_name else ''
+    return op_name[1].replace("\\'", "'") if op_name else ''
 
   def cycles(self) -> int:
     """The compiler's estimate for one run; 0 if it gives none."""
