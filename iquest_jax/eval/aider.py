@@ -14,12 +14,13 @@ import secrets
 from collections.abc import Mapping, Sequence
 
 from iquest_jax.errors import UserError
+from iquest_jax.eval import job
 from iquest_jax.eval.suite import MISSING, Outcome, Problem, Prompt, Suite
 from iquest_jax.sandbox import languages
 from iquest_jax.sandbox.limits import Limits
 from iquest_jax.sandbox.pool import Pool
-from iquest_jax.sandbox.runner import SandboxDied, Step
-from iquest_jax.sandbox.verdict import CRASHED, FAILED, PASSED, TIMEOUT
+from iquest_jax.sandbox.runner import Step
+from iquest_jax.sandbox.verdict import FAILED, PASSED
 from iquest_jax.text import extract
 from iquest_jax.text.chat import Message
 
@@ -194,14 +195,11 @@ def _tested(problem: Problem, changed: Mapping[str, str], pool: Pool) -> tuple[O
     cargo, rustdoc = (os.path.join(os.path.dirname(path), name) for name in ('cargo', 'rustdoc'))
     argv = (cargo, 'test', '--offline', '--', '--include-ignored')
     env = {'RUSTC': path, 'RUSTDOC': rustdoc, 'CARGO_HOME': './.cargo-home'}
-  try:
-    with pool.runner() as runner:
-      (done,) = runner.run([Step(argv, env=env, limits=_LIMITS)], files)
-  except SandboxDied as error:
-    return Outcome(CRASHED, f'the sandbox ended: {error}'), ''
+  ran, stopped = job.run(pool, [Step(argv, env=env, limits=_LIMITS)], files)
+  if stopped:
+    return stopped, stopped.reason
+  (done,) = ran
   said = f'{done.stdout}\n{done.stderr}'.strip()
-  if done.limit:
-    return Outcome(TIMEOUT if done.limit in ('wall', 'cpu') else CRASHED, f'limit {done.limit}', done.seconds), said
   passed = done.exit == 0
   if suffix == '.py':
     first, _, said = done.stdout.partition('\n')

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iquest_jax.errors import UserError
-from iquest_jax.eval import bfcl, literals, read
+from iquest_jax.eval import bfcl, job, literals, read
 from iquest_jax.eval.suite import MISSING, Outcome, Problem, Prompt, Suite
 from iquest_jax.sandbox.limits import Limits
 from iquest_jax.sandbox.pool import Pool
-from iquest_jax.sandbox.runner import SandboxDied, Step
-from iquest_jax.sandbox.verdict import CRASHED, TIMEOUT
+from iquest_jax.sandbox.runner import Step
+from iquest_jax.sandbox.verdict import CRASHED
 from iquest_jax.text.chat import Message
 
 _FIELDS = {'id': str, 'question': list, 'initial_config': dict, 'involved_classes': list}
@@ -116,25 +116,20 @@ class MultiTurn(Suite):
       if not (mpmath := _mpmath()):
         return Outcome(MISSING, 'needs mpmath; pip install mpmath')
       files |= mpmath
-    job = {
+    work = {
         'classes': {name: f'{_PACKAGE}/{_MODULES[name]}'.replace('/', '.') for name in fields['involved_classes']},
         'config': fields['initial_config'],
         'long_context': self._category == 'long_context',
         'model': turns,
         'gold': fields['ground_truth'],
     }
-    files |= {'job.json': json.dumps(job), 'main.py': pathlib.Path(__file__).with_name('bfcl_replay.py').read_text()}
-    try:
-      with pool.runner() as runner:
-        (done,) = runner.run([Step(service={'python': 'main', 'file': 'main.py'}, limits=_LIMITS)], files)
-    except SandboxDied as error:
-      return Outcome(CRASHED, f'the sandbox ended: {error}')
-    if done.limit or done.exit:
-      last = (done.stderr.strip().splitlines() or ['nothing said'])[-1][:200]
-      return Outcome(
-          TIMEOUT if done.limit in ('wall', 'cpu') else CRASHED, f'the services stopped: {done.limit or last}'
-      )
-    return json.loads(done.stdout.splitlines()[-1])
+    files |= {'job.json': json.dumps(work), 'main.py': pathlib.Path(__file__).with_name('bfcl_replay.py').read_text()}
+    done, stopped = job.run(pool, [Step(service={'python': 'main', 'file': 'main.py'}, limits=_LIMITS)], files)
+    if stopped:
+      return stopped
+    if done[0].exit:
+      return Outcome(CRASHED, f'the services stopped: {(done[0].stderr.strip().splitlines() or [""])[-1][:200]}')
+    return json.loads(done[0].stdout.splitlines()[-1])
 
 
 def _documented(folder: pathlib.Path, name: str) -> list[dict[str, Any]]:

@@ -12,12 +12,12 @@ import secrets
 from collections.abc import Sequence
 
 from iquest_jax.errors import UserError
-from iquest_jax.eval import read
+from iquest_jax.eval import job, read
 from iquest_jax.eval.suite import MISSING, Outcome, Problem, Prompt, Suite
 from iquest_jax.sandbox.limits import Limits
 from iquest_jax.sandbox.pool import Pool
-from iquest_jax.sandbox.runner import SandboxDied, Step
-from iquest_jax.sandbox.verdict import CRASHED, FAILED, MEMORY, PASSED, TIMEOUT
+from iquest_jax.sandbox.runner import Step
+from iquest_jax.sandbox.verdict import CRASHED, FAILED, PASSED
 from iquest_jax.text import extract
 
 _FIELDS = {
@@ -103,28 +103,23 @@ class BigCodeBench(Suite):
 
   def grade(self, problem: Problem, extracted: str, pool: Pool) -> Outcome:
     fields, word = problem.fields, secrets.token_hex(16)
-    job = {'word': word, 'libraries': fields['libraries'], 'source': f'{extracted}\n{fields["test"]}'}
-    files = {'main.py': _RUNNER, 'job.json': json.dumps(job)}
+    work = {'word': word, 'libraries': fields['libraries'], 'source': f'{extracted}\n{fields["test"]}'}
+    files = {'main.py': _RUNNER, 'job.json': json.dumps(work)}
+    ran, stopped = job.run(pool, [Step(service={'python': 'main', 'file': 'main.py'}, limits=_LIMITS)], files)
+    if stopped:
+      return stopped
     try:
-      with pool.runner() as runner:
-        (done,) = runner.run([Step(service={'python': 'main', 'file': 'main.py'}, limits=_LIMITS)], files)
-    except SandboxDied as error:
-      return Outcome(CRASHED, f'the sandbox ended: {error}')
-    if done.limit:
-      status = {'wall': TIMEOUT, 'cpu': TIMEOUT, 'memory': MEMORY}.get(done.limit, CRASHED)
-      return Outcome(status, f'limit {done.limit}', done.seconds)
-    try:
-      report = json.loads(done.stdout)
+      report = json.loads(ran[0].stdout)
     except ValueError:
       report = {}
     if not isinstance(report, dict) or report.get('word') != word:
-      return Outcome(CRASHED, 'the program ended before its tests did', done.seconds)
+      return Outcome(CRASHED, 'the program ended before its tests did', ran[0].seconds)
     if report.get('missing'):
       return Outcome(MISSING, f'needs {", ".join(report["missing"])}')
     if not extracted.strip():
       return Outcome.when(False, 'the answer has no code')
     faults = report['faults'] or ([] if report['tests'] else ['no test ran'])
-    return Outcome(FAILED if faults else PASSED, faults[0][:300] if faults else '', done.seconds)
+    return Outcome(FAILED if faults else PASSED, faults[0][:300] if faults else '', ran[0].seconds)
 
 
 COMPLETE, INSTRUCT = BigCodeBench(False, False), BigCodeBench(False, True)

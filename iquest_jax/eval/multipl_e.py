@@ -11,14 +11,14 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 
-from iquest_jax.eval import read
+from iquest_jax.eval import job, read
 from iquest_jax.eval.suite import MISSING, Outcome, Problem, Prompt, Suite
 from iquest_jax.infer.sampler import Sampling
 from iquest_jax.sandbox import languages
 from iquest_jax.sandbox.limits import Limits
 from iquest_jax.sandbox.pool import Pool
-from iquest_jax.sandbox.runner import SandboxDied, Step
-from iquest_jax.sandbox.verdict import CRASHED, FAILED, MEMORY, PASSED, TIMEOUT
+from iquest_jax.sandbox.runner import Step
+from iquest_jax.sandbox.verdict import FAILED, PASSED
 from iquest_jax.text import extract
 
 _FIELDS = {'name': str, 'language': str, 'prompt': str, 'tests': str, 'stop_tokens': list}
@@ -81,16 +81,13 @@ class MultiplE(Suite):
     word = secrets.token_hex(16)
     source = _program(language, extracted, tests, word)
     file, steps = _steps(language, pool.backend)
-    try:
-      with pool.runner() as runner:
-        done = runner.run(steps, {file: source})
-    except SandboxDied as error:
-      return Outcome(CRASHED, f'the sandbox ended: {error}')
+    done, stopped = job.run(pool, steps, {file: source})
+    if stopped:
+      return stopped
     ran = done[-1]
-    last = (ran.stderr.strip() or ran.stdout.strip() or 'nothing said').splitlines()[-1][:200]
-    if ran.limit or ran.exit:
-      status = {'wall': TIMEOUT, 'cpu': TIMEOUT, 'memory': MEMORY}.get(ran.limit, FAILED)
-      return Outcome(status, f'limit {ran.limit}' if ran.limit else last, ran.seconds)
+    if ran.exit:
+      last = (ran.stderr.strip() or ran.stdout.strip() or f'exit status {ran.exit}').splitlines()[-1][:200]
+      return Outcome(FAILED, last, ran.seconds)
     if _LANGUAGES[language][1] and word not in ran.stdout:
       return Outcome(FAILED, 'the program ended before its tests did', ran.seconds)
     return Outcome(PASSED, seconds=ran.seconds)

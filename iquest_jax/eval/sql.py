@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iquest_jax.errors import UserError
-from iquest_jax.eval import read
+from iquest_jax.eval import job, read
 from iquest_jax.eval.suite import MISSING, Outcome, Problem, Prompt, Suite
 from iquest_jax.infer.sampler import Sampling
 from iquest_jax.sandbox.limits import Limits
 from iquest_jax.sandbox.pool import Pool
-from iquest_jax.sandbox.runner import Done, SandboxDied, Step
-from iquest_jax.sandbox.verdict import CRASHED, MEMORY, TIMEOUT
+from iquest_jax.sandbox.runner import Done, Step
+from iquest_jax.sandbox.verdict import FAILED
 from iquest_jax.text import extract
 
 # Runs in the sandbox, once per query. The database comes by descriptor, since no path outside is visible there; nothing
@@ -95,18 +95,15 @@ class SqlSuite(Suite):
     files = {'gold.sql': fields[self._query], 'model.sql': extracted.replace('\0', ' ')}
     steps = [Step(service={'python': 'main', 'file': f'{name}.py'}, limits=limits) for name in ('gold', 'model')]
     files |= {f'{name}.py': _SCRIPT.replace('{query}', f'{name}.sql') for name in ('gold', 'model')}
-    try:
-      with open(database, 'rb') as source, pool.runner() as runner:
-        runner.start(steps, files, fds=(source.fileno(),))
-        done = runner.finish()
-    except SandboxDied as error:
-      return Outcome(CRASHED, f'the sandbox ended: {error}')
-    if len(done) < 2:
+    with open(database, 'rb') as source:
+      done, stopped = job.run(pool, steps, files, fds=(source.fileno(),))
+    if len(done) == 1:
       return Outcome(MISSING, f'the reference query does not run here: {_fault(done[0])}')
+    if stopped:
+      return stopped
     gold, ours = done
-    if ours.limit or ours.exit:
-      status = {'wall': TIMEOUT, 'cpu': TIMEOUT, 'memory': MEMORY, '': 'failed'}.get(ours.limit, CRASHED)
-      return Outcome(status, _fault(ours), ours.seconds)
+    if ours.exit:
+      return Outcome(FAILED, _fault(ours), ours.seconds)
     wanted, rows = _rows(gold), _rows(ours)
     ordered = 'order by' in ' '.join(fields[self._query].lower().split())
     same = rows == wanted if ordered else collections.Counter(rows) == collections.Counter(wanted)
