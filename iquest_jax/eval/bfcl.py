@@ -122,7 +122,7 @@ def calls_of(answer: str, functions: Sequence[Mapping[str, Any]] = ()) -> list[d
     functions: definitions, which say what the arguments of the XML form, all of them text, are meant to be.
   """
   reply = chat.parse(answer)
-  if reply.problems:
+  if reply.problems or not all(_is_shallow(call['arguments']) for call in reply.tool_calls):
     return []
   if reply.tool_calls:
     calls = [{'positional': []} | call for call in reply.tool_calls]
@@ -131,6 +131,12 @@ def calls_of(answer: str, functions: Sequence[Mapping[str, Any]] = ()) -> list[d
   if blocks := extract.blocks(text):
     text = blocks[-1].text
   return literals.calls(text.strip('` \n')) or []
+
+
+def _is_shallow(value: Any, levels: int = 100) -> bool:
+  """Whether a value is nested no deeper than `levels`: what can be parsed cannot always be written again."""
+  inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+  return levels > 0 and all(_is_shallow(item, levels - 1) for item in inner)
 
 
 _CATEGORIES = ('simple_python', 'simple_java', 'simple_javascript', 'multiple', 'parallel', 'parallel_multiple')

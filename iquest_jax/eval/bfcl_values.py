@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from iquest_jax.eval import literals
+
 # What a type of a definition is in Python, by language, and as JSON Schema has it.
 TYPES = {
     'python': dict(string=str, integer=int, float=float, boolean=bool, array=list, tuple=list, dict=dict, any=str),
@@ -65,7 +67,10 @@ def _accepts(value: Any, described: Mapping[str, Any], allowed: Sequence[Any], l
   if language != 'python':
     if not isinstance(value, str):
       return False
-    value = converted(value, kind, item_kind or '', language)
+    try:
+      value = converted(value, kind, item_kind or '', language)
+    except (RecursionError, ValueError):  # Brackets without end, and numbers of thousands of digits.
+      return False
   elif expected is float and type(value) is int:
     value = float(value)
   fits, variable = _fits(value, allowed, expected, inner)
@@ -112,8 +117,9 @@ def _same_dict(value: Any, allowed: Any) -> bool:
 
 def converted(text: str, kind: str, item_kind: str, language: str) -> Any:
   """The value of a literal of Java or JavaScript; the text itself if it is not of that kind, such as a variable's name."""
-  number = _NUMBERS[language].get(kind)
-  if number:
+  if len(text) > literals.LONGEST:
+    return text
+  if number := _NUMBERS[language].get(kind):
     found = re.fullmatch(number, text)
     return TYPES[language][kind](found[1]) if found else text
   if kind in ('boolean', 'Boolean'):

@@ -5,6 +5,7 @@ import operator
 from typing import Any
 
 LONGEST = 20_000  # characters; longer texts are no answers, and parsing them could exhaust the parser's stack
+_LARGEST = 1e100  # Of numbers that are computed with: a product of long ones has too many digits to be written.
 _ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
@@ -44,7 +45,7 @@ def _value(node: ast.expr) -> Any:
   match node:
     case ast.Constant(value) if value is None or isinstance(value, (bool, int, float, str)):
       return value
-    case ast.List(items) | ast.Tuple(items) | ast.Set(items):
+    case ast.List(items) | ast.Tuple(items):
       return [_value(item) for item in items]
     case ast.Dict(keys, items) if None not in keys:
       return {str(_value(key)): _value(item) for key, item in zip(keys, items)}
@@ -52,6 +53,6 @@ def _value(node: ast.expr) -> Any:
       return -number
     case ast.BinOp(left, sign, right) if type(sign) in _ARITHMETIC:
       sides = _value(left), _value(right)
-      if all(isinstance(side, (int, float)) for side in sides):
+      if all(isinstance(side, (int, float)) and abs(side) < _LARGEST for side in sides):
         return _ARITHMETIC[type(sign)](*sides)
   return ast.unparse(node)

@@ -134,6 +134,38 @@ def test_malformed_answers_score_zero(problem, answer):
   assert score(SUITES['simple_python'], problem, answer) == {'pass@1': 0}
 
 
+@pytest.mark.parametrize('category', ['simple_python', 'simple_java', 'simple_javascript', 'parallel'])
+def test_no_answer_breaks_the_grading(tmp_path, category):
+  kinds = {'simple_java': ('integer', 'Array', 'HashMap'), 'simple_javascript': ('integer', 'array', 'dict')}
+  number, array, mapping = kinds.get(category, ('integer', 'array', 'dict'))
+  properties = {'a': {'type': number}, 'b': {'type': array}, 'c': {'type': mapping}}
+  function = {'name': 'f', 'parameters': {'type': 'dict', 'properties': properties, 'required': []}}
+  truth = {'f': {'a': [1, ''], 'b': [[1], ''], 'c': [{'k': [1]}, '']}}
+  (one,) = SUITES[category].problems(folder_of(tmp_path, [function], [truth], category))
+  deep = '{"name": "f", "arguments": {"b": ' + '[' * 950 + ']' * 950 + '}}'
+  texts = [
+      '1' * 5000,
+      '[' * 2000 + ']' * 2000,
+      '[' * 500_000,
+      '{a: ' * 2000 + '}' * 2000,
+      'new X[]{' * 4000,
+      '"',
+      '[,',
+      '{:}',
+  ]
+  texts += ['new HashMap<>() {{ put(1); put("a", ); put }}', '[' + '1,' * 200_000 + ']', 'new ArrayList<' * 2000]
+  answers = [tool_call({name: text}, 'f') for text in texts for name in 'abc']
+  answers += [f'<tool_call>{deep}</tool_call>', f'f(a={"9" * 4000} * {"9" * 4000})', f'f(a={"9" * 6000})', 'f(a=1/0)']
+  answers += [
+      tool_call({'b': [[1], None, {}]}, 'f'),
+      tool_call({'c': {'k': {}}}, 'f'),
+      tool_call({'a': None}, 'f'),
+      'f(b={1})',
+  ]
+  for answer in answers:
+    assert graded(SUITES[category], one, answer).status == 'failed', answer[:80]
+
+
 def test_a_megabyte_is_graded(problem):
   for answer in (tool_call({'places': ['x' * 1_000_000]}), 'f(' * 500_000, tool_call(RIGHT) * 10_000):
     assert graded(SUITES['simple_python'], problem, answer).status == 'failed'
