@@ -77,14 +77,24 @@ class EndpointAnswers:
     """Yields the answers as they come.
 
     Raises:
-      UserError: the server refuses, or does not answer after all tries.
+      UserError: the server refuses, or does not answer after all tries; answers that still came are yielded first.
     """
+    failure = None
     with concurrent.futures.ThreadPoolExecutor(self._parallel) as asking:
+      pending = {asking.submit(self._one, one) for one in asked}
       try:
-        for future in concurrent.futures.as_completed([asking.submit(self._one, one) for one in asked]):
-          yield future.result()
+        while pending:
+          done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+          for future in done:
+            if error := future.exception():
+              failure = failure or error
+              pending = {other for other in pending if not other.cancel()}
+            else:
+              yield future.result()
       finally:
         asking.shutdown(wait=False, cancel_futures=True)
+    if failure:
+      raise failure
 
   def _one(self, asked: Asked) -> Answer:
     prompt, sampling = asked.prompt, asked.sampling

@@ -125,10 +125,9 @@ def test_a_run_that_a_server_ends_keeps_what_it_finished_and_resumes(tmp_path, c
     with pytest.raises(UserError, match='refuses with status 400'):
       go(server, tmp_path / 'cut')
     kept = (tmp_path / 'cut/records.jsonl').read_text().count('\n') - 1
-    assert 1 <= kept <= 3
-    asked = len(server.requests)
+    assert kept >= 3 and len(server.requests) == kept + 1  # the next may have been on its way
     cut = go(server, tmp_path / 'cut')
-    assert len(server.requests) - asked == 6 - kept
+    assert len(server.requests) == 6 + 1
     straight = go(server, tmp_path / 'straight')
   assert cut == straight and cut['figures'] == {'pass@1': 100.0}
   written = ''.join(path.read_text() for path in tmp_path.rglob('*') if path.is_file())
