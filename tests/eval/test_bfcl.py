@@ -11,7 +11,7 @@ import types
 import pytest
 
 from iquest_jax.errors import UserError
-from iquest_jax.eval import bfcl_values
+from iquest_jax.eval import bfcl, bfcl_values
 from iquest_jax.eval.bfcl import SUITES
 
 from tests.eval.conftest import MALFORMED, graded, score, write_lines
@@ -132,6 +132,11 @@ def test_a_wrong_call_scores_zero_and_names_its_fault(problem, change, reason):
 )
 def test_malformed_answers_score_zero(problem, answer):
   assert score(SUITES['simple_python'], problem, answer) == {'pass@1': 0}
+
+
+def test_a_call_may_be_nested_a_hundred_levels_deep_and_no_deeper():
+  nested = lambda levels: tool_call({'a': json.loads('[' * levels + ']' * levels)})
+  assert len(bfcl.calls_of(nested(90))) == 1 and bfcl.calls_of(nested(150)) == []
 
 
 @pytest.mark.parametrize('category', ['simple_python', 'simple_java', 'simple_javascript', 'parallel'])
