@@ -57,7 +57,7 @@ class LiveCodeBench(Suite):
   length = 8192
 
   def problems(self, folder: pathlib.Path) -> list[Problem]:
-    first = read.find(folder, 'test*.jsonl')
+    first = read.find(folder, '[lL]ive[cC]ode[bB]ench*/test*.jsonl', 'code_generation*/test*.jsonl', 'test*.jsonl')
     problems = []
     for path in sorted(first.parent.glob('test*.jsonl')):
       for record in read.records(path, _FIELDS):

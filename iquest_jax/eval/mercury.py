@@ -76,7 +76,7 @@ class Mercury(Suite):
     self._lock, self._ranges = threading.Lock(), {}
 
   def problems(self, folder: pathlib.Path) -> list[Problem]:
-    path = read.find(folder, 'eval.jsonl', 'mercury*.jsonl', 'eval*.jsonl*')
+    path = read.find(folder, '[mM]ercury*/eval*.jsonl', '[mM]ercury*.jsonl', 'eval*.jsonl')
     problems = []
     for record in read.records(path, _FIELDS):
       where = f'{path}: {record["slug_name"]}'

@@ -16,11 +16,19 @@ from iquest_jax.text import extract
 DEPTHS = (0, 25, 50, 75, 100)  # percent of the context in front of what is asked for
 _PER_DEPTH = 4
 _PLACES = (
-    'archive', 'bakery', 'cellar', 'dairy', 'embassy', 'foundry', 'garage', 'harbor', 'icehouse', 'kennel', 'library', 'mill',
-)  # fmt: skip
-_NOUNS = (
-    'river', 'lantern', 'market', 'orchard', 'bridge', 'winter', 'letter', 'garden', 'engine', 'window', 'valley', 'clock',
-)  # fmt: skip
+    'archive',
+    'bakery',
+    'cellar',
+    'dairy',
+    'embassy',
+    'foundry',
+    'garage',
+    'harbor',
+    'icehouse',
+    'kennel',
+    'mill',
+)
+_NOUNS = ('river', 'lantern', 'market', 'orchard', 'bridge', 'winter', 'letter', 'garden', 'engine', 'window', 'valley')
 _VERBS = (
     'follows',
     'crosses',

@@ -55,7 +55,9 @@ class SqlSuite(Suite):
     self._files: dict[str, pathlib.Path] = {}
 
   def problems(self, folder: pathlib.Path) -> list[Problem]:
-    path = read.find(folder, 'dev.json')
+    # Both benchmarks call their file dev.json; the databases beside it tell which one it is.
+    mine = [path for path in sorted(folder.rglob('dev.json')) if (path.parent / self._folder).is_dir()]
+    path = mine[0] if mine else read.find(folder, 'dev.json')
     fields = {'db_id': str, 'question': str, self._query: str} | ({'evidence': str} if self.name == 'bird' else {})
     records, schema = read.records(path, fields), functools.cache(_schema)
     self._files = {}

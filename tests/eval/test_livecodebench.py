@@ -42,8 +42,9 @@ FUNCTIONAL = problem(
 
 @pytest.fixture
 def problems(tmp_path):
-  write_lines(tmp_path / 'test.jsonl', STDIN)
-  write_lines(tmp_path / 'test2.jsonl', FUNCTIONAL)
+  write_lines(tmp_path / 'another/test.jsonl', {'not': 'ours'})
+  write_lines(tmp_path / 'livecodebench/test.jsonl', STDIN)
+  write_lines(tmp_path / 'livecodebench/test2.jsonl', FUNCTIONAL)
   return SUITE.problems(tmp_path)
 
 

@@ -49,7 +49,8 @@ REVERSE = TOTAL | {
 
 @pytest.fixture
 def problems(tmp_path):
-  write_lines(tmp_path / 'data/eval.jsonl', TOTAL, REVERSE)
+  write_lines(tmp_path / 'another/eval.jsonl', {'not': 'ours'})
+  write_lines(tmp_path / 'mercury/eval.jsonl', TOTAL, REVERSE)
   return MERCURY.problems(tmp_path)
 
 

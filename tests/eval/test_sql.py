@@ -1,6 +1,7 @@
 """Spider and BIRD: queries are graded by their rows, and nothing a query does reaches the database or the reference."""
 
 import json
+import shutil
 import sqlite3
 
 import pytest
@@ -108,6 +109,15 @@ def test_a_megabyte_is_graded(folder, pool):
 def test_a_reference_that_does_not_run_is_listed_and_not_scored(folder, pool):
   outcome = graded(SPIDER, SPIDER.problems(folder)[2], fenced(BAG), pool)
   assert outcome.status == 'missing' and 'no such table: nowhere' in outcome.reason
+
+
+def test_each_benchmark_finds_its_file_where_both_are_in_one_folder(folder):
+  for name, databases in (('a', 'dev_databases'), ('b', 'database')):
+    (folder / name).mkdir()
+    shutil.copy(folder / 'dev.json', folder / name)
+    (folder / databases).rename(folder / name / databases)
+  (folder / 'dev.json').unlink()
+  assert len(SPIDER.problems(folder)) == len(BIRD.problems(folder)) == len(QUERIES)
 
 
 def test_a_missing_or_damaged_file_is_one_clear_error(folder):
