@@ -7,6 +7,7 @@ import pytest
 from iquest_jax.errors import UserError
 from iquest_jax.eval import mercury
 from iquest_jax.eval.mercury import MERCURY, beyond
+from iquest_jax.eval.suite import Outcome
 
 from tests.eval.conftest import MALFORMED, graded, score, write_lines
 
@@ -61,6 +62,11 @@ def fenced(code):
 @pytest.mark.parametrize(('seconds', 'share'), [(0.5, 1), (1, 1), (2, 2 / 3), (4, 0), (9, 0)])
 def test_beyond_is_the_clipped_place_among_the_references(seconds, share):
   assert beyond(seconds, 1, 4) == pytest.approx(share)
+
+
+def test_beyond_is_the_mean_over_samples_and_tasks_and_failures_count_as_zero():
+  fast, failed = Outcome('passed', figures={'beyond': 0.5}), Outcome('timeout')
+  assert MERCURY.score({}, {'a': [fast, fast], 'b': [fast, failed]}) == {'pass@1': 75, 'beyond': 37.5}
 
 
 def test_the_statement_is_shown_and_no_solution(problems):
