@@ -7,7 +7,7 @@ from iquest_jax.eval.suite import Prompt
 from iquest_jax.infer import text as infer_text
 from iquest_jax.infer.engine import Engine, Request
 from iquest_jax.infer.sampler import GREEDY, Sampling
-from iquest_jax.text.tokenizer import END_OF_TEXT, IM_END, Tokenizer
+from iquest_jax.text.tokenizer import IM_END, Tokenizer
 
 from tests.eval import small_stage
 
@@ -34,10 +34,9 @@ def test_an_answer_is_what_the_engine_draws_for_its_id(run, answers):
   asked = [Asked(7, Prompt('def '), 20, HOT), Asked(2**31 - 1, CHAT, 9, HOT), Asked(0, Prompt('return'), 1, GREEDY)]
   got = by_id(answers, asked)
   engine = Engine(answers.model, answers.params, 3)  # the same compiled step
-  ends = (tokenizer.id(IM_END), tokenizer.id(END_OF_TEXT))
   for one in asked:
     ids = infer_text.turn(tokenizer, CHAT.messages) if one.prompt is CHAT else tokenizer.encode(one.prompt.text)
-    drawn = list(engine.run([Request(one.id, ids, one.length, one.sampling, ends)]))
+    drawn = list(engine.run([Request(one.id, ids, one.length, one.sampling, tokenizer.ends)]))
     text = tokenizer.decode([token.token for token in drawn if token.end != 'stop'])
     assert got[one.id] == (one.id, text, drawn[-1].end, len(drawn))
 
