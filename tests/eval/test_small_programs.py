@@ -8,8 +8,10 @@ import pytest
 
 from iquest_jax.data.tiny import programs
 from iquest_jax.errors import UserError
+from iquest_jax.eval import suites
 from iquest_jax.eval.small_programs import SMALL_PROGRAMS
 from iquest_jax.eval.suite import Problem
+from iquest_jax.run_folder import RunFolder
 
 from tests.eval.conftest import MALFORMED, graded, score
 
@@ -55,6 +57,15 @@ def test_a_corpus_without_problems_or_with_a_damaged_one_is_refused(tmp_path):
   path.write_text(path.read_text().replace('"tests"', '"hidden"'))
   with pytest.raises(UserError, match='held_out.jsonl: line 1: field "tests" is missing'):
     SMALL_PROGRAMS.problems(tmp_path)
+
+
+def test_problems_come_from_the_corpus_of_the_run_whatever_data_is(tmp_path):
+  with pytest.raises(UserError, match='its problems come with a run folder; give --workdir'):
+    suites.problems(SMALL_PROGRAMS, '', None)
+  with pytest.raises(UserError, match='corpus is missing; python -m launch.prepare writes it'):
+    suites.problems(SMALL_PROGRAMS, '', RunFolder(tmp_path))
+  written(tmp_path / 'corpus', count=3)
+  assert len(suites.problems(SMALL_PROGRAMS, 'none', RunFolder(tmp_path))) == 3
 
 
 def test_the_prompt_is_the_request_alone():
