@@ -1,7 +1,7 @@
 """Published rates of accelerators: the denominators of every utilisation figure and estimate.
 
-Sources: the vendors' data sheets (dense bf16 matrix rate, no sparsity); for memory, memory bandwidth, links, cores and matrix
-units of TPUs, the v5p, v5e and v6e pages of the Cloud TPU documentation.
+Sources: the vendors' data sheets (dense bf16 matrix rate, no sparsity); for memory, memory bandwidth, links, cores and
+matrix units of TPUs, the v5p, v5e and v6e pages of the Cloud TPU documentation.
 """
 
 import dataclasses

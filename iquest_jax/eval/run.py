@@ -32,7 +32,7 @@ from iquest_jax.sandbox.pool import Pool
 from iquest_jax.text.chat import Message
 
 # Of a request's id: so many bits for the sample, the problem's place in the file, and the turn of the conversation.
-_PROBLEM_BITS, _TURN_BITS = 14, 7
+_PROBLEM_BITS, _TURN_BITS = 14, 8
 _SAMPLE_BITS = 31 - _PROBLEM_BITS - _TURN_BITS
 _GRADERS = 2  # threads; a verdict waits for sandboxes most of the time
 

@@ -66,10 +66,11 @@ def write(cache: Cache, passes: Sequence[tuple[jax.Array, jax.Array]], count_B) 
   """
 
   def local(cache, passes, count_B):
-    slots_B1 = jnp.arange(len(count_B))[:, None]
-
     def put(old, new):
       places_BT = _places(cache.length_B, count_B, new.shape[2], old.shape[2])
+      if new.shape[2] == 1:
+        return _put_one(old, new, places_BT[:, 0])
+      slots_B1 = jnp.arange(len(count_B))[:, None]
       return old.at[:, slots_B1, places_BT].set(new, mode='drop', unique_indices=True)
 
     far, *near = jax.tree.map(put, [cache.far, *cache.near], passes)
@@ -116,6 +117,25 @@ def _on_each_device(function, cache: Cache, *arguments) -> Cache:
 
 def _slot_axis(x) -> int:
   return KEY_AXES.index('batch') if x.ndim == len(KEY_AXES) else 0
+
+
+def _put_one(old, new, places_B):
+  """Writes one token per slot, slot after slot: for a scatter, libtpu copies the whole cache into another order and back.
+
+  Args:
+    old: [L, B, S, G, K].
+    new: [L, B, 1, G, K].
+    places_B: int32; S is not written.
+  """
+  room = old.shape[2]
+
+  def one(slot, old):
+    at = 0, slot, jnp.minimum(places_B[slot], room - 1), 0, 0
+    token = jax.lax.dynamic_slice_in_dim(new, slot, 1, axis=1)
+    token = jnp.where(places_B[slot] < room, token, jax.lax.dynamic_slice(old, at, token.shape))
+    return jax.lax.dynamic_update_slice(old, token, at)
+
+  return jax.lax.fori_loop(0, old.shape[1], one, old)
 
 
 def _places(length_B, count_B, T, room):
