@@ -29,7 +29,8 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 
 PYTEST := $(BIN)/python -m pytest -q
-TESTS := tests --ignore=tests/peers --ignore=tests/sandbox -n 2
+# Three processes for two cores: tests that kill and restart commands mostly wait.
+TESTS := tests --ignore=tests/peers --ignore=tests/sandbox -n 3
 
 test: lint
 	$(PYTEST) $(TESTS) -m 'not long and not tpu'

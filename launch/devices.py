@@ -17,11 +17,11 @@ _NVIDIA_GPUS = ('/dev/nvidia[0-9]*', '/dev/dxg')
 
 
 def ignore_absent_tpu() -> None:
-  """Keeps jax from loading libtpu on a machine without a TPU, where libtpu prints errors of its own.
+  """Keeps jax from looking for a TPU on a machine without one, where libtpu prints errors, and jax says if it is absent.
 
-  `make test` installs libtpu to compile for TPUs. Call this before jax is imported; JAX_PLATFORMS wins if it is set.
+  Call this before jax is imported; JAX_PLATFORMS wins if it is set.
   """
-  if os.environ.get('JAX_PLATFORMS') or _exists(_TPU_CHIPS) or not importlib.util.find_spec('libtpu'):
+  if os.environ.get('JAX_PLATFORMS') or _exists(_TPU_CHIPS):
     return
   cuda = any(importlib.util.find_spec(f'jax_cuda{version}_plugin') for version in (12, 13))
   os.environ['JAX_PLATFORMS'] = 'cuda,cpu' if cuda and _exists(_NVIDIA_GPUS) else 'cpu'

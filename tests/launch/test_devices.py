@@ -67,24 +67,25 @@ def test_a_number_of_hosts_that_is_not_a_number_is_refused(joined):
     ('files', 'packages', 'platforms', 'chosen'),
     [
         ((), ('libtpu',), '', 'cpu'),
-        ((), (), '', ''),
+        ((), (), '', 'cpu'),
         (('/dev/accel0',), ('libtpu',), '', ''),
         (('/dev/vfio/0',), ('libtpu',), '', ''),
         (('/dev/nvidia0',), ('libtpu', 'jax_cuda13_plugin'), '', 'cuda,cpu'),
         (('/dev/nvidia0',), ('libtpu',), '', 'cpu'),
         ((), ('libtpu', 'jax_cuda13_plugin'), '', 'cpu'),
-        (('/dev/nvidia0',), ('jax_cuda13_plugin',), '', ''),
+        (('/dev/nvidia0',), ('jax_cuda13_plugin',), '', 'cuda,cpu'),
+        (('/dev/accel0',), (), '', ''),
         ((), ('libtpu',), 'tpu', 'tpu'),
     ],
 )
-def test_jax_ignores_libtpu_only_where_there_is_no_tpu(machine, files, packages, platforms, chosen):
+def test_jax_looks_for_a_tpu_only_where_there_is_one(machine, files, packages, platforms, chosen):
   machine(files, packages, platforms)
   devices.ignore_absent_tpu()
   assert os.environ['JAX_PLATFORMS'] == chosen
 
 
 def test_a_command_prints_its_devices_and_nothing_about_absent_ones(commands, tmp_path):
-  """With libtpu installed, as after `make test`, and the platform left to jax, as a user has it."""
+  """With the platform left to jax, as a user has it; `make test-tpu` installs libtpu, and `make demo` does not."""
   done = commands.run(['-m', 'launch.tpu', '--exp=pretrain:tiny', f'--workdir={tmp_path}'], status=2, JAX_PLATFORMS='')
   running, error = done.stderr.splitlines()
   assert re.fullmatch(RUNNING, running) and error.startswith('error: rows: ')
