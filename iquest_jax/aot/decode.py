@@ -15,11 +15,9 @@ from iquest_jax.errors import UserError
 from iquest_jax.model import cost, sizes
 
 _ITEM = 2  # bytes of a bfloat16
-# Kept free for what a prefill needs besides the cache: its own keys and values, and activations of the row.
-_PREFILLED_ROWS = 3
-# While it writes new tokens, the program has the keys, then the values, a second time: libtpu 0.0.42 scatters into another
-# order of dimensions than the kernel reads.
-_CACHE_COPIES = 1.5
+# Kept free for what a prefill needs besides the cache, in units of its row's keys and values: the slot taken out, what is new,
+# copies in another order while it is written (libtpu 0.0.42 scatters so), activations. With 3, 3 % too much was needed.
+_PREFILLED_ROWS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +78,7 @@ def plan(config: ConfigDict, slice_: Slice, slots: int = 0) -> Plan:
   tensor = math.gcd(slice_.chips, model.kv_heads)
   one = Plan(model, slice_, config.data.context, slice_.chips // tensor, tensor, 1)
   room = tensor * slice_.chip.hbm_bytes - _ITEM * cost.num_params(model) - _PREFILLED_ROWS * one.slot_bytes
-  fitting = int(room // (_CACHE_COPIES * one.slot_bytes))
+  fitting = int(room // one.slot_bytes)
   if not slots and fitting < 1:
     raise UserError(
         f'aot: slots of {one.size} tokens must fit {slice_.cloud_name} beside the parameters, got none; choose a larger '
@@ -180,7 +178,7 @@ def estimated(measures: dict[str, dict], plan: Plan, bundles: dict) -> Estimate:
   return Estimate(
       fits=not refused and peak <= chip.hbm_bytes,
       peak_bytes=peak,
-      more=0 if refused else int(left // (_CACHE_COPIES * plan.slot_bytes / plan.tensor)),
+      more=0 if refused else int(left // (plan.slot_bytes / plan.tensor)),
       step=seconds['decode'],
       prefill=seconds['prefill'],
       plan=plan,
