@@ -15,8 +15,8 @@ from iquest_jax.errors import UserError
 from iquest_jax.model import cost, sizes
 
 _ITEM = 2  # bytes of a bfloat16
-# Kept free for what a prefill needs besides the cache, in units of its row's keys and values: the slot taken out, what is new,
-# copies in another order while it is written (libtpu 0.0.42 scatters so), activations. With 3, 3 % too much was needed.
+# Kept free for what a prefill needs besides the cache, in units of its row's keys and values: the slot taken out, what is
+# new, copies in another order while it is written (libtpu 0.0.42 scatters so), activations. Compiled, 3 were too few.
 _PREFILLED_ROWS = 5
 
 

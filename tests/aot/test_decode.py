@@ -65,7 +65,7 @@ def test_a_step_is_the_sum_of_its_parts_and_draws_a_token_for_every_slot():
   # 15.74 GiB are left per chip, and a slot takes 5.003.
   assert estimated.fits and estimated.peak_bytes == 80 * 2**30 and estimated.more == 3
   text = report.render_decode('sft_thinking 40b_loop', MEASURES, estimated)
-  assert '128 of 131072 tokens, 4 per group; the rest of the HBM would hold 2 more' in text
+  assert '128 of 131072 tokens, 4 per group; the rest of the HBM would hold 3 more' in text
   assert '92.0 ms, most of it kernels' in text and '1391 tokens/s with full slots, 5.4 per chip' in text
   table = report.decode_table({('40b_loop', 131072): {'v5p-512': estimated}})
   assert '| 40b_loop | 131072 | 128 slots, 80.0 GiB, 92 ms, 1391 tokens/s |' in table
