@@ -1,6 +1,6 @@
 """BFCL, multi-turn: calls change the state of simulated services, which must be gold's after every turn.
 
-Source: the package `bfcl-eval`, whose API classes run in the sandbox. A user's turn goes on until the model calls nothing;
+Source: the package `bfcl-eval`, whose API classes run in the sandbox. A user's turn ends when the model calls nothing;
 more than 20 answers fail. Calls are parsed as literals and looked up by name; no text of a model is evaluated.
 """
 

@@ -80,7 +80,7 @@ def problems(suite, data: str, run: RunFolder | None) -> list:
     return suite.problems(run.corpus)
   if data:
     if not pathlib.Path(data).is_dir():
-      raise UserError(f'--data: {data} is no folder; name the one with the files of the benchmarks')
+      raise UserError(f'--data: {data} is not a folder; name the one with the files of the benchmarks')
     return suite.problems(pathlib.Path(data))
   found = importlib.util.find_spec(suite.package) if suite.package else None
   if not (found and found.submodule_search_locations):
