@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from iquest_jax.kernels.decode_attention import reference
-from iquest_jax.kernels.gated_attention import Keys
+from iquest_jax.kernels.gated_attention import Keys, tpu_common
 from iquest_jax.kernels.gated_attention.reference import MASKED
 from iquest_jax.kernels.gated_attention.tpu_common import LANES, LOG2_E, column, compiler_params, dot, widen
 
@@ -315,14 +315,7 @@ def _fold(q, k, v, others, top, total, acc, chunk, i, left):
   if left is not None:
     scores = jnp.where(jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1) < left, scores, MASKED)
     values = jnp.where(jax.lax.broadcasted_iota(jnp.int32, values.shape, 0) < left, values, 0)
-  before = top[...]
-  now = jnp.maximum(before, jnp.max(scores, axis=1, keepdims=True))
-  p = jnp.exp2((scores - widen(now, chunk)) * scale)
-  shrink = jnp.exp2((before - now) * scale)
-  top[...] = now
-  # Each lane keeps its own sum until the end: adding across lanes is expensive.
-  total[...] = total[...] * shrink + sum(p[:, lane : lane + LANES] for lane in range(0, chunk, LANES))
-  acc[...] = acc[...] * widen(shrink, acc.shape[1]) + dot(p.astype(values.dtype), values, (1, 0))
+  tpu_common.add_to_softmax(scores, values, scale, top, total, acc)
 
 
 def _local(q, near: Near, others):

@@ -105,6 +105,28 @@ class Near(NamedTuple):
   ids: jax.Array
 
 
+def add_to_softmax(scores, values, scale, top, total, acc):
+  """Adds a chunk of keys to the online softmax that `top`, `total` and `acc` hold, all float32.
+
+  Args:
+    scores: [Q, C], without scale.
+    values: [C, K].
+    scale: of the scores, times log2(e).
+    top: ref [Q, LANES], the largest score so far in every lane.
+    total: ref [Q, LANES], sums of the weights; each lane keeps its own, since adding across lanes is expensive.
+    acc: ref [Q, K], the weighted sum of the values.
+  """
+  chunk = scores.shape[1]
+  before = top[...]
+  now = jnp.maximum(before, jnp.max(scores, axis=1, keepdims=True))
+  # Scaling the difference from the maximum costs no more than exp2 does anyway, and rounds nothing to bfloat16.
+  p = jnp.exp2((scores - widen(now, chunk)) * scale)
+  shrink = jnp.exp2((before - now) * scale)
+  top[...] = now
+  total[...] = total[...] * shrink + sum(p[:, lane : lane + LANES] for lane in range(0, chunk, LANES))
+  acc[...] = acc[...] * widen(shrink, acc.shape[1]) + dot(p.astype(values.dtype), values, (1, 0))
+
+
 def dot(a, b, contract):
   """Product of a and b over one dimension of each, in float32; float32 operands keep all their bits."""
   precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else jax.lax.Precision.DEFAULT

@@ -127,7 +127,6 @@ def _kernel(q_block, k_block, kind, q, k, v, q_ids, k_ids, *refs, window, chunk,
 def _fold(work, q, k, v, columns, k_ids, top, total, acc, window, chunk):
   """Adds one block of keys to the online softmax, whose statistics are those of unscaled scores."""
   block_k, K = k.shape
-  # Scaling the difference from the maximum costs no more than exp2 does anyway, and rounds nothing to bfloat16.
   scale = LOG2_E / math.sqrt(K)
   for start in range(0, block_k, chunk):
     here = pl.ds(start, chunk)
@@ -136,14 +135,7 @@ def _fold(work, q, k, v, columns, k_ids, top, total, acc, window, chunk):
         work, widen(columns[0], chunk), widen(columns[1], chunk), k_ids[0:1, here], k_ids[1:2, here], window
     )
     scores = hide(scores, seen)
-    before = top[...]
-    now = jnp.maximum(before, jnp.max(scores, axis=1, keepdims=True))
-    p = jnp.exp2((scores - widen(now, chunk)) * scale)
-    shrink = jnp.exp2((before - now) * scale)
-    top[...] = now
-    # Each lane keeps its own sum until the end: adding across lanes is expensive.
-    total[...] = total[...] * shrink + sum(p[:, lane : lane + LANES] for lane in range(0, chunk, LANES))
-    acc[...] = acc[...] * widen(shrink, acc.shape[1]) + dot(p.astype(v.dtype), v[here, :], (1, 0))
+    tpu_common.add_to_softmax(scores, v[here, :], scale, top, total, acc)
 
 
 def _mix_in_local(q, acc, inverse, columns, logits, k2, v2, halo_k, halo_v, ids, out, lse_out, window):
