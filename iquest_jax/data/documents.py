@@ -24,15 +24,17 @@ class File:
   path: str
   text: str
   repo: str = ''
+  licence: str = ''  # SPDX expression; '' if unknown
 
 
 @dataclasses.dataclass(frozen=True)
 class Repository:
-  """Several files of a repository, ((path, text), ...), in reading order."""
+  """Several files of a repository, ((path, text), ...), in reading order: a file comes after those it depends on."""
 
   id: str
   name: str
   files: tuple[tuple[str, str], ...]
+  licence: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,43 @@ class Commit:
 
 
 @dataclasses.dataclass(frozen=True)
+class Transition:
+  """A repository before a change, and the change: the triplet (R_old, P, R_new), of which R_new follows.
+
+  Attributes:
+    message: what the change does, from the messages of its commits.
+    patch: unified diff from the old state to the new one.
+    files: ((path, text), ...) of the old state that the patch changes or deletes.
+    context: ((path, text), ...) of the old state beside them, the most useful first.
+    span: ids of the first and the last state.
+  """
+
+  id: str
+  repo: str
+  message: str
+  patch: str
+  files: tuple[tuple[str, str], ...]
+  context: tuple[tuple[str, str], ...] = ()
+  span: tuple[str, str] = ('', '')
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """A programming problem with tests.
+
+  Attributes:
+    tests: {'input', 'output'} each; text of standard input and output, or, with `function`, JSON of arguments and result.
+    function: name of the function that the tests call; '' if they run a program.
+  """
+
+  id: str
+  statement: str
+  tests: tuple[Mapping[str, Any], ...]
+  solution: str = ''
+  function: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
 class Conversation:
   """A chat: messages as in text/chat.py, and definitions of the tools that the assistant may call."""
 
@@ -54,8 +93,21 @@ class Conversation:
   tools: tuple[Mapping[str, Any], ...] = ()
 
 
-Document = File | Repository | Commit | Conversation
-KINDS = {kind.__name__.lower(): kind for kind in (File, Repository, Commit, Conversation)}
+Document = File | Repository | Commit | Transition | Problem | Conversation
+KINDS = {kind.__name__.lower(): kind for kind in (File, Repository, Commit, Transition, Problem, Conversation)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Drop:
+  """Why a document, or a file of one, is left out: what a step returns in its place.
+
+  Attributes:
+    rule: names the rule; drops are counted by it, so it holds no number and no name of a file.
+    evidence: what the rule saw, for people.
+  """
+
+  rule: str
+  evidence: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +141,10 @@ def texts(document: Document) -> tuple[str, ...]:
       return tuple(text for _, text in document.files)
     case Commit():
       return (document.message, document.patch)
+    case Transition():
+      return (document.message, document.patch, *(text for _, text in (*document.files, *document.context)))
+    case Problem():
+      return (document.statement, document.solution)
   return tuple(message[part] for message in document.messages for part in ('thinking', 'content') if part in message)
 
 
@@ -133,6 +189,12 @@ def _files(field: str, value: Any) -> tuple[tuple[str, str], ...]:
   return tuple((path, text) for path, text in value)
 
 
+def _pair(field: str, value: Any) -> tuple[str, str]:
+  if not isinstance(value, list) or len(value) != 2 or not all(isinstance(part, str) for part in value):
+    raise ValueError(f'"{field}" must be two strings')
+  return tuple(value)
+
+
 def _objects(field: str, value: Any) -> tuple[dict[str, Any], ...]:
   if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
     raise ValueError(f'"{field}" must be a list of objects')
@@ -151,5 +213,7 @@ def _messages(field: str, value: Any) -> tuple[dict[str, Any], ...]:
   return messages
 
 
-_NEVER_EMPTY = ('id', 'files', 'messages')
-_CHECKED = {'files': _files, 'messages': _messages, 'tools': _objects}
+_NEVER_EMPTY = ('id', 'files', 'messages', 'tests')
+_CHECKED = {
+    'files': _files, 'context': _files, 'span': _pair, 'messages': _messages, 'tools': _objects, 'tests': _objects,
+}  # fmt: skip
