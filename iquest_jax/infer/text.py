@@ -11,6 +11,9 @@ from iquest_jax.text import chat, example
 from iquest_jax.text.chat import Message
 from iquest_jax.text.tokenizer import FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, Tokenizer
 
+_TAIL = 32  # tokens that are decoded for each new one, at most twice as many
+_PART = 3  # bytes of a character that is not whole; decoders show them as one to three replacement characters
+
 
 def completion(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
   """Ids of a text to continue; it may spell out special tokens."""
@@ -69,27 +72,44 @@ def complete(engine: Engine, tokenizer: Tokenizer, prompts: Sequence[np.ndarray]
 
 
 class _Text:
-  """The text of one request, of which as much is shown as later tokens cannot change."""
+  """The text of one request, of which as much is shown as later tokens cannot change.
+
+  Only the last tokens are kept and decoded: decoding all of them for each token would take quadratic time.
+  """
 
   def __init__(self, tokenizer: Tokenizer, stop_words: Sequence[str]):
-    self._tokenizer, self._stop_words = tokenizer, stop_words
-    self._ids, self._shown, self.ended = [], 0, False
+    self._decode, self._stop_words, self.ended = tokenizer.decode, stop_words, False
+    # The last tokens, how many characters of their text are shown, and how many tokens there may be.
+    self._ids, self._shown, self._room = [], 0, _TAIL
 
   def add(self, token: Token) -> str:
     """The text that a token makes certain."""
     if token.end != 'stop':
       self._ids.append(token.token)
-    text, self.ended = self._tokenizer.decode(self._ids), bool(token.end)
+    text, self.ended = self._decode(self._ids)[self._shown :], bool(token.end)
     certain = len(text) if self.ended else len(text) - self._open(text)
+    # A stop word begins in what is not shown, because `_open` holds its beginning back.
     if found := [at for word in self._stop_words if (at := text.find(word)) >= 0]:
       certain, self.ended = min(found), True
-    new, self._shown = text[self._shown : certain], max(self._shown, certain)
-    return new
+    self._shown += certain
+    if len(self._ids) >= self._room:
+      self._forget()
+      self._room = max(_TAIL, 2 * len(self._ids))
+    return text[:certain]
 
   def _open(self, text: str) -> int:
-    """How many characters at the end may still change: part of a character, or the beginning of a stop word."""
-    changing = len(text) - len(text.rstrip('\ufffd'))
-    for word in self._stop_words:
-      begun = next((n for n in range(len(word) - 1, 0, -1) if text.endswith(word[:n])), 0)
-      changing = max(changing, begun)
-    return changing
+    """How many characters at the end may still change: part of a character, and the beginning of a stop word."""
+    stable = text[:-_PART] + text[-_PART:].rstrip('\ufffd')
+    begun = (n for word in self._stop_words for n in range(1, len(word)) if stable.endswith(word[:n]))
+    return len(text) - len(stable) + max(begun, default=0)
+
+  def _forget(self) -> None:
+    """Drops tokens in front that no later token affects, but keeps one that is shown: some decoders trim the first."""
+    text = self._decode(self._ids)
+    for first in range(len(self._ids) - _PART - 2, 0, -1):
+      before, context = self._decode(self._ids[: first + 1]), self._decode(self._ids[first : first + 1])
+      tail = self._decode(self._ids[first:])
+      # Equal only if no character lies across the end of `before`, whose tokens then decode alike with or without.
+      if len(before) <= self._shown and before + tail[len(context) :] == text:
+        self._ids, self._shown = self._ids[first:], self._shown - len(before) + len(context)
+        return
