@@ -6,13 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from iquest_jax.data.build import context as context_builder
-from iquest_jax.data.build import edits
-from iquest_jax.data.documents import Commit, Conversation, Document, File, Repository
-from iquest_jax.data.format import commit, fim, repository, text
+from iquest_jax.data.build import edits, problems, transitions
+from iquest_jax.data.documents import Commit, Conversation, Document, Drop, File, Problem, Repository, Transition
+from iquest_jax.data.format import commit, fim, repository, text, transition
 from iquest_jax.errors import UserError, check_name
 from iquest_jax.text import chat
 from iquest_jax.text.example import Example, Segment, build
 from iquest_jax.text.tokenizer import Tokenizer
+
+# What a stage learns of a chat: every token but the tools' results, or the assistant's turns only.
+LEARN = ('all', 'assistant')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,19 +24,19 @@ class Source:
 
   Attributes:
     kind: the record its documents are read as.
-    format: (document, or what `build` made of it) -> segments.
-    build: (document, context in tokens, tokenizer, rng) -> what `format` takes.
+    format: what `build` made -> segments; a chat also takes which turns are learned.
+    build: (document, context in tokens, tokenizer, rng) -> what `format` takes, or a Drop.
     whole: whether an example longer than a row is dropped; otherwise it continues in further rows.
   """
 
   kind: type
-  format: Callable[[Any], list[Segment]]
+  format: Callable[..., list[Segment]]
   build: Callable[[Any, int, Tokenizer, random.Random], Any] = lambda document, *_: document
   whole: bool = False
 
 
-def _chat(conversation: Conversation) -> list[Segment]:
-  return chat.segments(conversation.messages, conversation.tools)
+def _chat(conversation: Conversation, learn: str) -> list[Segment]:
+  return chat.segments(conversation.messages, conversation.tools, learn_all=learn == 'all')
 
 
 # Stage 1 is pre-training seen again in mid-training; replay is its best part seen again in fine-tuning.
@@ -45,6 +48,7 @@ SOURCES = {
     'stage1': Source(File, text.segments),
     'replay': Source(File, text.segments),
     'commits': Source(Commit, commit.segments),
+    'transitions': Source(Transition, transition.segments, build=transitions.view),
     'file_level': Source(File, fim.segments, build=context_builder.file),
     'repository_level': Source(Repository, repository.segments, build=context_builder.repository),
     'reasoning_qa': Source(Conversation, _chat, whole=True),
@@ -52,7 +56,9 @@ SOURCES = {
     'chat_instruct': Source(Conversation, _chat, whole=True),
     'chat_thinking': Source(Conversation, _chat, whole=True),
     'reasoning_thinking': Source(Conversation, _chat, whole=True),
+    'problems': Source(Problem, _chat, build=lambda problem, *_: problems.conversation(problem), whole=True),
     'code_edit': Source(Commit, _chat, build=lambda commit, *_: edits.conversation(commit), whole=True),
+    'repository_edit': Source(Transition, _chat, build=edits.repository_conversation, whole=True),
 }
 
 
@@ -62,15 +68,21 @@ def get(name: str) -> Source:
   return SOURCES[name]
 
 
-def check(name: str, document: Document) -> None:
-  """Raises UserError if a document is not of the kind that its source reads."""
-  kind = get(name).kind
-  if not isinstance(document, kind):
-    wanted, got = kind.__name__.lower(), type(document).__name__.lower()
-    raise UserError(f'documents: "{document.id}" of "{name}" must be a {wanted}, got a {got}; fix or remove it')
+def check_learn(learn: str) -> None:
+  """Raises UserError unless data.learn is one of LEARN."""
+  if learn not in LEARN:
+    raise UserError(f'config: data.learn must be one of {", ".join(LEARN)}, got "{learn}"')
 
 
-def render(name: str, document: Document, tokenizer: Tokenizer, context: int, seed: int) -> Example:
-  """The example of a document that passed `check`; its randomness depends only on seed, source and the document's id."""
+def render(name: str, document: Document, tokenizer: Tokenizer, context: int, seed: int, learn: str) -> Example | Drop:
+  """The example of a document; its randomness depends only on seed, source and the document's id.
+
+  Args:
+    context: T, tokens of a row, which completions and views of repositories are made to fit.
+    learn: which tokens of a chat are learned; see LEARN.
+  """
   source, rng = get(name), random.Random(f'{seed}:{name}:{document.id}')
-  return build(tokenizer, source.format(source.build(document, context, tokenizer, rng)))
+  built = source.build(document, context, tokenizer, rng)
+  if isinstance(built, Drop):
+    return built
+  return build(tokenizer, source.format(built, learn) if source.format is _chat else source.format(built))

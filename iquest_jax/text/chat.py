@@ -50,8 +50,12 @@ class Reply:
   problems: tuple[str, ...] = ()
 
 
-def segments(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[Segment]:
+def segments(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), learn_all: bool = False
+) -> list[Segment]:
   """The segments of a conversation: weight 1 on the assistant's content and its closing token, 0 elsewhere.
+
+  With `learn_all`, weight 1 on everything but the turns of tools, whose results no model should learn to invent.
 
   Definitions of `tools` are written into the system turn, which is added if there is none. An assistant's content is
   encoded apart from its header, because a prompt ends there. That of the others is encoded with it: then the tokens are
@@ -72,10 +76,14 @@ def segments(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (
   parts: list[Segment] = []
   for message in messages:
     role, content = rendered(message)
-    weight = float(role == 'assistant')
-    parts += [(SpecialToken(tokenizer.IM_START), 0.0)]
-    parts += [(f'{role}\n', 0.0), (content, weight)] if weight else [(f'{role}\n{content}', 0.0)]
-    parts += [(SpecialToken(tokenizer.IM_END), weight), ('\n', 0.0)]
+    frame = float(learn_all and message['role'] != 'tool')
+    weight = float(role == 'assistant') or frame
+    parts += [(SpecialToken(tokenizer.IM_START), frame)]
+    if role == 'assistant':
+      parts += [(f'{role}\n', frame), (content, weight)]
+    else:
+      parts += [(f'{role}\n{content}', weight)]
+    parts += [(SpecialToken(tokenizer.IM_END), weight), ('\n', frame)]
   return parts
 
 

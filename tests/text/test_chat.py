@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from iquest_jax.errors import UserError
@@ -35,6 +35,7 @@ def test_only_what_the_assistant_says_and_its_end_is_learned(messages):
 @given(MESSAGES, st.booleans())
 def test_a_chat_has_the_tokens_of_its_whole_text(messages, tools):
   for message in messages:
+    assume('<|' not in message['content'])  # encoding the whole allows special tokens, which contents never become
     if message['role'] == 'assistant':
       message['content'] = message['content'].lstrip()  # encoded apart, because a prompt ends before it
   segments = chat.segments(messages, [{'name': 'a'}] * tools)
@@ -145,3 +146,13 @@ def test_spans_that_are_not_closed_are_reported():
   assert chat.parse('<think>\nHm <tool_call>') == chat.Reply('', 'Hm <tool_call>', (), ('<think> is not closed',))
   cut = chat.parse('A\n<tool_call>\n{"name": "f", "arguments": {}}')
   assert cut == chat.Reply('A', '', (), ('<tool_call> is not closed',))
+
+
+def test_mid_training_learns_every_token_but_tool_results():
+  call = {'role': 'assistant', 'content': 'I look.', 'tool_calls': [{'name': 'ls', 'arguments': {}}]}
+  messages = [{'role': 'user', 'content': 'What is here?'}, call, {'role': 'tool', 'content': 'a.py'}]
+  example = build(TOKENIZER, chat.segments(messages, learn_all=True))
+  learned = TOKENIZER.decode(example.tokens[example.loss_weights == 1])
+  ignored = TOKENIZER.decode(example.tokens[example.loss_weights == 0])
+  assert ignored == '<|im_start|>user\n<tool_response>\na.py\n</tool_response><|im_end|>\n'
+  assert learned + ignored == text_of(chat.segments(messages))

@@ -1,0 +1,221 @@
+"""Runs the tasks of a step on datatrove's executors: processes of this machine, Slurm, Ray.
+
+A task is a function of a module and its arguments. Its result is one JSON file that appears last and atomically, so it
+marks the task as complete: a step that was killed runs only the tasks that have no result. Work is divided into tasks by
+the input alone, so the number of workers changes nothing but the time.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from iquest_jax.errors import RunStopped, UserError, check_name
+from iquest_jax.run_folder import write_whole
+
+KINDS = ('local', 'slurm', 'ray')
+_POLL_SECONDS = 0.2
+# A Slurm job may wait in the queue; its tasks report by their results alone.
+_SLURM_POLL_SECONDS = 5.0
+_LOGS = 'logs'
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """`function(*arguments)` returns what is written to `result` as JSON; its other files must be complete by then."""
+
+  function: Callable[..., dict[str, Any]]
+  arguments: tuple
+  result: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Executor:
+  """Where tasks run.
+
+  Attributes:
+    kind: one of KINDS.
+    workers: tasks at a time.
+    partition, time_limit: of Slurm jobs.
+  """
+
+  kind: str = 'local'
+  workers: int = 1
+  partition: str = 'cpu'
+  time_limit: str = '20:00:00'
+
+  def __post_init__(self):
+    check_name('--executor:', self.kind, KINDS)
+    if self.workers < 1:
+      raise UserError(f'--workers must be at least 1, got {self.workers}')
+
+  def run(self, step: str, tasks: Sequence[Task], folder: pathlib.Path, progress: Progress) -> list[dict[str, Any]]:
+    """Runs the tasks that have no result; returns the results of all, in order.
+
+    Args:
+      step: its name, for progress and errors.
+      folder: for the logs of the executor; every worker must see it.
+      progress: called with (step, tasks done, all tasks).
+
+    Raises:
+      UserError: a task raised one, or the disk is full: the first of them in the order of tasks. Other tasks finish first.
+      RunStopped: a task ended without a result, as one that is killed for memory does.
+    """
+    missing = [task for task in tasks if not task.result.exists()]
+    for task in missing:
+      task.result.parent.mkdir(parents=True, exist_ok=True)
+      _error_file(task).unlink(missing_ok=True)
+      _process_file(task).unlink(missing_ok=True)
+    if missing:
+      with _Watch(step, tasks, progress) as watch:
+        try:
+          self._execute(step, missing, folder)
+        except KeyboardInterrupt:
+          if not watch.killed:
+            raise
+    for task in missing:
+      if (error := _error_file(task)).exists():
+        raise UserError(error.read_text())
+    if lost := [task for task in missing if not task.result.exists()]:
+      raise RunStopped(f'prepare: {step}: {len(lost)} of {len(tasks)} tasks ended without a result; run the command again')
+    progress(step, len(tasks), len(tasks))
+    return [json.loads(task.result.read_text()) for task in tasks]
+
+  def _execute(self, step: str, tasks: Sequence[Task], folder: pathlib.Path) -> None:
+    # Unique per set of tasks, since datatrove remembers which ranks of a folder are complete.
+    number = sum(1 for _ in folder.glob(f'{_LOGS}/{step}-*'))
+    logs = folder / _LOGS / f'{step}-{number}'.replace(' ', '_')
+    logs.mkdir(parents=True, exist_ok=True)
+    block = _Block(tuple(tasks))
+    common = dict(pipeline=[block], tasks=len(tasks), logging_dir=str(logs))
+    quiet()
+    if self.kind == 'local':
+      import multiprocess
+      from datatrove.executor.local import LocalPipelineExecutor
+
+      # The server that workers are forked from imports these once, not each worker of each step.
+      multiprocess.set_forkserver_preload([task.function.__module__ for task in tasks[:1]])
+      executor = LocalPipelineExecutor(**common, workers=min(self.workers, len(tasks)))
+    elif self.kind == 'slurm':
+      from datatrove.executor.slurm import SlurmPipelineExecutor
+
+      executor = SlurmPipelineExecutor(
+          **common, workers=self.workers, time=self.time_limit, partition=self.partition, job_name=f'prepare-{step}',
+          qos='', env_command=f'export PATH={os.environ["PATH"]}',
+      )  # fmt: skip
+    else:
+      from datatrove.executor.ray import RayPipelineExecutor
+
+      executor = RayPipelineExecutor(**common, workers=self.workers)
+    executor.run()
+    if self.kind == 'slurm':
+      _wait(executor.job_id, tasks)
+
+
+def quiet() -> None:
+  """Silences datatrove's own log, which repeats what results say."""
+  from loguru import logger
+
+  logger.disable('datatrove')
+
+
+class _Block:
+  """The one step of datatrove's pipeline: the task of a rank. Its process is noted while it runs."""
+
+  def __init__(self, tasks: tuple[Task, ...]):
+    self._tasks = tasks
+
+  def __setstate__(self, state):
+    self.__dict__.update(state)
+    quiet()
+
+  def __call__(self, data, rank: int, world_size: int) -> None:
+    del data, world_size
+    task = self._tasks[rank]
+    if task.result.exists():
+      return
+    _process_file(task).write_text(f'{socket.gethostname()} {os.getpid()}')
+    try:
+      write_whole(task.result, json.dumps(task.function(*task.arguments), sort_keys=True))
+    except UserError as error:
+      write_whole(_error_file(task), str(error))
+    except OSError as error:
+      path = error.filename or task.result
+      write_whole(_error_file(task), f'prepare: {path}: {error.strerror or error}; nothing finished is lost')
+    finally:
+      _process_file(task).unlink()
+
+
+class _Watch:
+  """Reports how many tasks have a result, from a thread, while they run.
+
+  A pool of processes waits forever for a worker that was killed, as for memory; the watch then interrupts the main thread.
+
+  Attributes:
+    killed: whether it did.
+  """
+
+  def __init__(self, step: str, tasks: Sequence[Task], progress: Progress):
+    self._step, self._tasks, self._progress = step, tasks, progress
+    self._ended, self.killed = threading.Event(), False
+    self._thread = threading.Thread(target=self._run, daemon=True)
+
+  def _report(self) -> None:
+    self._progress(self._step, sum(task.result.exists() for task in self._tasks), len(self._tasks))
+
+  def _run(self) -> None:
+    while not self._ended.wait(_POLL_SECONDS):
+      self._report()
+      if any(_is_killed(task) for task in self._tasks) and not self._ended.is_set():
+        self.killed = True
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return
+
+  def __enter__(self):
+    self._report()
+    self._thread.start()
+    return self
+
+  def __exit__(self, *_):
+    self._ended.set()
+    self._thread.join()
+
+
+def _process_file(task: Task) -> pathlib.Path:
+  return task.result.with_name(task.result.name + '.process')
+
+
+def _is_killed(task: Task) -> bool:
+  """Whether the process of a task, if it runs on this machine, is gone."""
+  try:
+    host, process = _process_file(task).read_text().split()
+    if host == socket.gethostname():
+      os.kill(int(process), 0)
+  except (OSError, ValueError) as error:  # not started, or ended just now
+    return isinstance(error, ProcessLookupError)
+  return False
+
+
+def _error_file(task: Task) -> pathlib.Path:
+  return task.result.with_name(task.result.name + '.error')
+
+
+def _wait(job: str, tasks: Sequence[Task]) -> None:
+  """Waits until every task has a result or an error, or the job has left Slurm's queue."""
+  import subprocess
+  import time
+
+  done = lambda: all(task.result.exists() or _error_file(task).exists() for task in tasks)
+  while not done():
+    queue = subprocess.run(['squeue', '--noheader', '--jobs', str(job)], capture_output=True, text=True, check=False)
+    if not queue.stdout.strip():
+      time.sleep(_POLL_SECONDS)  # the last result may just be on its way
+      return
+    time.sleep(_SLURM_POLL_SECONDS)

@@ -1,0 +1,141 @@
+"""sources.toml: what raw documents there are, and which sources of a mixture are made of them.
+
+  held_out = 1000                      # documents kept from training, per input and kind
+  shard_mb = 512                       # text of a shard that one task formats and packs
+  licences = ["MIT", "Apache-2.0"]     # allowed for code; without the line, the permissive ones of clean/licence.py
+  evaluation = ["benchmarks/*.jsonl"]  # texts that must not occur in training
+
+  [[input]]
+  name = "repositories"
+  read = "git"                         # git, documents, chats or problems
+  path = "repositories/*"              # repositories or files, relative to this file
+  sources = ["code", "repository_level", "commits", "transitions"]
+
+An input with `filter = false` keeps what the rules on quality would drop; encoding and secrets are still repaired.
+"""
+
+import dataclasses
+import pathlib
+import tomllib
+from typing import Any
+
+from iquest_jax.data import sources
+from iquest_jax.data.documents import KINDS, Commit, Conversation, File, Problem, Repository, Transition
+from iquest_jax.errors import UserError, check_name, nearest
+
+# What each reader yields.
+READERS = {
+    'git': (File, Repository, Commit, Transition),
+    'documents': tuple(KINDS.values()),
+    'chats': (Conversation,),
+    'problems': (Problem,),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+  """Raw documents of one form.
+
+  Attributes:
+    read: one of READERS.
+    path: a folder, file or glob; absolute.
+    sources: names of the table in data/sources.py that are made of its documents.
+    filter: whether the rules on quality apply.
+  """
+
+  name: str
+  read: str
+  path: pathlib.Path
+  sources: tuple[str, ...]
+  filter: bool = True
+
+  @property
+  def kinds(self) -> tuple[type, ...]:
+    """Kinds of documents that its sources are made of."""
+    return tuple(dict.fromkeys(sources.get(source).kind for source in self.sources))
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """A sources.toml, checked; see above for the fields."""
+
+  inputs: tuple[Input, ...]
+  held_out: int = 1000
+  shard_mb: float = 512.0
+  licences: tuple[str, ...] = ()
+  evaluation: tuple[pathlib.Path, ...] = ()
+
+  def of_source(self, source: str) -> list[Input]:
+    """The inputs of a source; raises UserError if there are none."""
+    if not (found := [given for given in self.inputs if source in given.sources]):
+      raise UserError(f'--sources: no input is for "{source}"; add the name to the sources of an [[input]]')
+    return found
+
+
+def load(path: str | pathlib.Path) -> Inputs:
+  """Reads a sources.toml.
+
+  Raises:
+    UserError: the file is missing or malformed: a key that does not exist, a value of the wrong type, a source that its
+      reader cannot give.
+  """
+  path = pathlib.Path(path).absolute()
+  try:
+    content = tomllib.loads(path.read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    raise UserError(f'--sources: {path} is missing; the help of launch.prepare shows what it holds') from None
+  except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    raise UserError(f'--sources: {path} cannot be read: {error}') from None
+  given = content.pop('input', [])
+  if not isinstance(given, list) or not given or not all(isinstance(one, dict) for one in given):
+    raise UserError(f'--sources: {path} has no [[input]]')
+  inputs = tuple(_input(f'{path}, input {number}', one, path.parent) for number, one in enumerate(given, 1))
+  names = [one.name for one in inputs]
+  if twice := [name for name in names if names.count(name) > 1]:
+    raise UserError(f'--sources: {path} has two inputs "{twice[0]}"; give each a name of its own')
+  fields = _checked(f'{path}', content, {'held_out': int, 'shard_mb': (int, float), 'licences': list, 'evaluation': list})
+  for name in ('held_out', 'shard_mb'):
+    if fields.get(name, 1) <= 0:
+      raise UserError(f'--sources: {path}: {name} must be above 0, got {fields[name]}')
+  for name in ('licences', 'evaluation'):
+    if name in fields:
+      fields[name] = tuple(_strings(f'{path}: {name}', fields[name]))
+  if 'evaluation' in fields:
+    fields['evaluation'] = tuple(path.parent / one for one in fields['evaluation'])
+  return Inputs(inputs, **fields)
+
+
+def _input(where: str, given: dict[str, Any], folder: pathlib.Path) -> Input:
+  kinds = {'name': str, 'read': str, 'path': str, 'sources': list, 'filter': bool}
+  fields = _checked(where, given, kinds)
+  for name in ('name', 'read', 'path', 'sources'):
+    if not fields.get(name):
+      raise UserError(f'--sources: {where}: "{name}" is missing or empty')
+  if not fields['name'].replace('-', '').replace('_', '').isalnum():
+    raise UserError(f'--sources: {where}: name must have letters, digits, - and _ only, got "{fields["name"]}"')
+  check_name(f'--sources: {where}: read', fields['read'], READERS)
+  fields['sources'] = tuple(_strings(f'{where}: sources', fields['sources']))
+  for source in fields['sources']:
+    kind = sources.get(source).kind
+    if kind not in READERS[fields['read']]:
+      raise UserError(
+          f'--sources: {where}: "{source}" is made of a {kind.__name__.lower()}, which "{fields["read"]}" does not read'
+      )
+  return Input(**{**fields, 'path': folder / fields['path']})
+
+
+def _checked(where: str, given: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
+  for name, value in given.items():
+    if name not in kinds:
+      raise UserError(f'--sources: {where}: "{name}" does not exist{nearest(name, kinds)}')
+    wrong_bool = isinstance(value, bool) and kinds[name] is not bool
+    if wrong_bool or not isinstance(value, kinds[name]):
+      kind = kinds[name][0] if isinstance(kinds[name], tuple) else kinds[name]
+      raise UserError(f'--sources: {where}: {name} must be a {kind.__name__}, got {value!r}')
+  return dict(given)
+
+
+def _strings(where: str, values: list) -> list[str]:
+  if not all(isinstance(value, str) and value for value in values):
+    raise UserError(f'--sources: {where} must be a list of names, got {values!r}')
+  return values
