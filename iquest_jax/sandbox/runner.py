@@ -42,7 +42,8 @@ class Step:
 
   Attributes:
     argv: program and arguments; empty for a service.
-    service: its name under 'python', and its fields, in place of `argv`.
+    service: its name under 'python', and its fields, in place of `argv`. 'peer' is the index of a pipe among the job's
+      descriptors: the step is ended half a second after the last reader of that pipe is gone.
     stdin: text on standard input.
     env: variables added to the environment.
     limits: of this step; `files` and `disk_bytes` are those of the job's last step.

@@ -133,7 +133,8 @@ def _grade(pool: Pool, source: str, fields: dict, limits: Limits, files: Mapping
   token = secrets.token_hex(16)
   to_candidate, to_grader, report = os.pipe(), os.pipe(), os.pipe()
   pipes = [*to_candidate, *to_grader, *report]
-  candidate_step = Step(service={'python': 'candidate', 'source': source}, limits=limits)
+  # The candidate ends soon after the grader, who is the peer behind the second of its pipes.
+  candidate_step = Step(service={'python': 'candidate', 'source': source, 'peer': 1}, limits=limits)
   patience = dataclasses.replace(limits, wall_s=limits.wall_s + _GRADER_SPARE_S, cpu_s=limits.cpu_s + _GRADER_SPARE_S)
   grader_step = Step(service={'python': 'grader', 'token': token, **fields}, limits=patience)
   try:

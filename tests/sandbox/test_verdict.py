@@ -127,6 +127,17 @@ def test_a_script_that_ends_its_process_does_not_pass(driver):
   assert driver.grade_script(ADD, 'import os\nassert add(1, 2) == 3\nos._exit(0)')['status'] == 'crashed'
 
 
+def test_a_program_that_hangs_ends_with_its_grader(driver):
+  """EvalPlus gives all calls a minute, but each a few seconds."""
+  script = 'import signal\ndef late(*_): raise RuntimeError("late")\n'
+  script += 'signal.signal(signal.SIGALRM, late)\nsignal.setitimer(signal.ITIMER_REAL, 0.2)\nadd(1, 2)\n'
+  start = time.monotonic()
+  for wait in ('while True: pass', 'import time; time.sleep(60)'):
+    done = driver.grade_script(f'def add(a, b):\n  {wait}\n', script, {'wall_s': 60.0, 'cpu_s': 60.0})
+    assert (done['status'], done['reason']) == ('failed', 'RuntimeError: late')
+  assert time.monotonic() - start < 15
+
+
 def test_a_test_that_catches_everything_does_not_pass_a_dead_program(driver):
   script = 'try:\n  add(1, 2)\nexcept BaseException:\n  pass\n'
   assert driver.grade_script('import os\ndef add(a, b): os._exit(0)', script)['status'] == 'crashed'

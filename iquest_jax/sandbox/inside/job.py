@@ -6,6 +6,7 @@ included. Under Landlock it is a subreaper, so no descendant escapes the tree be
 
 import base64
 import contextlib
+import math
 import os
 import resource
 import select
@@ -18,6 +19,7 @@ import traceback
 from iquest_jax.sandbox.inside import confine, control, kernel, processes
 
 POLL_S = 0.02
+_GRACE_S = 0.5  # How long a step whose peer has gone may take to end by itself.
 _WALK_SHARE = 0.05  # Where no file system caps the folder, walking it takes at most this share of the time.
 
 
@@ -97,7 +99,7 @@ class _Job:
       os.close(fd)
     error, stdout, stderr = (read for read, _ in pipes)
     watch = _Watch(step['limits'], {stdout: bytearray(), stderr: bytearray()}, start, before)
-    limit = self._watch(child, watch)
+    limit = self._watch(child, watch, self._fds[step['peer']] if 'peer' in step else None)
     self._end_processes()
     _, status, used = os.wait4(child, 0)
     watch.read_rest()
@@ -115,9 +117,15 @@ class _Job:
         'stderr': watch.text(stderr),
     }
 
-  def _watch(self, child: int, watch: '_Watch') -> str:
-    """Waits until the child ends or exceeds a limit, and returns the limit's name."""
-    poll, ended, walk_due = select.poll(), os.pidfd_open(child), 0.0
+  def _watch(self, child: int, watch: '_Watch', peer: int | None) -> str:
+    """Waits until the child ends or exceeds a limit, and returns the limit's name.
+
+    Args:
+      peer: the end of a pipe that the child writes; if its last reader is gone, the child is waited for no longer.
+    """
+    poll, ended, walk_due, patience = select.poll(), os.pidfd_open(child), 0.0, math.inf
+    if peer is not None:
+      poll.register(peer, 0)
     for fd in (*watch.outputs, self._sock.fileno(), ended):
       poll.register(fd, select.POLLIN)
     due, limit = watch.start + POLL_S, ''
@@ -128,10 +136,16 @@ class _Job:
             raise _Stopped
           if fd == ended:
             return ''
+          if fd == peer:
+            poll.unregister(fd)
+            patience = time.monotonic() + _GRACE_S
+            continue
           if not watch.read(fd):
             poll.unregister(fd)
         limit = watch.exceeded_now()
         now = time.monotonic()
+        if now >= patience:
+          return limit
         if now >= due and not limit:
           due, limit = now + POLL_S, watch.exceeded_by_tree()
           if self._landlock and now >= walk_due and not limit:
