@@ -1,7 +1,8 @@
 """Where every file of a chain is stored, and the one way to write a file: atomically and synced.
 
   <workdir>/tokenizer/tokenizer.json
-  <workdir>/corpus/<source>/*.jsonl                 the corpus of tiny sizes
+  <workdir>/corpus/sources.toml, ...                the raw corpus of tiny sizes
+  <workdir>/documents/corpus.json, ...              clean documents; see data/corpus.py
   <workdir>/rows/<stage>/manifest.json, <source>/   packed rows; data.rows_dir moves the folder
   <workdir>/<stage>/config.json                     the stage's configuration
   <workdir>/<stage>/checkpoints/<step>/             see checkpoint/store.py
@@ -59,6 +60,7 @@ class RunFolder:
 
   tokenizer = property(lambda self: self.path / 'tokenizer' / 'tokenizer.json')
   corpus = property(lambda self: self.path / 'corpus')
+  documents = property(lambda self: self.path / 'documents')
 
   def rows(self, stage: str, rows_dir: str = '') -> pathlib.Path:
     """Packed rows of a stage; `rows_dir` (data.rows_dir) replaces the default folder."""

@@ -54,13 +54,18 @@ MAY_IMPORT = {
     'data.tiny': GROUND | {'data.documents', 'data.read'},
     'data.sources': {'errors', 'data.documents', 'data.build', 'data.format', 'text'},
     'data.executors': GROUND | {'data.funnel'},
-    'data.inputs': GROUND | {'data.documents', 'data.sources'},
+    'data.shards': {'data.documents'},
+    'data.inputs': {'errors', 'data.documents', 'data.sources'},
+    'data.deal': {'data.documents'},
+    # Half one: what a task collects, what there is to collect, and all of it.
+    'data.collect': DATA_GROUND | {'data.inputs', 'data.read', 'data.clean', 'data.build', 'data.shards'},
+    'data.scan': {'errors', 'data.collect', 'data.clean', 'data.executors', 'data.inputs', 'data.read'},
     'data.corpus': GROUND | DATA_GROUND | {
-        'data.inputs', 'data.executors', 'data.sources', 'data.read', 'data.clean', 'data.build', 'text',
+        'data.collect', 'data.scan', 'data.deal', 'data.inputs', 'data.executors', 'data.sources', 'data.clean', 'data.read',
     },
-    'data.prepare': GROUND | DATA_GROUND | {
-        'data.inputs', 'data.executors', 'data.corpus', 'data.sources', 'data.rows', 'text',
-    },
+    # Half two: what a task packs, and the rows of a stage.
+    'data.pack': GROUND | DATA_GROUND | {'data.sources', 'data.read', 'data.rows', 'text'},
+    'data.prepare': GROUND | DATA_GROUND | {'data.executors', 'data.corpus', 'data.sources', 'data.pack', 'data.rows', 'text'},
     'data.tasks': GROUND | DATA_GROUND | {'data.sources', 'data.corpus', 'data.prepare', 'data.rows', 'data.loader', 'text'},
     'data.inspect': GROUND | DATA_GROUND | {'data.prepare', 'data.corpus', 'data.rows', 'data.sources', 'text'},
     'data.loader': GROUND | {'data.rows', 'text'},

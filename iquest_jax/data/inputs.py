@@ -11,7 +11,8 @@
   path = "repositories/*"              # repositories or files, relative to this file
   sources = ["code", "repository_level", "commits", "transitions"]
 
-An input with `filter = false` keeps what the rules on quality would drop; encoding and secrets are still repaired.
+An input with `filter = false` keeps what the rules on quality would drop; encoding and secrets are still repaired. One with
+`near = false` loses only exact duplicates: texts of one template look like near-duplicates.
 """
 
 import dataclasses
@@ -41,6 +42,7 @@ class Input:
     path: a folder, file or glob; absolute.
     sources: names of the table in data/sources.py that are made of its documents.
     filter: whether the rules on quality apply.
+    near: whether near-duplicates are dropped, beside exact ones.
   """
 
   name: str
@@ -48,6 +50,7 @@ class Input:
   path: pathlib.Path
   sources: tuple[str, ...]
   filter: bool = True
+  near: bool = True
 
   @property
   def kinds(self) -> tuple[type, ...]:
@@ -64,12 +67,6 @@ class Inputs:
   shard_mb: float = 512.0
   licences: tuple[str, ...] = ()
   evaluation: tuple[pathlib.Path, ...] = ()
-
-  def of_source(self, source: str) -> list[Input]:
-    """The inputs of a source; raises UserError if there are none."""
-    if not (found := [given for given in self.inputs if source in given.sources]):
-      raise UserError(f'--sources: no input is for "{source}"; add the name to the sources of an [[input]]')
-    return found
 
 
 def load(path: str | pathlib.Path) -> Inputs:
@@ -106,7 +103,7 @@ def load(path: str | pathlib.Path) -> Inputs:
 
 
 def _input(where: str, given: dict[str, Any], folder: pathlib.Path) -> Input:
-  kinds = {'name': str, 'read': str, 'path': str, 'sources': list, 'filter': bool}
+  kinds = {'name': str, 'read': str, 'path': str, 'sources': list, 'filter': bool, 'near': bool}
   fields = _checked(where, given, kinds)
   for name in ('name', 'read', 'path', 'sources'):
     if not fields.get(name):

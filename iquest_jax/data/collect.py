@@ -1,0 +1,259 @@
+"""The first task of a corpus: reads one input shard, cleans its documents, and notes what deduplication needs of each.
+
+A task writes, per kind of document, `<kind>.jsonl.zst` and an index with one record per document: its digest, its MinHash
+signature and its quality. Its result counts what was read, dropped by which rule, and kept.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from iquest_jax.data import languages, split
+from iquest_jax.data.clean import checks, decontaminate, duplicates, licence
+from iquest_jax.data.documents import (
+    Commit,
+    Conversation,
+    Document,
+    Drop,
+    File,
+    Problem,
+    Repository,
+    Transition,
+    texts,
+)
+from iquest_jax.data.funnel import Funnel
+from iquest_jax.data.inputs import Input
+from iquest_jax.data.read import chats, jsonl, problems, repositories
+from iquest_jax.data.shards import ShardWriter
+
+# Raise it when reading or cleaning changes, so that documents are collected again.
+VERSION = 1
+RESULT = 'result.json'
+_EVIDENCE = 20  # contaminated documents that a task reports with their evidence
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What a task needs beside its input, and its result depends on.
+
+  Attributes:
+    held_out: documents to hold out per input and kind, so places of so many are reported.
+    licences: allowed ones, SPDX.
+    evaluation: files of texts that must not occur.
+  """
+
+  held_out: int
+  licences: tuple[str, ...]
+  evaluation: tuple[str, ...]
+
+
+def collect(given: Input, paths: Sequence[tuple[str, str]], settings: Settings, folder: str) -> dict[str, Any]:
+  """Reads and cleans the documents of some files or repositories, (name, path) each, of an input.
+
+  Returns:
+    {'kinds': {kind: {'documents', 'characters', 'places': {unit kind: [[place, documents], ...]}, 'languages'}},
+    'funnels': {step: funnel}, 'histories': {repository: key}, 'contaminated': [evidence]}.
+
+  Raises:
+    UserError: an input cannot be read at all.
+    OSError: the disk is full or not writable.
+  """
+  task = _Collection(given, settings, pathlib.Path(folder))
+  with task:
+    for name, path in paths:
+      if given.read == 'git':
+        task.repository(name, path)
+      else:
+        reader = {'documents': jsonl.read_documents, 'chats': chats.read_chats, 'problems': problems.read_problems}
+        for document in reader[given.read](path):
+          task.add(document)
+  return task.result()
+
+
+class _Collection:
+  """The outputs and counts of one task."""
+
+  def __init__(self, given: Input, settings: Settings, folder: pathlib.Path):
+    self._input, self._settings, self._folder = given, settings, folder
+    self._evaluation = decontaminate.load(settings.evaluation)
+    self._outputs: dict[str, _Output] = {}
+    self._funnels = {'read': Funnel(), 'clean': Funnel(), 'decontaminate': Funnel()}
+    self._histories: dict[str, str] = {}
+    self._contaminated: list[dict[str, str]] = []
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, failed, *_):
+    for output in self._outputs.values():
+      output.close(complete=failed is None)
+
+  def repository(self, name: str, path: str) -> None:
+    """Adds what a repository holds of the kinds that the input's sources are made of."""
+    kinds = self._input.kinds
+    opened = repositories.open_repository(path, name)
+    if isinstance(opened, Drop):
+      self._funnels['read'].drop(opened)
+      return
+    self._histories[opened.name] = opened.history_key
+    files = list(opened.files())
+    spdx = licence.licence_of([(file.path, file.text) for file in files if isinstance(file, File)])
+    if not licence.is_allowed(spdx, self._settings.licences):
+      self._funnels['read'].drop(Drop('licence: not allowed', f'{opened.name}: {spdx}'))
+      return
+    kept = []
+    for file in files:
+      if isinstance(file, File):
+        file = self.add(dataclasses.replace(file, licence=spdx))
+      else:
+        self.add(file)
+      if isinstance(file, File):
+        kept.append(file)
+    if Repository in kinds:
+      for document in opened.documents(kept):
+        self.add(document, cleaned=True)
+    if Commit in kinds:
+      for document in opened.commits():
+        self.add(document)
+    if Transition in kinds:
+      for document in opened.transitions():
+        self.add(document)
+
+  def add(self, document: Document | Drop, cleaned: bool = False) -> Document | None:
+    """Cleans a document and writes it; returns what was written, None if it was dropped."""
+    if isinstance(document, Drop):
+      self._funnels['read'].drop(document)
+      return None
+    self._funnels['read'].keep()
+    if not cleaned:
+      document = clean(document, self._input.filter, self._settings.licences)
+      if isinstance(document, Drop):
+        self._funnels['clean'].drop(document)
+        return None
+      self._funnels['clean'].keep()
+    if found := self._evaluation.match('\n'.join(texts(document))):
+      drop = Drop(f'decontaminate: {found.how}', f'{found.problem}: {found.evidence}')
+      self._funnels['decontaminate'].drop(drop)
+      if len(self._contaminated) < _EVIDENCE:
+        self._contaminated.append({'document': document.id, 'how': found.how, 'evidence': drop.evidence})
+      return None
+    self._funnels['decontaminate'].keep()
+    kind = type(document).__name__.lower()
+    if kind not in self._outputs:
+      self._outputs[kind] = _Output(self._folder, kind)
+    self._outputs[kind].write(document, self._histories)
+    return document
+
+  def result(self) -> dict[str, Any]:
+    for funnel in self._funnels.values():
+      funnel.check()
+    return {
+        'kinds': {kind: output.counts(self._settings.held_out) for kind, output in sorted(self._outputs.items())},
+        'funnels': {step: funnel.to_json() for step, funnel in self._funnels.items()},
+        'histories': self._histories,
+        'contaminated': self._contaminated,
+    }
+
+
+class _Output:
+  """The documents of one kind, their index, and their counts."""
+
+  def __init__(self, folder: pathlib.Path, kind: str):
+    self._writer = ShardWriter(folder / f'{kind}.jsonl.zst')
+    self._index = duplicates.IndexWriter(folder / f'{kind}.index')
+    self._documents = self._characters = 0
+    self._places: dict[str, dict[float, int]] = {'repository': {}, 'document': {}}
+    self._languages: dict[str, int] = {}
+
+  def write(self, document: Document, histories: dict[str, str]) -> None:
+    parts = texts(document)
+    characters = sum(map(len, parts))
+    self._writer.write(document)
+    text = '\n'.join(parts)
+    self._index.add(text, checks.quality(document.path if isinstance(document, File) else '', text))
+    self._documents += 1
+    self._characters += characters
+    kind, place = split.unit(document, histories)
+    self._places[kind][place] = self._places[kind].get(place, 0) + 1
+    if isinstance(document, File):
+      language = languages.language_of(document.path) or 'other'
+      self._languages[language] = self._languages.get(language, 0) + characters
+
+  def counts(self, held_out: int) -> dict[str, Any]:
+    return {
+        'documents': self._documents,
+        'characters': self._characters,
+        'places': {kind: split.smallest(places, held_out) for kind, places in self._places.items()},
+        'languages': self._languages,
+    }
+
+  def close(self, complete: bool) -> None:
+    self._writer.close(complete)
+    self._index.close(complete)
+
+
+def clean(document: Document, rules: bool, licences: Sequence[str]) -> Document | Drop:
+  """A document with its texts repaired, or why it is left out.
+
+  Args:
+    rules: whether the rules on quality apply, beside the repair of encoding and secrets.
+    licences: allowed ones; that of a file is what its header says, else its `licence`.
+  """
+  match document:
+    case File():
+      spdx = licence.header(document.text) or document.licence
+      if not licence.is_allowed(spdx, licences):
+        return Drop('licence: not allowed', f'{document.path}: {spdx}')
+      table = checks.PATCH
+      if rules:
+        language = languages.LANGUAGES.get(languages.language_of(document.path))
+        table = checks.PROSE if language is not None and language.kind == 'prose' else checks.CODE
+      text = checks.clean(document.path, document.text, table)
+      return text if isinstance(text, Drop) else dataclasses.replace(document, text=text, licence=spdx)
+    case Repository():
+      files = []
+      for path, text in document.files:
+        file = clean(File(document.id, path, text, document.name, document.licence), rules, licences)
+        if isinstance(file, File):
+          files.append((path, file.text))
+      return dataclasses.replace(document, files=tuple(files)) if files else Drop('repository: no file is left')
+    case Commit():
+      return _fields(document, ('message', 'patch'), checks.PATCH)
+    case Transition():
+      # What a check would change no longer applies as a patch.
+      for text in texts(document):
+        cleaned = checks.clean('', text, checks.PATCH)
+        if isinstance(cleaned, Drop):
+          return cleaned
+        if cleaned != text:
+          return Drop('transition: holds a secret or a broken text')
+      return document
+    case Problem():
+      return _fields(document, ('statement', 'solution'), checks.CHAT)
+    case Conversation():
+      return _conversation(document)
+  raise TypeError(type(document))
+
+
+def _fields(document: Document, names: Sequence[str], table: Sequence) -> Document | Drop:
+  changes = {}
+  for name in names:
+    if text := getattr(document, name):
+      changes[name] = checks.clean('', text, table)
+      if isinstance(changes[name], Drop):
+        return changes[name]
+  return dataclasses.replace(document, **changes)
+
+
+def _conversation(document: Conversation) -> Conversation | Drop:
+  messages = []
+  for message in document.messages:
+    message = dict(message)
+    for part in ('thinking', 'content'):
+      if message.get(part):
+        message[part] = checks.clean('', message[part], checks.CHAT)
+        if isinstance(message[part], Drop):
+          return message[part]
+    messages.append(message)
+  return dataclasses.replace(document, messages=tuple(messages))

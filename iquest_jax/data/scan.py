@@ -1,0 +1,118 @@
+"""Finds what there is to read: the files and repositories of every input, parted into shards that one task reads each.
+
+A shard is named by the hash of its contents and of everything else its documents depend on. A file is hashed by a task, and
+again only when its size or time has changed; a repository is known by the commit it stands at.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from iquest_jax.data import collect
+from iquest_jax.data.clean import licence
+from iquest_jax.data.executors import Executor, Progress, Task
+from iquest_jax.data.inputs import Input, Inputs
+from iquest_jax.data.read import compressed, repositories
+from iquest_jax.errors import UserError
+
+# Repositories are spread over so many groups by their names; a task reads the repositories of a group.
+_GROUPS = 4096
+# Each waits for a process of git.
+_THREADS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """What one task collects.
+
+  Attributes:
+    paths: (name, path) of files or repositories; names are relative to the input.
+    key: hash of contents and settings.
+  """
+
+  input: Input
+  settings: collect.Settings
+  paths: tuple[tuple[str, str], ...]
+  key: str
+
+  def task(self, folder: pathlib.Path) -> Task:
+    """The task that collects it into a folder."""
+    return Task(collect.collect, (self.input, self.paths, self.settings, str(folder)), folder / collect.RESULT)
+
+
+def shards(inputs: Inputs, folder: pathlib.Path, executor: Executor, progress: Progress) -> list[Shard]:
+  """The shards of all inputs in a fixed order; hashes of files are kept in `folder`/hashes.
+
+  Raises:
+    UserError: an input has no files or repositories, or the texts of `evaluation` are missing.
+  """
+  evaluation = [path for pattern in inputs.evaluation for path in compressed.input_files(pattern)]
+  found = {given: _paths(given) for given in inputs.inputs}
+  files = [path for given, paths in found.items() if given.read != 'git' for _, path in paths]
+  contents = _hash_files([*files, *evaluation], folder / 'hashes', executor, progress)
+  settings = collect.Settings(inputs.held_out, inputs.licences or licence.PERMISSIVE, tuple(map(str, evaluation)))
+  shared = (collect.VERSION, settings.held_out, settings.licences, [contents[path] for path in evaluation])
+  result = []
+  for given, paths in found.items():
+    own = (given.name, given.read, sorted(kind.__name__ for kind in given.kinds), given.filter, given.near)
+    if given.read == 'git':
+      heads = _heads([path for _, path in paths])
+      parts = _grouped(paths)
+    else:
+      heads, parts = contents, [[pair] for pair in paths]
+    for part in parts:
+      key = hashed(shared, own, [(name, heads[path]) for name, path in part])
+      result.append(Shard(given, settings, tuple((name, str(path)) for name, path in part), key))
+  return result
+
+
+def hashed(*parts: Any) -> str:
+  """A short hash (hex) of what JSON can hold."""
+  return hashlib.sha256(json.dumps(parts, sort_keys=True).encode('utf-8', 'surrogatepass')).hexdigest()[:24]
+
+
+def _paths(given: Input) -> list[tuple[str, pathlib.Path]]:
+  """(name, path), sorted by name."""
+  find = repositories.find if given.read == 'git' else compressed.input_files
+  paths = find(given.path)
+  if not paths:
+    what = 'git repositories' if given.read == 'git' else f'files that "{given.read}" reads'
+    raise UserError(f'--sources: input "{given.name}" finds no {what} at {given.path}')
+  root = os.path.commonpath([str(path.parent) for path in paths])
+  return sorted((os.path.relpath(path, root), path) for path in paths)
+
+
+def _grouped(paths: Sequence[tuple[str, pathlib.Path]]) -> list[list[tuple[str, pathlib.Path]]]:
+  groups: dict[int, list] = {}
+  for name, path in paths:
+    number = int(hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8], 16) % _GROUPS
+    groups.setdefault(number, []).append((name, path))
+  return [groups[number] for number in sorted(groups)]
+
+
+def _heads(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+    return dict(zip(paths, threads.map(repositories.identity, paths)))
+
+
+def _hash_files(
+    paths: Sequence[pathlib.Path], folder: pathlib.Path, executor: Executor, progress: Progress
+) -> dict[pathlib.Path, str]:
+  """SHA-256 of files; the result of each task is kept under the hash of path, size and time."""
+  tasks = []
+  for path in paths:
+    stat = path.stat()
+    name = hashed(str(path), stat.st_size, stat.st_mtime_ns)
+    tasks.append(Task(_hash_file, (str(path),), folder / f'{name}.json'))
+  results = executor.run('hash', tasks, folder.parent, progress) if tasks else []
+  return {path: result['sha256'] for path, result in zip(paths, results)}
+
+
+def _hash_file(path: str) -> dict[str, str]:
+  with open(path, 'rb') as file:
+    return {'sha256': hashlib.file_digest(file, 'sha256').hexdigest()}
