@@ -5,7 +5,7 @@ decided for units: all documents of one repository and of its forks, or a single
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from iquest_jax.data.documents import Document, Repository
 
@@ -16,6 +16,12 @@ MAX_HELD_OUT_SHARE = 1 / 8
 def bucket(document: Document) -> float:
   """A number in [0, 1) that depends on the id alone: stages with disjoint ranges see disjoint documents."""
   return unit_hash('bucket', document.id)
+
+
+def in_buckets(documents: Iterable[Document], buckets: tuple[float, float]) -> Iterator[Document]:
+  """The documents whose bucket is in [low, high)."""
+  low, high = buckets
+  return (document for document in documents if low <= bucket(document) < high)
 
 
 def shard(document: Document, shards: int) -> int:

@@ -1,11 +1,12 @@
-"""Writes the corpus of tiny sizes: real source of installed packages, generated chats, commits, facts.
+"""Writes the raw corpus of tiny sizes: small git repositories, texts and chats, and the sources.toml that names them.
 
-  <folder>/<source>/documents.jsonl            one per source of the table in data/sources.py
-  <folder>/small_programs/{held_out,rl}.jsonl    programming problems that no source contains; see programs.py
+  <folder>/sources.toml
+  <folder>/packages/<name>/, histories/<name>/     git repositories: source of installed packages; generated histories
+  <folder>/<input>.jsonl                           documents and chats
+  <folder>/small_programs/{held_out,rl}.jsonl      programming problems that no source contains; see programs.py
 """
 
 import dataclasses
-import itertools
 import json
 import os
 import pathlib
@@ -13,23 +14,69 @@ import random
 import shutil
 from collections.abc import Iterable
 
-from iquest_jax.data.documents import Document, texts, to_json
+from iquest_jax.data.documents import Conversation, Document, texts, to_json
 from iquest_jax.data.tiny import chats, facts, history, packages, programs, reasoning, trajectories, turns
 from iquest_jax.run_folder import write_whole
 
-# The tiny stages read each source about once, and a sixteenth of it fills their held-out rows. In characters of text:
-_WEB_TEXT, _CODE, _HIGH_QUALITY, _FACTS, _SMALL = 700_000, 700_000, 550_000, 70_000, 220_000
+# Sizes at scale 1: the tiny stages read each source about once. In characters of text:
+_WEB_TEXT, _CODE, _HIGH_QUALITY, _FACTS = 800_000, 900_000, 600_000, 75_000
+# In repositories and their commits:
+_HISTORIES, _COMMITS = 28, 40
 # In documents, or turns of chats:
-_REASONING_QA, _REASONING_THINKING, _CHATS, _SESSIONS, _COMMITS = 1300, 1300, 700, 420, 800
+_REASONING_QA, _REASONING_THINKING, _CHATS, _SESSIONS = 1300, 1300, 700, 420
 # In problems, as many of each level; those held out take seconds to answer.
 _PROGRAMS_QA, _PROGRAMS_CHAT, _HELD_OUT_PROGRAMS, _RL_PROGRAMS = 1000, 1800, 60, 480
 
+# Generated documents follow templates: their like is no near-duplicate, and rules made for real text do not fit them.
+_GENERATED = 'filter = false\nnear = false\n'
+_INPUTS = """\
+held_out = 64
+shard_mb = {shard_mb}
 
-def write(folder: pathlib.Path, seed: int = 0, checkout: pathlib.Path = history.CHECKOUT) -> None:
+[[input]]
+name = "packages"
+read = "git"
+path = "packages"
+sources = ["code", "stage1", "file_level", "repository_level"]
+
+[[input]]
+name = "high_quality"
+read = "documents"
+path = "high_quality.jsonl"
+sources = ["code_high_quality", "replay"]
+
+[[input]]
+name = "text"
+read = "documents"
+path = "text.jsonl"
+sources = ["web_text", "stage1", "replay"]
+
+[[input]]
+name = "histories"
+read = "git"
+path = "histories"
+sources = ["commits", "transitions", "code_edit", "repository_edit"]
+{generated}
+[[input]]
+name = "facts"
+read = "documents"
+path = "facts.jsonl"
+sources = ["facts"]
+{generated}"""
+_CHAT = """
+[[input]]
+name = "{name}"
+read = "{read}"
+path = "{name}.jsonl"
+sources = ["{name}"]
+{generated}"""
+
+
+def write(folder: pathlib.Path, seed: int = 0, scale: float = 1.0) -> None:
   """Writes the corpus by one rename unless it exists, so a corpus that exists is complete.
 
   Args:
-    checkout: git repository whose commits come first, if it is one.
+    scale: share of the full size, the small programs aside.
 
   Raises:
     UserError: git is missing.
@@ -39,47 +86,76 @@ def write(folder: pathlib.Path, seed: int = 0, checkout: pathlib.Path = history.
     return
   partial = folder.with_name(folder.name + '.partial')
   shutil.rmtree(partial, ignore_errors=True)
-  for source, documents in _documents(seed, checkout).items():
-    (partial / source).mkdir(parents=True)
-    write_whole(partial / source / 'documents.jsonl', ''.join(f'{to_json(document)}\n' for document in documents))
+  partial.mkdir(parents=True)
+  repositories, code = {}, scale * _CODE
+  for name, files in packages.repositories():
+    if code <= 0:
+      break
+    repositories[f'packages/{name.replace("/", "-")}'] = [(f'Import {name}', files)]
+    code -= sum(map(len, files.values()))
+  for number in range(round(scale * _HISTORIES)):
+    repositories[f'histories/{number:02}'] = history.changes(seed * 1000 + number, _COMMITS)
+  for name, changes in repositories.items():
+    (partial / name).mkdir(parents=True)
+    history.repository(partial / name, changes)
+  inputs = _INPUTS.format(shard_mb=0.1, generated=_GENERATED)
+  for name, documents in _documents(seed, scale).items():
+    documents = list(documents)
+    lines = [to_json(document) for document in documents]
+    if name == 'agent_trajectories':
+      lines = [_openai(document) for document in documents]
+    if isinstance(documents[0], Conversation):
+      read = 'chats' if name == 'agent_trajectories' else 'documents'
+      inputs += _CHAT.format(name=name, read=read, generated=_GENERATED)
+    write_whole(partial / f'{name}.jsonl', ''.join(f'{line}\n' for line in lines))
   (partial / 'small_programs').mkdir()
   for split, count in (('held_out', _HELD_OUT_PROGRAMS), ('rl', _RL_PROGRAMS)):
     lines = [json.dumps(dataclasses.asdict(problem)) for problem in programs.problems(seed, split, count)]
     write_whole(partial / 'small_programs' / f'{split}.jsonl', ''.join(f'{line}\n' for line in lines))
+  write_whole(partial / 'sources.toml', inputs)
   os.replace(partial, folder)
 
 
-def _documents(seed: int, checkout: pathlib.Path) -> dict[str, Iterable[Document]]:
-  rng = random.Random(f'corpus:{seed}')
-  web_text, code = _up_to(_WEB_TEXT, packages.web_text()), _up_to(_CODE, packages.code())
-  high_quality = _up_to(_HIGH_QUALITY, packages.code_high_quality())
-  commits = history.commits(seed, _COMMITS, checkout)
+def _documents(seed: int, scale: float) -> dict[str, Iterable[Document]]:
+  rng, sized = random.Random(f'corpus:{seed}'), lambda number: round(scale * number)
   # A request belongs to one conversation of one source.
-  questions = turns.distinct(reasoning.KINDS, rng, _REASONING_QA + _REASONING_THINKING)
-  solved = [problem.turn for problem in programs.problems(seed, 'train', _PROGRAMS_QA + _PROGRAMS_CHAT)]
-  worked = [reasoning.worked(turn) for turn in questions[:_REASONING_QA]] + solved[:_PROGRAMS_QA]
+  questions = turns.distinct(reasoning.KINDS, rng, sized(_REASONING_QA) + sized(_REASONING_THINKING))
+  solved = programs.problems(seed, 'train', sized(_PROGRAMS_QA) + sized(_PROGRAMS_CHAT))
+  solved = [problem.turn for problem in solved]
+  worked = [reasoning.worked(turn) for turn in questions[: sized(_REASONING_QA)]] + solved[: sized(_PROGRAMS_QA)]
   rng.shuffle(worked)
-  requests = turns.distinct(chats.KINDS, rng, _CHATS) + solved[_PROGRAMS_QA:]
+  requests = turns.distinct(chats.KINDS, rng, sized(_CHATS)) + solved[sized(_PROGRAMS_QA) :]
   rng.shuffle(requests)
   half = len(requests) // 2
-  alternate = lambda left, right: itertools.chain.from_iterable(zip(left, right))
+  thought = questions[sized(_REASONING_QA) :]
   return {
-      'web_text': web_text,
-      'code': code,
-      'code_high_quality': high_quality,
-      'facts': _up_to(_FACTS, facts.facts(seed)),
-      'stage1': _up_to(_SMALL, alternate(web_text, code)),
-      'replay': _up_to(_SMALL, alternate(high_quality, web_text)),
-      'commits': commits,
-      'file_level': _up_to(_SMALL, code),
-      'repository_level': _up_to(_SMALL, packages.repositories()),
+      'text': _up_to(sized(_WEB_TEXT), packages.web_text()),
+      'high_quality': _up_to(sized(_HIGH_QUALITY), packages.high_quality()),
+      'facts': _up_to(sized(_FACTS), facts.facts(seed)),
       'reasoning_qa': turns.conversations(worked, rng, longest=1, thinking=False),
-      'reasoning_thinking': turns.conversations(questions[_REASONING_QA:], rng, longest=1, thinking=True),
-      'agent_trajectories': trajectories.sessions(seed, _SESSIONS),
+      'reasoning_thinking': turns.conversations(thought, rng, longest=1, thinking=True),
+      'agent_trajectories': trajectories.sessions(seed, sized(_SESSIONS)),
       'chat_instruct': turns.conversations(requests[:half], rng, longest=2, thinking=False),
       'chat_thinking': turns.conversations(requests[half:], rng, longest=2, thinking=True),
-      'code_edit': [commit for commit in commits if history.is_edit(commit)],
   }
+
+
+def _openai(conversation: Conversation) -> str:
+  """A line in the form of OpenAI's messages: arguments as JSON text, a call and its result share an id."""
+  messages, number = [], 0
+  for message in conversation.messages:
+    message = dict(message)
+    if calls := message.pop('tool_calls', ()):
+      number += 1
+      message['tool_calls'] = [
+          {'id': f'call_{number}', 'type': 'function',
+           'function': {'name': call['name'], 'arguments': json.dumps(call['arguments'])}}
+          for call in calls
+      ]  # fmt: skip
+    elif message['role'] == 'tool':
+      message['tool_call_id'] = f'call_{number}'
+    messages.append(message)
+  return json.dumps({'id': conversation.id, 'messages': messages})
 
 
 def _up_to(characters: int, documents: Iterable[Document]) -> list[Document]:

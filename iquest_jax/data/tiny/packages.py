@@ -13,80 +13,76 @@ import pathlib
 import re
 from collections.abc import Iterable, Iterator
 
-from iquest_jax.data.documents import File, Repository
+from iquest_jax.data.documents import File
 
 # Import name -> distribution name. All are permissively licensed and required by setup.py, so always installed.
 PACKAGES = {'absl': 'absl-py', 'flax': 'flax', 'grain': 'grain', 'jax': 'jax', 'numpy': 'numpy', 'optax': 'optax'}
 MIN_CHARACTERS, MAX_CHARACTERS = 200, 20_000
 # About a thousand tokens at the vocabulary of a tiny model.
 PART_CHARACTERS = 2500
-FILES_PER_REPOSITORY = 4
+# Files of a folder that make a repository.
+_FILES = (2, 12)
 
 
-def code() -> Iterator[File]:
-  """Python files; the repository of a file is its folder."""
-  return _parts((name, _read(path)) for name, path in _python_files())
+def repositories() -> Iterator[tuple[str, dict[str, str]]]:
+  """(name, {path: text}) of folders with a few Python files each, as small repositories."""
+  folders: dict[str, dict[str, str]] = {}
+  for name, text in files():
+    if not _documented(text):  # those are code of high quality
+      folder, _, path = name.rpartition('/')
+      folders.setdefault(folder, {})[path] = text
+  for name in sorted(folders, key=_place):
+    chosen = dict(sorted(folders[name].items())[: _FILES[1]])
+    if len(chosen) >= _FILES[0]:
+      yield name, chosen
 
 
-def code_high_quality() -> Iterator[File]:
-  """Python files that parse and document at least half of their functions and classes."""
-  return _parts((name, _read(path)) for name, path in _python_files() if _documented(path))
+def high_quality() -> Iterator[File]:
+  """Python files that document at least half of their functions and classes."""
+  return _parts((name, text) for name, text in files() if _documented(text))
 
 
 def web_text() -> Iterator[File]:
   """Prose: the packages' own descriptions, and the docstrings of their modules, without the code."""
   descriptions = (
-      (f'{package}/README', importlib.metadata.metadata(distribution).get_payload() or '')
+      (f'{package}/README.md', importlib.metadata.metadata(distribution).get_payload() or '')
       for package, distribution in PACKAGES.items()
   )
-  docstrings = ((f'{name}:docstrings', _docstrings(path)) for name, path in _python_files())
+  docstrings = ((f'{name.removesuffix(".py")}.txt', _docstrings(text)) for name, text in files())
   return _parts(itertools.chain(descriptions, docstrings))
 
 
-def repositories() -> Iterator[Repository]:
-  """Folders of Python files as repositories, a few neighbouring short files per document."""
-  folders: dict[str, list[tuple[str, str]]] = {}
-  for name, path in _python_files():
-    if 0 < len(text := _read(path)) <= PART_CHARACTERS:
-      folders.setdefault(name.rpartition('/')[0], []).append((name, text))
-  for folder, members in folders.items():
-    members.sort()
-    for start in range(0, len(members), FILES_PER_REPOSITORY):
-      files = tuple(members[start : start + FILES_PER_REPOSITORY])
-      if len(files) > 1:
-        yield Repository(f'{folder}#{start}', folder, files)
-
-
-_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-
-
 @functools.cache
-def _python_files() -> tuple[tuple[str, pathlib.Path], ...]:
-  """(name, path) of every source file except tests; a name starts with the package, never with a path of the machine."""
-  files = []
+def files() -> tuple[tuple[str, str], ...]:
+  """(name, text) of every source file of a useful length except tests; a name starts with the package."""
+  found = []
   for package in PACKAGES:
     root = pathlib.Path(importlib.util.find_spec(package).origin).parent
     for path in root.rglob('*.py'):
       name = f'{package}/{path.relative_to(root).as_posix()}'
-      if 'test' not in name:
-        files.append((name, path))
-  return tuple(sorted(files, key=lambda file: hashlib.sha256(file[0].encode()).digest()))
+      if 'test' not in name and (text := _read(path)):
+        found.append((name, text))
+  return tuple(sorted(found, key=lambda file: _place(file[0])))
 
 
-def _parts(files: Iterable[tuple[str, str]]) -> Iterator[File]:
-  """Parts of about PART_CHARACTERS, cut at empty lines: the first of every file, then the second, and so on."""
+def _place(name: str) -> bytes:
+  return hashlib.sha256(name.encode()).digest()
+
+
+def _parts(named: Iterable[tuple[str, str]]) -> Iterator[File]:
+  """Parts of about PART_CHARACTERS, cut at empty lines: the first of every text, then the second, and so on."""
   for number in itertools.count():
     longer = []
-    for name, text in files:
+    for name, text in named:
       if len(text) < MIN_CHARACTERS:
         continue
       end = text.find('\n\n', PART_CHARACTERS)
       part, rest = (text, '') if end < 0 else (text[: end + 1], text[end:].lstrip('\n'))
-      yield File(f'{name}#{number}', name, part, name.rpartition('/')[0])
+      yield File(f'{name}#{number}', name, part)
       longer.append((name, rest))
     if not longer:
       return
-    files = longer
+    named = longer
 
 
 def _read(path: pathlib.Path) -> str:
@@ -97,14 +93,15 @@ def _read(path: pathlib.Path) -> str:
   return text if len(text) >= MIN_CHARACTERS else ''
 
 
-def _documented(path: pathlib.Path) -> bool:
-  definitions = [node for node in _definitions(_read(path)) if not isinstance(node, ast.Module)]
+@functools.cache
+def _documented(text: str) -> bool:
+  definitions = [node for node in _definitions(text) if not isinstance(node, ast.Module)]
   documented = sum(ast.get_docstring(node) is not None for node in definitions)
   return bool(definitions) and 2 * documented >= len(definitions)
 
 
-def _docstrings(path: pathlib.Path) -> str:
-  return '\n\n'.join(docstring for node in _definitions(_read(path)) if (docstring := ast.get_docstring(node)))
+def _docstrings(text: str) -> str:
+  return '\n\n'.join(docstring for node in _definitions(text) if (docstring := ast.get_docstring(node)))
 
 
 def _definitions(text: str) -> list[ast.AST]:
@@ -113,3 +110,6 @@ def _definitions(text: str) -> list[ast.AST]:
     return [node for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.Module, *_DEFINITIONS))]
   except (SyntaxError, ValueError):
     return []
+
+
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)

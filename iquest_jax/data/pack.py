@@ -1,0 +1,95 @@
+"""The task of a stage: one shard of documents to one shard of packed rows. Imports neither TensorFlow nor jax."""
+
+import collections
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from iquest_jax.data import languages, sources, split
+from iquest_jax.data.documents import Document, Drop, File
+from iquest_jax.data.read import jsonl
+from iquest_jax.data.rows import packing, write
+from iquest_jax.text.example import Example
+from iquest_jax.text.tokenizer import Tokenizer
+
+# Examples of a shard that are kept to be read by people, and characters of each.
+_SAMPLES, _SAMPLE_CHARACTERS = 10, 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+  """What the rows of a source depend on beside its documents and the tokenizer.
+
+  Attributes:
+    context: T, tokens of a row.
+    buckets: the documents the stage may see; see data/split.py.
+    learn: what is learned of a chat; see data/sources.py.
+  """
+
+  stage: str
+  source: str
+  context: int
+  seed: int
+  buckets: tuple[float, float]
+  learn: str
+
+
+def pack_shard(how: Packing, is_held_out: bool, documents: str, tokenizer: str, target: str) -> dict[str, Any]:
+  """Formats, tokenises and packs the documents of a shard.
+
+  Args:
+    is_held_out: whether every document gives at most one row, so that a few rows are not all pieces of one document.
+    documents, tokenizer, target: paths; the last is the ArrayRecord file.
+
+  Returns:
+    What write.write_shard returns, with {'documents', 'drops', 'languages': {language: tokens}, 'samples'}.
+
+  Raises:
+    UserError: the tokenizer is missing.
+    OSError: the disk is full or not writable.
+  """
+  counts, tokens_by_language, samples = packing.Counts(), collections.Counter(), _Samples()
+  encoder = Tokenizer.load(tokenizer)
+  whole = sources.get(how.source).whole
+
+  def examples() -> Iterator[Example]:
+    for document in split.in_buckets(jsonl.read_shard(pathlib.Path(documents)), how.buckets):
+      example = sources.render(how.source, document, encoder, how.context, how.seed, how.learn)
+      if isinstance(example, Drop):
+        counts.drops[example.rule] += 1
+        continue
+      if is_held_out and not whole:
+        example = example.head(how.context)
+      tokens_by_language[_language(document)] += len(example.tokens)
+      samples.offer(document.id, example)
+      yield example
+
+  rows = packing.pack(examples(), how.context, whole, counts)
+  written = write.write_shard(pathlib.Path(target), rows, how.context)
+  return {
+      **written,
+      'documents': counts.documents,
+      'drops': dict(counts.drops),
+      'languages': dict(tokens_by_language),
+      'samples': samples.texts(encoder),
+  }
+
+
+def _language(document: Document) -> str:
+  return (languages.language_of(document.path) if isinstance(document, File) else '') or 'other'
+
+
+class _Samples:
+  """A few examples, chosen by the hash of their documents' ids, so that they do not depend on the order."""
+
+  def __init__(self):
+    self._chosen: list[tuple[float, Example]] = []
+
+  def offer(self, id: str, example: Example) -> None:
+    place = split.unit_hash('sample', id)
+    if len(self._chosen) < _SAMPLES or place < self._chosen[-1][0]:
+      self._chosen = sorted([*self._chosen, (place, example)], key=lambda one: one[0])[:_SAMPLES]
+
+  def texts(self, tokenizer: Tokenizer) -> list[str]:
+    return [tokenizer.decode(example.tokens[:_SAMPLE_CHARACTERS])[:_SAMPLE_CHARACTERS] for _, example in self._chosen]
