@@ -111,6 +111,24 @@ class Drop:
 
 
 @dataclasses.dataclass(frozen=True)
+class LogEntry:
+  """A commit of a first-parent history, as far as the search for transitions needs it.
+
+  Attributes:
+    time: when it was committed, in seconds.
+    changes: (path, lines added, lines deleted) of the first files it changes against its first parent; -1 lines: binary.
+    files: how many files it changes.
+  """
+
+  hash: str
+  parents: int
+  time: int
+  message: str
+  changes: tuple[tuple[str, int, int], ...]
+  files: int
+
+
+@dataclasses.dataclass(frozen=True)
 class FimSplit:
   """A text cut in three: prefix + middle + suffix is the text."""
 

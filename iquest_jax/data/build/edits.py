@@ -1,37 +1,39 @@
-"""Commits as edits: a chat that shows the old code and asks for what the commit message says."""
+"""Changes as edits: a chat that shows the old code and asks for what the message says."""
 
 import re
 
-from iquest_jax.data.documents import Commit, Conversation
+from iquest_jax.data.build import patches
+from iquest_jax.data.documents import Commit, Conversation, Transition
 
 
-def conversation(commit: Commit) -> Conversation:
-  """The user shows the old code and asks for the change; the assistant answers with the new code.
+def conversation(change: Commit | Transition) -> Conversation:
+  """The user shows the old code and asks for the change; the assistant answers it.
 
-  Old and new code are the two sides of the patch's hunks. A commit that only adds or only deletes files has nothing to
-  edit or nothing to answer: its conversation has no messages.
+  Of a commit, old and new code are the two sides of the patch's hunks, and the answer is the new code. A transition shows
+  whole files, and the answer is the patch. A change that only adds or only deletes files has nothing to edit or nothing to
+  answer: its conversation has no messages.
   """
-  old, new = sides(commit.patch)
+  old, new = sides(change.patch)
   if not old.strip() or not new.strip():
-    return Conversation(commit.id, ())
-  request = f'{commit.message.strip()}\n```\n{old}```'
-  messages = ({'role': 'user', 'content': request}, {'role': 'assistant', 'content': f'```\n{new}```'})
-  return Conversation(commit.id, messages)
+    return Conversation(change.id, ())
+  if isinstance(change, Transition):
+    code = '\n'.join(f'{path}\n{_fenced(text)}' for path, text in change.files)
+    answer = _fenced(change.patch, 'diff')
+  else:
+    code, answer = _fenced(old), _fenced(new)
+  request = f'{change.message.strip()}\n{code}'
+  return Conversation(change.id, ({'role': 'user', 'content': request}, {'role': 'assistant', 'content': answer}))
 
 
 def sides(patch: str) -> tuple[str, str]:
   """The code before and after, read from the hunks of a unified diff."""
-  old, new = [], []
-  inside = False
-  for line in re.findall(r'.+\n?', patch):
-    # A removed line '-- x' looks like the header '--- x': headers count only between a 'diff' line and the first hunk.
-    if line.startswith('diff '):
-      inside = False
-    elif line.startswith('@@'):
-      inside = True
-    elif inside and line[0] in ' -+':
-      if line[0] != '+':
-        old.append(line[1:])
-      if line[0] != '-':
-        new.append(line[1:])
-  return ''.join(old), ''.join(new)
+  files = patches.changes(patch)
+  return ''.join(line for file in files for line in file.old), ''.join(line for file in files for line in file.new)
+
+
+def _fenced(code: str, language: str = '') -> str:
+  """A code block whose fence is longer than any in the code."""
+  longest = max((len(fence) for fence in re.findall(r'^\s*(`{3,})', code, re.M)), default=2)
+  fence = '`' * (longest + 1)
+  ending = '' if code.endswith('\n') else '\n'
+  return f'{fence}{language}\n{code}{ending}{fence}'

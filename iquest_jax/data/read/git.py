@@ -1,55 +1,236 @@
-"""Reads commits of a git repository in bulk, without their authors. git never sees the user's configuration."""
+"""Runs git, which sees neither the user's configuration nor, through a Store, that of the repository.
+
+A repository of others may name programs in its configuration, hooks and attributes. A Store is an empty git directory of
+ours whose objects are those of the repository: git finds nothing to run, and what it writes stays there. Needs git 2.31.
+"""
 
 import os
 import pathlib
+import shutil
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO
 
-from iquest_jax.data.documents import Commit, content_id
 from iquest_jax.errors import UserError
 
+# Larger files are binary to git, which then neither holds nor compares them.
+MAX_DIFF_BYTES = 8 * 2**20
+_CHUNK_BYTES = 2**18
+# Requests on their way at once. They fit into the buffer of a pipe, so that git and we never wait for each other.
+_REQUESTS = 64
 
-def read_commits(repository: str | pathlib.Path) -> Iterator[Commit]:
-  """Commits from the oldest to the newest; merges, empty commits and commits of binary files are left out.
 
-  Raises:
-    UserError: git is missing, or the folder is not a repository.
-  """
-  # Every line of message and patch is indented or prefixed, so that a line starting with the mark is ours.
-  layout = '--format=\x1e%n%w(0,1,1)%B%n%w(0,0,0)\x1f'
-  options = ('--reverse', '--topo-order', '--no-merges', '--patch', '--no-color', '--no-ext-diff', '--no-textconv')
-  log = run_git(repository, 'log', *options, '--no-renames', layout)
-  for record in ('\n' + log).split('\n\x1e\n')[1:]:
-    message, _, patch = record.partition('\x1f\n')
-    message = '\n'.join(line.removeprefix(' ') for line in message.split('\n')).strip() + '\n'
-    # Stripped of newlines only: a patch may end with the space of an empty context line.
-    patch = patch.strip('\n') + '\n'
-    if message.strip() and patch.strip() and 'Binary files' not in patch:
-      yield Commit(content_id(message, patch), message, patch)
+class GitError(UserError):
+  """git cannot read a repository; `rule` is the reason to count it by."""
+
+  def __init__(self, message: str, rule: str = 'git: unreadable repository'):
+    super().__init__(message)
+    self.rule = rule
 
 
 def run_git(folder: str | pathlib.Path, *arguments: str, stdin: str = '') -> str:
-  """Standard output of a git command that sees neither the user's configuration nor the system's.
+  """Standard output of a git command that sees neither the user's configuration nor the system's, and runs no hooks.
+
+  The folder is a repository itself: those above it are not looked at. To read a repository of others, use a Store.
 
   Raises:
-    UserError: git is missing or fails.
+    GitError: git fails.
+    UserError: git is missing.
   """
+  return _run(folder, arguments, stdin.encode()).decode(errors='replace')
+
+
+class Store:
+  """A repository opened for reading; a context manager.
+
+  Attributes:
+    name: what documents call the repository; the name of its folder unless given.
+    head: hash of the current commit.
+    boundary: hashes of the commits at which a shallow clone ends.
+  """
+
+  def __init__(self, repository: str | pathlib.Path, name: str = ''):
+    """Opens a repository, bare or checked out.
+
+    Raises:
+      GitError: the folder is not a repository, has no commits, or cannot be read.
+      UserError: git is missing.
+    """
+    path = pathlib.Path(os.path.abspath(repository))
+    self.name = name or (path.parent.name if path.name == '.git' else path.name.removesuffix('.git'))
+    if not is_repository(path):
+      raise GitError(f'git: {path} is not a git repository; remove it or name another folder', 'git: not a repository')
+    found = _run(path, ('rev-parse', '--show-object-format', '--path-format=absolute', '--git-path', 'objects'))
+    hashes, _, objects = os.fsdecode(found).removesuffix('\n').partition('\n')
+    self.head = self._head(path)
+    self._blobs: subprocess.Popen | None = None
+    self._directory = tempfile.mkdtemp(prefix='git-')
+    self.boundary = self._link(pathlib.Path(self._directory), hashes, pathlib.Path(objects))
+
+  @staticmethod
+  def _head(path: pathlib.Path) -> str:
+    try:
+      return run_git(path, 'rev-parse', '--verify', 'HEAD^{commit}').strip()
+    except GitError:
+      # A mirror may name a branch that it does not have.
+      newest = ('--sort=-committerdate', '--count=1', '--format=%(objectname)', 'refs/heads')
+      if head := run_git(path, 'for-each-ref', *newest).strip():
+        return head
+    raise GitError(f'git: {path} has no commits; remove it or name another folder', 'git: a repository without commits')
+
+  @staticmethod
+  def _link(directory: pathlib.Path, hashes: str, objects: pathlib.Path) -> frozenset[str]:
+    """Fills our git directory; returns the boundary of a shallow clone."""
+    (directory / 'objects/info').mkdir(parents=True)
+    (directory / 'refs').mkdir()
+    (directory / 'HEAD').write_text('ref: refs/heads/none\n')
+    version, extension = (0, '') if hashes == 'sha1' else (1, f'[extensions]\nobjectFormat = {hashes}\n')
+    core = f'[core]\nrepositoryFormatVersion = {version}\nbare = true\nbigFileThreshold = {MAX_DIFF_BYTES}\nabbrev = 12\n'
+    (directory / 'config').write_text(core + extension)
+    # A link, since a path may have a newline, of which the file of alternates knows nothing.
+    (directory / 'source').symlink_to(objects)
+    (directory / 'objects/info/alternates').write_text(f'{directory}/source\n')
+    shallow = objects.parent / 'shallow'
+    if not shallow.is_file():
+      return frozenset()
+    shutil.copyfile(shallow, directory / 'shallow')
+    return frozenset(shallow.read_text(errors='replace').split())
+
+  def __enter__(self) -> 'Store':
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    if self._blobs:
+      self._blobs.kill()
+      self._blobs.communicate()
+    shutil.rmtree(self._directory, ignore_errors=True)
+
+  def run(self, *arguments: str, stdin: bytes = b'') -> bytes:
+    """Standard output of a git command; raises GitError if it fails."""
+    return _run(self._directory, arguments, stdin)
+
+  def stream(self, *arguments: str) -> Iterator[bytes]:
+    """Standard output of a git command in chunks; raises GitError at the end if it failed. Closing it ends git."""
+    with tempfile.TemporaryFile() as errors:
+      process = _start(self._directory, arguments, stdout=subprocess.PIPE, stderr=errors)
+      try:
+        while chunk := process.stdout.read1(_CHUNK_BYTES):
+          yield chunk
+      except GeneratorExit:
+        process.kill()
+        raise
+      finally:
+        process.stdout.close()
+        process.wait()
+      if process.returncode:
+        errors.seek(0)
+        raise _failure(self._directory, arguments, errors.read())
+
+  def blobs(self, hashes: Iterable[str], limit: int) -> Iterator[bytes | None]:
+    """Contents of files by hash, in order; None for one that is missing or larger than `limit` bytes.
+
+    Raises:
+      GitError: the object store is corrupt.
+    """
+    hashes = list(hashes)
+    if not self._blobs:
+      self._blobs = _start(
+          self._directory, ('cat-file', '--batch'), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+      )
+    requests, answers = self._blobs.stdin, self._blobs.stdout
+    for first in range(0, len(hashes), _REQUESTS):
+      group = hashes[first : first + _REQUESTS]
+      try:
+        requests.write(''.join(f'{name}\n' for name in group).encode())
+        requests.flush()
+        contents = [_answer(answers, limit) for _ in group]
+      except (OSError, ValueError):
+        self._blobs.kill()
+        self._blobs.communicate()
+        self._blobs = None
+        raise GitError(f'git cat-file: {self.name}: an object cannot be read; fetch the repository again') from None
+      yield from contents
+
+
+def _answer(answers: IO[bytes], limit: int) -> bytes | None:
+  """One answer of `git cat-file --batch`; raises ValueError if it is none."""
+  header = answers.readline().split()
+  if header[-1:] == [b'missing']:
+    return None
+  left = int(header[2]) if len(header) == 3 else int('')
+  if left <= limit:
+    content = answers.read(left + 1)
+    if len(content) <= left:
+      raise ValueError
+    return content[:-1]
+  while left >= 0:
+    skipped = len(answers.read(min(left + 1, _CHUNK_BYTES)))
+    if not skipped:
+      raise ValueError
+    left -= skipped
+  return None
+
+
+def is_repository(folder: str | pathlib.Path) -> bool:
+  """Whether a folder is a git repository: checked out, or bare."""
+  path = pathlib.Path(folder)
+  return (path / '.git').exists() or all((path / name).exists() for name in ('HEAD', 'objects', 'refs'))
+
+
+def find_repositories(folder: str | pathlib.Path) -> list[pathlib.Path]:
+  """The repositories at or below a folder, sorted; none inside another, none behind a symbolic link."""
+  found = []
+  for path, folders, _ in os.walk(folder):
+    if is_repository(path):
+      found.append(pathlib.Path(path))
+      folders.clear()
+  return sorted(found)
+
+
+def unquoted(path: bytes) -> bytes:
+  """A path as git prints it: in quotes, with the escapes of C, if it has unusual characters."""
+  if not path.startswith(b'"'):
+    return path
+  # Escapes of bytes are octal, as in Python; git leaves no other byte outside ASCII in quotes.
+  return path[1:-1].decode('latin-1').encode('latin-1').decode('unicode_escape').encode('latin-1')
+
+
+def _run(folder: str | pathlib.Path, arguments: Sequence[str], stdin: bytes = b'') -> bytes:
+  process = _start(folder, arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  output, errors = process.communicate(stdin)
+  if process.returncode:
+    raise _failure(folder, arguments, errors)
+  return output
+
+
+def _start(folder: str | pathlib.Path, arguments: Sequence[str], **streams) -> subprocess.Popen:
+  """Starts git; raises UserError if it is not installed."""
   environment = {
       'PATH': os.environ.get('PATH', os.defpath),
       'HOME': os.devnull,
       'GIT_CONFIG_GLOBAL': os.devnull,
       'GIT_CONFIG_NOSYSTEM': '1',
+      'GIT_ATTR_NOSYSTEM': '1',
+      'GIT_CEILING_DIRECTORIES': os.path.dirname(os.path.realpath(folder)),
+      # Objects that a partial clone lacks would be fetched, by programs that its configuration names.
+      'GIT_ALLOW_PROTOCOL': 'none',
+      'GIT_NO_LAZY_FETCH': '1',
+      'GIT_NO_REPLACE_OBJECTS': '1',
       'GIT_TERMINAL_PROMPT': '0',
       'LC_ALL': 'C',
       'TZ': 'UTC',
   }
-  # git refuses repositories of other users, since their configuration could run programs; the commands used here run none.
-  command = ['git', '-c', 'safe.directory=*', '-C', str(folder), *arguments]
+  # git refuses repositories of other users, since their configuration could run programs: here it names none that runs.
+  options = ('safe.directory=*', f'core.hooksPath={os.devnull}', 'core.fsmonitor=false', 'log.showSignature=false')
+  configuration = [word for option in options for word in ('-c', option)]
+  command = ['git', '--no-pager', *configuration, '-C', str(folder), *arguments]
   try:
-    done = subprocess.run(command, input=stdin.encode(), env=environment, capture_output=True, check=False)
+    return subprocess.Popen(command, env=environment, **streams)
   except FileNotFoundError:
-    raise UserError('git: the program is not installed; install git to read commits') from None
-  if done.returncode:
-    reason = done.stderr.decode(errors='replace').strip().splitlines() or ['no reason given']
-    raise UserError(f'git {arguments[0]} in {folder}: {reason[-1]}; the folder must be a readable git repository')
-  return done.stdout.decode(errors='replace')
+    raise UserError('git: the program is not installed; install git to read repositories') from None
+
+
+def _failure(folder: str | pathlib.Path, arguments: Sequence[str], errors: bytes) -> GitError:
+  reason = errors.decode(errors='replace').strip().splitlines() or ['no reason given']
+  return GitError(f'git {arguments[0]} in {folder}: {reason[-1]}; the folder must be a readable git repository')

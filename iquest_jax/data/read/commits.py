@@ -1,0 +1,197 @@
+"""Reads histories in bulk: commits with their patches, and, along first parents, what each commit changes."""
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+
+from iquest_jax.data.documents import Commit, Drop, LogEntry, content_id
+from iquest_jax.data.read.git import GitError, Store, unquoted
+
+# ours: longer patches are imports, generated files and mass edits.
+MAX_PATCH_BYTES = 2**20
+# ours: of a commit that changes more files, the log holds the first.
+MAX_LOGGED_FILES = 64
+_MAX_LOG_BYTES = 2**22
+# Trailers name people: 'Signed-off-by: A <a@b.c>'.
+_PEOPLE = re.compile(r'^[ \t]*(?:[A-Za-z]+(?:-[A-Za-z]+)*-by|Cc): .*\n?', re.M | re.I)
+# The hashes of a file's versions: nobody can predict them, and git needs them for binary files only.
+_INDEX_LINE = re.compile(rb'^index [0-9a-f]+\.\.[0-9a-f]+(?: [0-7]{6})?\n', re.M)
+# A rename keeps a patch from deleting and adding the same lines; -l bounds how many pairs of files are compared.
+_PATCH = ('--patch', '--find-renames', '-l200', '--no-color', '--no-ext-diff', '--no-textconv')
+# Every line of message and patch is indented or prefixed, so that a line with a mark alone is ours.
+_LAYOUT = '--format=\x1e%n%H %ct %P%n%w(0,1,1)%B%n%w(0,0,0)\x1f'
+_LEFT_OUT = (
+    (re.compile(rb'^(?:Binary files .* differ|GIT binary patch)$', re.M), 'commit: binary files'),
+    (re.compile(rb'^[-+]Subproject commit ', re.M), 'commit: a submodule'),
+    (re.compile(rb'^[ -+]version https://git-lfs\.github\.com/', re.M), 'commit: Git LFS pointers'),
+)
+
+
+def read_commits(store: Store) -> Iterator[Commit | Drop]:
+  """Commits from the oldest to the newest, without authors; what is left out is a Drop.
+
+  Raises:
+    GitError: the history cannot be read to its end.
+  """
+  for record in _records(store, '--topo-order', *_PATCH, _LAYOUT, limit=MAX_PATCH_BYTES):
+    yield _commit(store, record)
+
+
+def _commit(store: Store, record: bytes) -> Commit | Drop:
+  (name, _, *parents), message, patch = _parsed(record)
+  if len(record) > MAX_PATCH_BYTES:
+    return Drop('commit: a huge patch', name)
+  if len(parents) > 1:
+    return Drop('commit: a merge', name)
+  if name in store.boundary:
+    return Drop('commit: the end of a shallow clone', name)
+  if not message.strip():
+    return Drop('commit: no message', name)
+  # Stripped of newlines only: a patch may end with the space of an empty context line.
+  patch = patch.strip(b'\n')
+  if not patch:
+    return Drop('commit: no change', name)
+  if rule := unsuitable(patch):
+    return Drop(rule, name)
+  try:
+    text = without_hashes(patch + b'\n').decode()
+  except UnicodeDecodeError:
+    return Drop('commit: not UTF-8', name)
+  return Commit(content_id(message, text), message, text, store.name)
+
+
+def unsuitable(patch: bytes) -> str:
+  """The rule that leaves a patch out: it changes what has no text; '' if there is none."""
+  return next((rule for pattern, rule in _LEFT_OUT if pattern.search(patch)), '')
+
+
+def without_hashes(patch: bytes) -> bytes:
+  """A patch without its lines 'index 257cc56..3bd1f0e 100644'; it applies as before."""
+  return _INDEX_LINE.sub(b'', patch)
+
+
+def times(store: Store) -> list[int]:
+  """When the commits of the first-parent history were made, in seconds, the oldest first; raises GitError."""
+  lines = store.run('rev-list', '--first-parent', '--reverse', '--timestamp', store.head).splitlines()
+  return [int(line.split(b' ')[0]) for line in lines]
+
+
+def log(store: Store, count: int) -> Iterator[LogEntry]:
+  """The newest `count` commits along first parents, the oldest first; a merge changes what it brings in.
+
+  Raises:
+    GitError: the history cannot be read to its end.
+  """
+  options = ('--first-parent', '-m', f'--max-count={count}', '--numstat', '--no-renames', '--no-ext-diff', _LAYOUT)
+  for record in _records(store, *options, limit=_MAX_LOG_BYTES):
+    (name, time, *parents), message, stats = _parsed(record)
+    lines = stats.strip(b'\n').split(b'\n') if stats.strip(b'\n') else []
+    # The last line of a record that was cut is half a line.
+    whole = lines[:-1] if len(record) > _MAX_LOG_BYTES else lines
+    changes = tuple(map(_change, whole[:MAX_LOGGED_FILES]))
+    yield LogEntry(name, len(parents), int(time), message, changes, len(lines))
+
+
+def _change(line: bytes) -> tuple[str, int, int]:
+  added, deleted, path = line.split(b'\t', 2)
+  numbers = (-1, -1) if added == b'-' else (int(added), int(deleted))
+  return unquoted(path).decode(errors='replace'), *numbers
+
+
+def history_key(store: Store) -> str:
+  """Hash of the first commit along first parents: equal for all copies and forks of a repository.
+
+  A shallow clone does not know its first commit; its key is that of the commit at which it ends.
+
+  Raises:
+    GitError: the history cannot be read to its end.
+  """
+  return store.run('rev-list', '--first-parent', '--max-parents=0', store.head).decode().strip()
+
+
+def _records(store: Store, *options: str, limit: int) -> Iterator[bytes]:
+  chunks = store.stream('log', '--reverse', '--encoding=UTF-8', *options, store.head)
+  records = split(itertools.chain([b'\n'], chunks), b'\n\x1e\n', limit)
+  next(records)
+  return records
+
+
+def _head(chunks: Iterable[bytes], limit: int) -> bytes:
+  """The first `limit` bytes of a stream, or a little more."""
+  held = []
+  for chunk in chunks:
+    held.append(chunk)
+    limit -= len(chunk)
+    if limit < 0:
+      break
+  return b''.join(held)
+
+
+def split(chunks: Iterable[bytes], separator: bytes, limit: int) -> Iterator[bytes]:
+  """The pieces of a stream; of one longer than `limit` bytes, its first `limit + 1`."""
+  held, head = b'', b''
+  for chunk in chunks:
+    *whole, held = (held + chunk).split(separator)
+    for piece in whole:
+      yield head or piece[: limit + 1]
+      head = b''
+    if len(held) > limit:
+      head, held = head or held[: limit + 1], held[1 - len(separator) :]
+  yield head or held
+
+
+def _parsed(record: bytes) -> tuple[list[str], str, bytes]:
+  """Hash, time and parents; the message without trailers that name people; what follows it."""
+  head, _, rest = record.partition(b'\n')
+  message, _, rest = (b'\n' + rest).partition(b'\n\x1f')
+  text = '\n'.join(line.removeprefix(' ') for line in message.decode(errors='replace').split('\n'))
+  return head.decode().split(), _PEOPLE.sub('', text).strip() + '\n', rest
+
+
+def patch(store: Store, start: str, end: str) -> tuple[str, tuple[tuple[str, str], ...]] | Drop:
+  """The patch from one commit to another and ((path, hash), ...) of the old files that it changes or deletes.
+
+  `git apply` must turn the tree of `start` into that of `end`, every file and mode of it; otherwise a Drop says so.
+
+  Raises:
+    GitError: the commits cannot be read.
+  """
+  span = f'{start[:12]}..{end[:12]}'
+  command = ('diff-tree', '-r', '--raw', '--no-abbrev', *_PATCH, start, end)
+  # The list of files is shorter than the patch.
+  raw, _, data = _head(store.stream(*command), 2 * MAX_PATCH_BYTES).partition(b'\n\n')
+  if len(data) > MAX_PATCH_BYTES:
+    return Drop('transition: a huge patch', span)
+  if rule := unsuitable(data):
+    return Drop(rule.replace('commit', 'transition'), span)
+  data = without_hashes(data)
+  try:
+    text = data.decode()
+    files = _old_files(raw)
+  except UnicodeDecodeError:
+    return Drop('transition: not UTF-8', span)
+  if any('\n' in path or '\r' in path for path, _ in files):
+    return Drop('transition: a line break in a path', span)
+  if not text:
+    return Drop('transition: no change', span)
+  return (text, files) if _applies(store, start, data, end) else Drop('transition: git apply gives another state', span)
+
+
+def _old_files(raw: bytes) -> tuple[tuple[str, str], ...]:
+  """(path, hash) of the regular files with an old state, from the raw form of a diff."""
+  files = []
+  for line in raw.splitlines():
+    (mode, _, name, *_), path = line.partition(b'\t')[0].split(), line.split(b'\t')[1]
+    if mode.startswith(b':100'):
+      files.append((unquoted(path).decode(), name.decode()))
+  return tuple(files)
+
+
+def _applies(store: Store, start: str, patch: bytes, end: str) -> bool:
+  """Whether `git apply` turns the tree of `start` into that of `end`; index and new objects are in our directory."""
+  store.run('read-tree', start)
+  try:
+    store.run('apply', '--cached', '--whitespace=nowarn', '-', stdin=patch)
+  except GitError:
+    return False
+  return store.run('write-tree') == store.run('rev-parse', f'{end}^{{tree}}')
