@@ -1,8 +1,8 @@
 """Clusters of duplicates over a whole corpus: joins what the partitions found, and says what to drop in a shard.
 
 The result is a folder of three arrays: references of all documents that have a duplicate, sorted (uint64); the cluster of
-each (uint32); and the reference of the document that stays, by cluster (uint64). A cluster has two documents or more, so that
-is at most 16 bytes per document, and joining needs no more beside batches.
+each (uint32); and the reference of the document that stays, by cluster (uint64). A cluster has two documents or more, so
+that is at most 16 bytes per document, and joining needs no more beside batches.
 """
 
 import bisect

@@ -1,8 +1,9 @@
 """Finds the duplicates of a corpus, exact and near, and decides which copy stays, in three steps over files.
 
 1. `index.IndexWriter`: a task per input shard writes what the next step needs of each document.
-2. `find_pairs`: a task per partition, which is a range of keys. Documents that share a key are candidates, and those that are
-   alike enough are linked. The partition is read from all shards and sorted; it fits the memory that `partitions` is told.
+2. `find_pairs`: a task per partition, which is a range of keys. Documents that share a key are candidates, and those
+   that are alike enough are linked. The partition is read from all shards and sorted; it fits the memory that `partitions`
+   is told.
 3. `merge`: one process joins the links of all partitions into clusters, in 16 bytes per document that has a duplicate.
 
 The best document of a cluster stays (`index.priority`). Which that is depends on neither the number of partitions nor the

@@ -34,9 +34,9 @@ def signature(text: str) -> np.ndarray | None:
 def sketch(hashes: np.ndarray) -> np.ndarray:
   """Signature of a set of 64-bit hashes, given in any order and with any repetitions: uint8 [SIZE].
 
-  Fast similarity sketching (Dahlgaard, Knudsen, Thorup 2017). Every round throws all hashes into slots, and a slot keeps the
-  least value of the first round that reached it; from round SIZE on, each round fills the one slot that is its turn. A large
-  set costs one hash per element instead of SIZE, and the estimate is as good as MinHash's for sets of all sizes.
+  Fast similarity sketching (Dahlgaard, Knudsen, Thorup 2017). Every round throws all hashes into slots, and a slot keeps
+  the least value of the first round that reached it; from round SIZE on, each round fills the one slot that is its turn. A
+  large set costs one hash per element instead of SIZE, and the estimate is as good as MinHash's for sets of all sizes.
   """
   slots, best = np.arange(SIZE, dtype=np.uint64) << np.uint64(57), np.zeros(SIZE, np.uint64)
   empty, done = np.ones(SIZE, bool), 0
