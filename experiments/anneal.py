@@ -17,6 +17,7 @@ def get_config(arg: str = ''):
   config.init.carry = ('params', 'optimizer')
 
   config.data.context = run.pick(full=8192, tiny=128)  # ours: as in pre-training
+  config.data.learn = 'all'
 
   config.train.batch_rows = run.pick(full=512, tiny=16)  # ours: as in pre-training
   tokens = mixtures.tokens(mixtures.ANNEAL)

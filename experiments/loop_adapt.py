@@ -17,6 +17,7 @@ def get_config(arg: str = ''):
   config.init.fold = 'copy'  # ours: the depth is equal, so the fold only adds gates; the rule is unpublished
 
   config.data.context = run.pick(full=8192, tiny=128)  # ours: as in pre-training
+  config.data.learn = 'all'
 
   config.train.batch_rows = run.pick(full=512, tiny=16)  # ours: as in pre-training
   tokens = 0.1 * mixtures.tokens(mixtures.PRETRAIN_CODE)  # ours: a tenth of the code phase; unpublished

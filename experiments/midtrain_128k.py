@@ -14,6 +14,7 @@ def get_config(arg: str = ''):
   config, run = common.base('midtrain_128k', arg)
 
   config.data.context = run.pick(full=131072, tiny=512)
+  config.data.learn = 'all'  # ours: of a chat, every token but tool results; the report does not say
 
   config.train.batch_rows = run.pick(full=32, tiny=4)  # ours: 4 Mi tokens per step, as before
   tokens = mixtures.tokens(mixtures.MIDTRAIN_128K)

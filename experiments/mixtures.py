@@ -3,9 +3,9 @@
 The loader uses the ratios; the sum sets the length of a stage. Tables without published numbers are ours.
 """
 
-# ours: the report gives the order, general text and then broad code, but no shares.
+# ours: the report gives the order, general text and then broad code, and names transitions, but gives no shares.
 PRETRAIN_GENERAL = {'web_text': 4200, 'code': 1600, 'facts': 200}
-PRETRAIN_CODE = {'web_text': 1800, 'code': 4000, 'facts': 200}
+PRETRAIN_CODE = {'web_text': 1800, 'code': 3800, 'transitions': 200, 'facts': 200}
 
 # ours: the report says "high-quality code"; a little text and facts prevent forgetting.
 ANNEAL = {'code_high_quality': 200, 'facts': 25, 'web_text': 25}
@@ -33,7 +33,7 @@ MIDTRAIN_128K = {
 SFT_INSTRUCT = (
     {'chat_instruct': 6, 'code_edit': 2, 'replay': 2},
     {'chat_instruct': 4, 'code_edit': 4, 'replay': 2},
-    {'chat_instruct': 3, 'code_edit': 6, 'replay': 1},
+    {'chat_instruct': 3, 'code_edit': 4, 'repository_edit': 2, 'replay': 1},
 )
 SFT_THINKING = (
     {'chat_thinking': 6, 'reasoning_thinking': 2, 'replay': 2},

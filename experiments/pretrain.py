@@ -16,6 +16,7 @@ def get_config(arg: str = ''):
   config.model.loops = 1
 
   config.data.context = run.pick(full=8192, tiny=128)  # ours: the report gives no pre-training context
+  config.data.learn = 'all'
 
   config.train.batch_rows = run.pick(full=512, tiny=16)  # ours: 4 Mi tokens per step, usual at this scale
   tables = (mixtures.PRETRAIN_GENERAL, mixtures.PRETRAIN_CODE)

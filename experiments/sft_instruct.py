@@ -15,6 +15,7 @@ def get_config(arg: str = ''):
   config, run = common.base('sft_instruct', arg)
 
   config.data.context = run.pick(full=32768, tiny=256)  # ours: instruct answers are short; the report gives no length
+  config.data.learn = 'assistant'  # of a chat, the assistant's turns only
 
   config.train.batch_rows = run.pick(full=128, tiny=8)  # ours: 4 Mi tokens per step, as before
   tokens = 3000 * 2**22  # ours: about 12B packed tokens; unpublished

@@ -14,6 +14,7 @@ def get_config(arg: str = ''):
   config, run = common.base('sft_thinking', arg)
 
   config.data.context = run.pick(full=131072, tiny=512)  # ours: reasoning and trajectories keep the full context
+  config.data.learn = 'assistant'  # of a chat, the assistant's turns only
 
   config.train.batch_rows = run.pick(full=32, tiny=4)  # ours: 4 Mi tokens per step, as before
   tokens = 5000 * 2**22  # ours: about 21B packed tokens; unpublished

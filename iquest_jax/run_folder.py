@@ -3,6 +3,7 @@
   <workdir>/tokenizer/tokenizer.json
   <workdir>/corpus/sources.toml, ...                the raw corpus of tiny sizes
   <workdir>/documents/corpus.json, ...              clean documents; see data/corpus.py
+  <workdir>/preparation.html                       what came in, what was dropped, samples
   <workdir>/rows/<stage>/manifest.json, <source>/   packed rows; data.rows_dir moves the folder
   <workdir>/<stage>/config.json                     the stage's configuration
   <workdir>/<stage>/checkpoints/<step>/             see checkpoint/store.py
@@ -61,6 +62,7 @@ class RunFolder:
   tokenizer = property(lambda self: self.path / 'tokenizer' / 'tokenizer.json')
   corpus = property(lambda self: self.path / 'corpus')
   documents = property(lambda self: self.path / 'documents')
+  preparation = property(lambda self: self.path / 'preparation.html')
 
   def rows(self, stage: str, rows_dir: str = '') -> pathlib.Path:
     """Packed rows of a stage; `rows_dir` (data.rows_dir) replaces the default folder."""

@@ -1,25 +1,38 @@
-"""Prepare what training reads: the tokenizer of a chain and the packed rows of its stages.
+"""Prepare what training reads: clean documents, the tokenizer of a chain, and the packed rows of its stages.
 
   python -m launch.prepare --size=tiny_loop --workdir=runs/tiny_loop
-  python -m launch.prepare --exp=midtrain_32k:size=7b --workdir=runs/7b --documents=corpus --tokenizer=tokenizer.json
+  python -m launch.prepare --exp=midtrain_32k:size=7b --sources=sources.toml --workdir=runs/7b --workers=16
+  python -m launch.prepare inspect runs/7b/rows/midtrain_32k
+  python -m launch.prepare export runs/7b/documents --out=parquet
 
-Without --exp, every stage of the size. Documents are JSONL, DIR/<source>/*.jsonl[.gz], one record of data/documents.py per
-line, such as {"kind": "file", "id": "1", "path": "a.py", "text": "x = 1"}. Without --documents a tiny size writes a small
-corpus to WORKDIR/corpus and reads that. Rows whose inputs have not changed are kept.
+Without --exp, every stage of the size. sources.toml names git repositories, documents (JSONL, Parquet),
+chats and problem sets, and the sources made of them; iquest_jax/data/inputs.py shows one. Without it, a
+tiny size writes a small corpus to WORKDIR/corpus; other sizes use the documents prepared before.
+
+Killed and started again, it continues. What has not changed is kept; rows are only ever appended, so more
+steps keep every earlier batch. Work is divided by the input: workers change nothing but the time.
+
+inspect shows rows as the model reads them; export writes the documents as Parquet for other trainers.
 """
 
+import pathlib
 import sys
 
 from absl import flags
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from iquest_jax.errors import UserError
 from launch import command
 
-_DOCUMENTS = flags.DEFINE_string('documents', '', 'Folder of <source>/*.jsonl[.gz]; a tiny size can do without.')
-_TOKENIZER = flags.DEFINE_string('tokenizer', '', 'A tokenizer.json to use instead of training one.')
+flags.DEFINE_string('sources', '', 'A sources.toml; see above.')
+flags.DEFINE_string('tokenizer', '', 'A tokenizer.json or SentencePiece model to use instead of training one.')
+flags.DEFINE_integer('workers', 0, 'Tasks at a time; 0 is one per core.')
+flags.DEFINE_string('executor', 'local', 'Where tasks run: local, slurm, ray.')
+flags.DEFINE_string('partition', 'cpu', 'Of Slurm jobs.')
+flags.DEFINE_string('time_limit', '20:00:00', 'Of Slurm jobs.')
+flags.DEFINE_string('source', '', 'The only source that inspect shows.')
+flags.DEFINE_integer('rows', 2, 'Rows per source that inspect shows.', lower_bound=1)
+flags.DEFINE_string('out', '', 'Folder that export writes.')
 flags.declare_key_flag('workdir')
 flags.declare_key_flag('size')
 
@@ -27,52 +40,97 @@ FLAGS = flags.FLAGS
 
 
 def main(argv):
-  del argv
+  if argv[1:]:
+    commands = {'inspect': _inspect, 'export': _export}
+    name, operands = command.subcommand(argv, commands)
+    commands[name](*operands)
+  else:
+    _prepare()
+
+
+def _prepare():
   from experiments import chain
-  from iquest_jax.data import prepare
+  from iquest_jax.data import corpus, inputs, page, prepare
+  from iquest_jax.data.executors import Executor
 
   run_folder, console = command.run_folder(), Console(file=sys.stdout)
   if 'exp' in FLAGS:
     configs = [command.config()]
   else:
     configs = [command.experiment(f'{stage}:size={FLAGS.size}') for stage in chain.stages(FLAGS.size)]
-  documents = _DOCUMENTS.value or _corpus(configs[0].size, run_folder, console)
-  if _TOKENIZER.value:
-    prepare.import_tokenizer(configs[0], run_folder, _TOKENIZER.value)
+  executor = Executor(FLAGS.executor, FLAGS.workers or prepare.cores(), FLAGS.partition, FLAGS.time_limit)
   for config in configs:
-    with console.status(config.stage) as status:
-      manifest = prepare.prepare(
-          config, run_folder, documents, progress=lambda source, s=config.stage: status.update(f'{s}: {source}')
-      )
-    console.print(_table(config.stage, manifest))
+    prepare.check(config)
+  with prepare.alone(run_folder), _Progress(console) as progress:
+    if FLAGS.sources or configs[0].size.startswith('tiny') and not corpus.exists(run_folder):
+      documents = corpus.prepare(run_folder, inputs.load(FLAGS.sources or _tiny(run_folder)), executor, progress)
+    else:
+      documents = corpus.load(run_folder)
+    if FLAGS.tokenizer:
+      prepare.import_tokenizer(configs[0], run_folder, FLAGS.tokenizer)
+    manifests = [prepare.prepare(config, run_folder, documents, executor, progress) for config in configs]
+  report = page.preparation(documents.report, manifests)
+  page.tables(report, console)
+  console.print(f'report: {page.write(report, run_folder.preparation)}')
 
 
-def _corpus(size: str, run_folder, console: Console):
-  """The corpus of a tiny size, written if it does not exist; other sizes need --documents."""
-  if not size.startswith('tiny'):
-    raise UserError(
-        f'--documents is missing; size "{size}" needs a folder of documents (DIR/<source>/*.jsonl), only tiny sizes do not'
-    )
+def _tiny(run_folder) -> pathlib.Path:
   from iquest_jax.data.tiny import corpus
 
-  with console.status('corpus'):
-    corpus.write(run_folder.corpus)
-  return run_folder.corpus
+  corpus.write(run_folder.corpus)
+  return run_folder.corpus / 'sources.toml'
 
 
-def _table(stage: str, manifest: dict) -> Table:
-  """What was prepared per source: documents, rows and tokens to train on, held-out rows, dropped documents."""
-  table = Table(title=f'{stage}: rows of {manifest["context"]} tokens', title_justify='left', box=box.SIMPLE)
-  for heading in ('source', 'documents', 'rows', 'tokens', 'held out', 'dropped'):
-    is_text = heading in ('source', 'dropped')
-    table.add_column(heading, no_wrap=heading == 'source', justify='left' if is_text else 'right')
-  for source, entry in manifest['sources'].items():
-    train, held_out = entry['train'], entry['held_out']
-    dropped = ', '.join(f'{count:,} {reason}' for reason, count in train['drops'].items())
-    counts = (f'{count:,}' for count in (train['documents'], train['rows'], train['tokens'], held_out['rows']))
-    table.add_row(source, *counts, dropped)
-  return table
+def _inspect(folder: str) -> None:
+  from iquest_jax.data import inspect
+  from iquest_jax.text.tokenizer import Tokenizer
+
+  rows = pathlib.Path(folder).absolute()
+  tokenizer = rows.parent.parent / 'tokenizer' / 'tokenizer.json'
+  if FLAGS.workdir:
+    tokenizer = command.run_folder().tokenizer
+  inspect.show(rows, Tokenizer.load(tokenizer), Console(file=sys.stdout), source=FLAGS.source, count=FLAGS.rows)
+
+
+def _export(folder: str) -> None:
+  from iquest_jax.data import export
+
+  if not FLAGS.out:
+    raise UserError('export: --out is missing; name the folder to write')
+  counts = export.export(pathlib.Path(folder), pathlib.Path(FLAGS.out))
+  print(f'{FLAGS.out}: {sum(counts.values()):,} documents in {len(counts)} files')
+
+
+class _Progress:
+  """A bar of the step that runs: documents, bytes and their rate, tasks, time left."""
+
+  def __init__(self, console: Console):
+    from rich import progress
+
+    columns = (
+        progress.TextColumn('{task.description:<16}'), progress.BarColumn(), progress.TextColumn('{task.fields[tasks]}'),
+        progress.TextColumn('{task.fields[documents]}'), progress.DownloadColumn(), progress.TransferSpeedColumn(),
+        progress.TimeElapsedColumn(), progress.TextColumn('left'), progress.TimeRemainingColumn(),
+    )  # fmt: skip
+    self._bar = progress.Progress(*columns, console=console, transient=True)
+    self._step, self._task = '', None
+
+  def __enter__(self):
+    self._bar.start()
+    return self
+
+  def __exit__(self, *_):
+    self._bar.stop()
+
+  def __call__(self, step: str, done) -> None:
+    if step != self._step:
+      if self._task is not None:
+        self._bar.remove_task(self._task)
+      self._step, self._task = step, self._bar.add_task(step, tasks='', documents='')
+    documents = f'{done.documents:,} documents' if done.documents else ''
+    tasks = f'{done.tasks:,}/{done.total_tasks:,}'
+    self._bar.update(self._task, completed=done.bytes, total=done.total_bytes, tasks=tasks, documents=documents)
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, operands=True)

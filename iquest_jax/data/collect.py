@@ -4,13 +4,15 @@ A task writes, per kind of document, `<kind>.jsonl.zst` and an index with one re
 signature and its quality. Its result counts what was read, dropped by which rule, and kept.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from iquest_jax.data import languages, split
-from iquest_jax.data.clean import checks, decontaminate, duplicates, licence
+from iquest_jax.data.build import transitions
+from iquest_jax.data.clean import checks, decontaminate, duplicates, encoding, index, licence, minhash
 from iquest_jax.data.documents import (
     Commit,
     Conversation,
@@ -24,7 +26,7 @@ from iquest_jax.data.documents import (
 )
 from iquest_jax.data.funnel import Funnel
 from iquest_jax.data.inputs import Input
-from iquest_jax.data.read import chats, jsonl, problems, repositories
+from iquest_jax.data.read import chats, commits, git, jsonl, problems, repositories
 from iquest_jax.data.shards import ShardWriter
 
 # Raise it when reading or cleaning changes, so that documents are collected again.
@@ -52,7 +54,7 @@ def collect(given: Input, paths: Sequence[tuple[str, str]], settings: Settings, 
   """Reads and cleans the documents of some files or repositories, (name, path) each, of an input.
 
   Returns:
-    {'kinds': {kind: {'documents', 'characters', 'places': {unit kind: [[place, documents], ...]}, 'languages'}},
+    {'documents', 'kinds': {kind: {'documents', 'characters', 'places': {unit kind: [[place, documents], ...]}, 'languages'}},
     'funnels': {step: funnel}, 'histories': {repository: key}, 'contaminated': [evidence]}.
 
   Raises:
@@ -81,52 +83,52 @@ class _Collection:
     self._funnels = {'read': Funnel(), 'clean': Funnel(), 'decontaminate': Funnel()}
     self._histories: dict[str, str] = {}
     self._contaminated: list[dict[str, str]] = []
+    self._closing = contextlib.ExitStack()
 
   def __enter__(self):
     return self
 
-  def __exit__(self, failed, *_):
-    for output in self._outputs.values():
-      output.close(complete=failed is None)
+  def __exit__(self, *failure):
+    self._closing.__exit__(*failure)
 
   def repository(self, name: str, path: str) -> None:
-    """Adds what a repository holds of the kinds that the input's sources are made of."""
-    kinds = self._input.kinds
-    opened = repositories.open_repository(path, name)
-    if isinstance(opened, Drop):
-      self._funnels['read'].drop(opened)
+    """Adds what a repository holds of the kinds that the input's sources are made of.
+
+    Its files are added too where a source takes the repository as a whole: they tell which are duplicates of others.
+    """
+    kinds = set(self._input.kinds)
+    try:
+      with git.Store(path, name) as store:
+        self._histories[name] = commits.history_key(store)
+        spdx = licence.licence_of(repositories.named_files(store, licence.is_licence_file))
+        if not licence.is_allowed(spdx, self._settings.licences):
+          self._funnels['read'].drop(Drop('licence: not allowed', f'{name}: {spdx}'))
+          return
+    except git.GitError as error:
+      self._funnels['read'].drop(Drop(error.rule, str(error)))
       return
-    self._histories[opened.name] = opened.history_key
-    files = list(opened.files())
-    spdx = licence.licence_of([(file.path, file.text) for file in files if isinstance(file, File)])
-    if not licence.is_allowed(spdx, self._settings.licences):
-      self._funnels['read'].drop(Drop('licence: not allowed', f'{opened.name}: {spdx}'))
-      return
-    kept = []
-    for file in files:
-      if isinstance(file, File):
-        file = self.add(dataclasses.replace(file, licence=spdx))
+    kept: dict[str, str] = {}
+    wanted = kinds | {File} if Repository in kinds else kinds
+    for document in repositories.read_repository(path, wanted, name, encoding.decode, transitions.transitions):
+      if isinstance(document, File):
+        if (file := self.add(dataclasses.replace(document, licence=spdx))) is not None:
+          kept[file.path] = file.text
+      elif isinstance(document, Repository):
+        # Of the files that come before it, those that were kept.
+        files = tuple((path, kept[path]) for path, _ in document.files if path in kept)
+        whole = dataclasses.replace(document, files=files, licence=spdx)
+        self.add(whole if files else Drop('repository: no file is left'), is_clean=True)
+        kept.clear()
       else:
-        self.add(file)
-      if isinstance(file, File):
-        kept.append(file)
-    if Repository in kinds:
-      for document in opened.documents(kept):
-        self.add(document, cleaned=True)
-    if Commit in kinds:
-      for document in opened.commits():
-        self.add(document)
-    if Transition in kinds:
-      for document in opened.transitions():
         self.add(document)
 
-  def add(self, document: Document | Drop, cleaned: bool = False) -> Document | None:
+  def add(self, document: Document | Drop, is_clean: bool = False) -> Document | None:
     """Cleans a document and writes it; returns what was written, None if it was dropped."""
     if isinstance(document, Drop):
       self._funnels['read'].drop(document)
       return None
     self._funnels['read'].keep()
-    if not cleaned:
+    if not is_clean:
       document = clean(document, self._input.filter, self._settings.licences)
       if isinstance(document, Drop):
         self._funnels['clean'].drop(document)
@@ -141,7 +143,7 @@ class _Collection:
     self._funnels['decontaminate'].keep()
     kind = type(document).__name__.lower()
     if kind not in self._outputs:
-      self._outputs[kind] = _Output(self._folder, kind)
+      self._outputs[kind] = self._closing.enter_context(_Output(self._folder, kind, self._input.near))
     self._outputs[kind].write(document, self._histories)
     return document
 
@@ -149,6 +151,7 @@ class _Collection:
     for funnel in self._funnels.values():
       funnel.check()
     return {
+        'documents': sum(output.documents for output in self._outputs.values()),
         'kinds': {kind: output.counts(self._settings.held_out) for kind, output in sorted(self._outputs.items())},
         'funnels': {step: funnel.to_json() for step, funnel in self._funnels.items()},
         'histories': self._histories,
@@ -159,10 +162,12 @@ class _Collection:
 class _Output:
   """The documents of one kind, their index, and their counts."""
 
-  def __init__(self, folder: pathlib.Path, kind: str):
-    self._writer = ShardWriter(folder / f'{kind}.jsonl.zst')
-    self._index = duplicates.IndexWriter(folder / f'{kind}.index')
-    self._documents = self._characters = 0
+  def __init__(self, folder: pathlib.Path, kind: str, near: bool):
+    """Opens the files; without `near`, only exact copies of a document are duplicates."""
+    self._near, self._closing = near, contextlib.ExitStack()
+    self._writer = self._closing.enter_context(ShardWriter(folder / f'{kind}.jsonl.zst'))
+    self._index = self._closing.enter_context(index.IndexWriter(folder / f'{kind}.index', duplicates.TEXT))
+    self.documents = self._characters = 0
     self._places: dict[str, dict[float, int]] = {'repository': {}, 'document': {}}
     self._languages: dict[str, int] = {}
 
@@ -171,8 +176,10 @@ class _Output:
     characters = sum(map(len, parts))
     self._writer.write(document)
     text = '\n'.join(parts)
-    self._index.add(text, checks.quality(document.path if isinstance(document, File) else '', text))
-    self._documents += 1
+    quality = checks.quality(document.path if isinstance(document, File) else '', text)
+    vector = minhash.signature(text) if self._near else None
+    self._index.add(document.id, minhash.exact_digest(text), quality, vector)
+    self.documents += 1
     self._characters += characters
     kind, place = split.unit(document, histories)
     self._places[kind][place] = self._places[kind].get(place, 0) + 1
@@ -182,15 +189,17 @@ class _Output:
 
   def counts(self, held_out: int) -> dict[str, Any]:
     return {
-        'documents': self._documents,
+        'documents': self.documents,
         'characters': self._characters,
         'places': {kind: split.smallest(places, held_out) for kind, places in self._places.items()},
         'languages': self._languages,
     }
 
-  def close(self, complete: bool) -> None:
-    self._writer.close(complete)
-    self._index.close(complete)
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *failure):
+    self._closing.__exit__(*failure)
 
 
 def clean(document: Document, rules: bool, licences: Sequence[str]) -> Document | Drop:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from iquest_jax.data import collect, deal, scan, sources, split
-from iquest_jax.data.clean import duplicates
+from iquest_jax.data.clean import clusters, duplicates
 from iquest_jax.data.documents import KINDS, Document, Drop
 from iquest_jax.data.executors import Executor, Progress, Task
 from iquest_jax.data.funnel import Funnel
@@ -89,6 +89,11 @@ class Corpus:
     return self.sources[source]
 
 
+def exists(run: RunFolder) -> bool:
+  """Whether documents have been prepared to their end."""
+  return (run.documents / _NAME).exists()
+
+
 def load(run: RunFolder) -> Corpus:
   """The prepared documents of a run folder; raises UserError if there are none."""
   path = run.documents / _NAME
@@ -118,10 +123,10 @@ def prepare(run: RunFolder, inputs: Inputs, executor: Executor, progress: Progre
     return load(run)
   collected = executor.run('collect', [shard.task(folder / _COLLECTED / shard.key) for shard in shards], folder, progress)
   work = _Work(folder, folder / _DEALT / key, inputs, shards, collected, executor, progress)
-  clusters = work.find_duplicates()
-  groups = work.gather(work.deal(clusters))
+  groups = work.gather(work.deal(work.find_duplicates()))
   report = {
       'funnels': work.funnels,
+      'duplicates': work.duplicates,
       'characters': _added({shard.input.name: _sum(one, 'characters')} for shard, one in zip(shards, collected)),
       'languages': _added(kind['languages'] for one in collected for kind in one['kinds'].values()),
       'contaminated': [found for one in collected for found in one['contaminated']][:_EVIDENCE],
@@ -160,6 +165,7 @@ class _Work:
     self._shards, self._collected = shards, collected
     self._run = lambda step, tasks: executor.run(step, tasks, folder, progress)
     self.funnels: dict[str, dict[str, Any]] = {}
+    self.duplicates: dict[str, dict[str, int]] = {}
     for shard, one in zip(shards, collected):
       for step, funnel in one['funnels'].items():
         self._count(f'{shard.input.name}: {step}', Funnel.from_json(funnel))
@@ -176,20 +182,34 @@ class _Work:
     return self._folder / _COLLECTED / self._shards[number].key / name
 
   def find_duplicates(self) -> dict[str, pathlib.Path]:
-    """The table of clusters of every kind; references count the shards of `_with`."""
-    tables = {}
-    for kind in sorted({kind for one in self._collected for kind in one['kinds']}):
+    """The clusters of every kind; their references count the shards of `_with`."""
+    found, kinds = {}, sorted({kind for one in self._collected for kind in one['kinds']})
+    tasks, links = [], {}
+    for kind in kinds:
+      folder = self._target / 'duplicates' / kind
+      folder.mkdir(parents=True, exist_ok=True)
       indices = [self._file(number, f'{kind}.index') for number in self._with(kind)]
-      tables[kind] = duplicates.find(indices, self._target / 'duplicates' / kind, self._run)
-    return tables
+      parts = duplicates.partitions(indices)
+      write_whole(folder / 'indices.json', json.dumps([str(index) for index in indices]))
+      links[kind] = [folder / f'{part:05}.links' for part in range(parts)]
+      tasks += [
+          Task(find_pairs, (str(folder / 'indices.json'), part, parts, str(path)), path.with_suffix('.json'))
+          for part, path in enumerate(links[kind])
+      ]
+    self._run('find duplicates', tasks)
+    tasks = [Task(merge, ([str(path) for path in links[kind]], str(self._target / 'duplicates' / kind / 'clusters')),
+                  self._target / 'duplicates' / kind / 'clusters.json') for kind in kinds]  # fmt: skip
+    for kind, counts in zip(kinds, self._run('join duplicates', tasks)):
+      found[kind] = self._target / 'duplicates' / kind / 'clusters'
+      self.duplicates[kind] = counts
+    return found
 
-  def deal(self, clusters: dict[str, pathlib.Path]) -> dict[tuple[str, str], tuple[int, list[pathlib.Path]]]:
+  def deal(self, tables: dict[str, pathlib.Path]) -> dict[tuple[str, str], tuple[int, list[pathlib.Path]]]:
     """{(input, kind): (number of shards, dealt files)}; the shard after the last is the held-out one."""
     limits, groups, tasks = self._limits(), {}, []
     for given in self._inputs.inputs:
-      for kind in clusters:
-        numbers = self._with(kind)
-        own = [number for number in numbers if self._shards[number].input.name == given.name]
+      for kind in sorted(one.__name__.lower() for one in given.kinds):
+        own = [number for number in self._with(kind) if self._shards[number].input.name == given.name]
         characters = sum(self._collected[number]['kinds'][kind]['characters'] for number in own)
         count = max(1, math.ceil(characters / (self._inputs.shard_mb * 1e6)))
         pieces = []
@@ -197,10 +217,11 @@ class _Work:
           pieces.append(self._target / 'pieces' / f'{number:07}.{kind}')
           places = {which: self._with(which).index(number) for which in (kind, 'file') if number in self._with(which)}
           arguments = (
-              str(self._file(number, '')), kind, {which: (str(clusters[which]), place) for which, place in places.items()},
+              str(self._file(number, '')), kind, {which: (str(tables[which]), place) for which, place in places.items()},
               limits[given.name, kind], count, str(pieces[-1]),
           )  # fmt: skip
-          tasks.append((given.name, Task(deal_shard, arguments, pieces[-1].with_name(pieces[-1].name + '.json'))))
+          size = self._collected[number]['kinds'][kind]['characters']
+          tasks.append((given.name, Task(deal_shard, arguments, pieces[-1].with_name(pieces[-1].name + '.json'), size)))
         if own:
           groups[given.name, kind] = count, pieces
     for (name, _), result in zip(tasks, self._run('deal', [task for _, task in tasks])):
@@ -238,20 +259,31 @@ class _Work:
     return groups
 
 
+def find_pairs(indices: str, part: int, parts: int, target: str) -> dict[str, int]:
+  """Writes the links of one partition of the keys; `indices` is a JSON file with the folders of the indices."""
+  folders = [pathlib.Path(folder) for folder in json.loads(pathlib.Path(indices).read_text())]
+  return {'links': duplicates.find_pairs(folders, part, parts, pathlib.Path(target))}
+
+
+def merge(links: Sequence[str], target: str) -> dict[str, int]:
+  """Joins the links of all partitions into clusters; returns how many, and of how many documents."""
+  return clusters.merge([pathlib.Path(path) for path in links], pathlib.Path(target))
+
+
 def deal_shard(
-    folder: str, kind: str, clusters: dict[str, tuple[str, int]], limits: dict[str, float], count: int, target: str
+    folder: str, kind: str, tables: dict[str, tuple[str, int]], limits: dict[str, float], count: int, target: str
 ) -> dict[str, Any]:
   """Deals the documents of one kind of one collected shard, without the duplicates; returns the funnel.
 
   Args:
     folder: of the collected shard.
-    clusters: {kind: (table of clusters, number of this shard in it)}, of this kind and of files.
+    tables: {kind: (folder of clusters, number of this shard in them)}, of this kind and of files.
     limits: {unit kind: highest place that is held out}; held-out documents go to shard `count`.
   """
   collected = pathlib.Path(folder)
   histories = json.loads((collected / collect.RESULT).read_text())['histories']
-  dropped = duplicates.dropped(*clusters[kind])
-  gone = _dropped_files(collected, clusters) if kind == 'repository' else frozenset()
+  dropped = _dropped(tables[kind])
+  gone = _dropped_files(collected, tables) if kind == 'repository' else frozenset()
   funnel = Funnel()
 
   def kept() -> Iterator[tuple[int, Document]]:
@@ -277,11 +309,16 @@ def deal_shard(
   return funnel.to_json()
 
 
-def _dropped_files(collected: pathlib.Path, clusters: dict[str, tuple[str, int]]) -> frozenset[tuple[str, str]]:
+def _dropped(table: tuple[str, int]) -> dict[int, int]:
+  folder, shard = table
+  return clusters.Clusters(pathlib.Path(folder)).dropped(shard)
+
+
+def _dropped_files(collected: pathlib.Path, tables: dict[str, tuple[str, int]]) -> frozenset[tuple[str, str]]:
   """(repository, path) of the files that are duplicates of others."""
-  if 'file' not in clusters:
+  if 'file' not in tables:
     return frozenset()
-  dropped = duplicates.dropped(*clusters['file'])
+  dropped = _dropped(tables['file'])
   files = enumerate(jsonl.read_shard(collected / 'file.jsonl.zst'))
   return frozenset((file.repo, file.path) for number, file in files if number in dropped)
 

@@ -24,16 +24,34 @@ _POLL_SECONDS = 0.2
 _SLURM_POLL_SECONDS = 5.0
 _LOGS = 'logs'
 
-Progress = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+  """How far a step is: tasks, bytes of their inputs, and documents, where its results count them."""
+
+  tasks: int
+  total_tasks: int
+  bytes: int
+  total_bytes: int
+  documents: int
+
+
+Progress = Callable[[str, Done], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """`function(*arguments)` returns what is written to `result` as JSON; its other files must be complete by then."""
+  """`function(*arguments)` returns what is written to `result` as JSON; its other files must be complete by then.
+
+  Attributes:
+    bytes: of its input, for progress.
+  """
 
   function: Callable[..., dict[str, Any]]
   arguments: tuple
   result: pathlib.Path
+  bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +80,7 @@ class Executor:
     Args:
       step: its name, for progress and errors.
       folder: for the logs of the executor; every worker must see it.
-      progress: called with (step, tasks done, all tasks).
+      progress: called with the step and how far it is.
 
     Raises:
       UserError: a task raised one, or the disk is full: the first of them in the order of tasks. Other tasks finish first.
@@ -85,7 +103,6 @@ class Executor:
         raise UserError(error.read_text())
     if lost := [task for task in missing if not task.result.exists()]:
       raise RunStopped(f'prepare: {step}: {len(lost)} of {len(tasks)} tasks ended without a result; run the command again')
-    progress(step, len(tasks), len(tasks))
     return [json.loads(task.result.read_text()) for task in tasks]
 
   def _execute(self, step: str, tasks: Sequence[Task], folder: pathlib.Path) -> None:
@@ -164,16 +181,23 @@ class _Watch:
 
   def __init__(self, step: str, tasks: Sequence[Task], progress: Progress):
     self._step, self._tasks, self._progress = step, tasks, progress
+    self._open, self._bytes, self._documents = list(tasks), 0, 0
     self._ended, self.killed = threading.Event(), False
     self._thread = threading.Thread(target=self._run, daemon=True)
 
   def _report(self) -> None:
-    self._progress(self._step, sum(task.result.exists() for task in self._tasks), len(self._tasks))
+    for task in [task for task in self._open if task.result.exists()]:
+      self._open.remove(task)
+      self._bytes += task.bytes
+      self._documents += json.loads(task.result.read_text()).get('documents', 0)
+    count, size = len(self._tasks), sum(task.bytes for task in self._tasks)
+    self._progress(self._step, Done(count - len(self._open), count, self._bytes, size, self._documents))
 
   def _run(self) -> None:
-    while not self._ended.wait(_POLL_SECONDS):
+    # Looking for results takes time too where there are many.
+    while not self._ended.wait(max(_POLL_SECONDS, len(self._open) / 20_000)):
       self._report()
-      if any(_is_killed(task) for task in self._tasks) and not self._ended.is_set():
+      if any(_is_killed(task) for task in self._open) and not self._ended.is_set():
         self.killed = True
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         return
@@ -186,6 +210,7 @@ class _Watch:
   def __exit__(self, *_):
     self._ended.set()
     self._thread.join()
+    self._report()
 
 
 def _process_file(task: Task) -> pathlib.Path:

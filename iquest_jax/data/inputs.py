@@ -128,7 +128,7 @@ def _checked(where: str, given: dict[str, Any], kinds: dict[str, Any]) -> dict[s
     wrong_bool = isinstance(value, bool) and kinds[name] is not bool
     if wrong_bool or not isinstance(value, kinds[name]):
       kind = kinds[name][0] if isinstance(kinds[name], tuple) else kinds[name]
-      raise UserError(f'--sources: {where}: {name} must be a {kind.__name__}, got {value!r}')
+      raise UserError(f'--sources: {where}: {name} must be of type {kind.__name__}, got {value!r}')
   return dict(given)
 
 

@@ -6,7 +6,9 @@ again only when its size or time has changed; a repository is known by the commi
 
 import concurrent.futures
 import dataclasses
+import glob
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -17,13 +19,15 @@ from iquest_jax.data import collect
 from iquest_jax.data.clean import licence
 from iquest_jax.data.executors import Executor, Progress, Task
 from iquest_jax.data.inputs import Input, Inputs
-from iquest_jax.data.read import compressed, repositories
+from iquest_jax.data.read import compressed, git
 from iquest_jax.errors import UserError
 
 # Repositories are spread over so many groups by their names; a task reads the repositories of a group.
 _GROUPS = 4096
 # Each waits for a process of git.
 _THREADS = 16
+# Repositories are looked for so many folders below the path of an input, as in OWNER/NAME.
+_DEPTH = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Shard:
 
   def task(self, folder: pathlib.Path) -> Task:
     """The task that collects it into a folder."""
-    return Task(collect.collect, (self.input, self.paths, self.settings, str(folder)), folder / collect.RESULT)
+    arguments = (self.input, self.paths, self.settings, str(folder))
+    return Task(collect.collect, arguments, folder / collect.RESULT, sum(map(_size, self.paths)))
 
 
 def shards(inputs: Inputs, folder: pathlib.Path, executor: Executor, progress: Progress) -> list[Shard]:
@@ -76,15 +81,44 @@ def hashed(*parts: Any) -> str:
   return hashlib.sha256(json.dumps(parts, sort_keys=True).encode('utf-8', 'surrogatepass')).hexdigest()[:24]
 
 
+def _size(named: tuple[str, str]) -> int:
+  """Bytes of a file; of a repository, those of its packs."""
+  path = pathlib.Path(named[1])
+  if path.is_file():
+    return path.stat().st_size
+  packs = itertools.chain(path.glob('.git/objects/pack/*.pack'), path.glob('objects/pack/*.pack'))
+  return sum(pack.stat().st_size for pack in packs)
+
+
 def _paths(given: Input) -> list[tuple[str, pathlib.Path]]:
   """(name, path), sorted by name."""
-  find = repositories.find if given.read == 'git' else compressed.input_files
-  paths = find(given.path)
+  paths = _repositories(given.path) if given.read == 'git' else compressed.input_files(given.path)
   if not paths:
     what = 'git repositories' if given.read == 'git' else f'files that "{given.read}" reads'
     raise UserError(f'--sources: input "{given.name}" finds no {what} at {given.path}')
   root = os.path.commonpath([str(path.parent) for path in paths])
   return sorted((os.path.relpath(path, root), path) for path in paths)
+
+
+def _repositories(pattern: pathlib.Path) -> list[pathlib.Path]:
+  """Repositories at a path or glob, or in folders below it; links are not followed below it."""
+  found, folders = [], [(pathlib.Path(path), 0) for path in glob.glob(str(pattern))]
+  while folders:
+    folder, depth = folders.pop()
+    if git.is_repository(folder):
+      found.append(folder)
+    elif depth < _DEPTH and folder.is_dir():
+      folders += [(pathlib.Path(entry), depth + 1) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+  return found
+
+
+def _head(path: pathlib.Path) -> str:
+  """The commit a repository stands at; '' if it cannot be read, which the task that reads it counts."""
+  try:
+    with git.Store(path) as store:
+      return store.head
+  except git.GitError:
+    return ''
 
 
 def _grouped(paths: Sequence[tuple[str, pathlib.Path]]) -> list[list[tuple[str, pathlib.Path]]]:
@@ -97,7 +131,7 @@ def _grouped(paths: Sequence[tuple[str, pathlib.Path]]) -> list[list[tuple[str, 
 
 def _heads(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-    return dict(zip(paths, threads.map(repositories.identity, paths)))
+    return dict(zip(paths, threads.map(_head, paths)))
 
 
 def _hash_files(
@@ -108,7 +142,7 @@ def _hash_files(
   for path in paths:
     stat = path.stat()
     name = hashed(str(path), stat.st_size, stat.st_mtime_ns)
-    tasks.append(Task(_hash_file, (str(path),), folder / f'{name}.json'))
+    tasks.append(Task(_hash_file, (str(path),), folder / f'{name}.json', stat.st_size))
   results = executor.run('hash', tasks, folder.parent, progress) if tasks else []
   return {path: result['sha256'] for path, result in zip(paths, results)}
 

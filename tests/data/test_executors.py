@@ -1,0 +1,112 @@
+"""Tasks run once each, in any number of processes; what fails is reported in one line and loses nothing."""
+
+import json
+import os
+import stat
+import sys
+
+import pytest
+
+from iquest_jax.data.executors import Executor, Task
+from iquest_jax.errors import RunStopped, UserError
+
+from tests.processes import ROOT
+from tests.programs import tasks as programs
+
+SILENT = lambda *_: None
+
+
+def doubling(folder, values):
+  return [Task(programs.double, (value, str(folder)), folder / 'results' / f'{value}.json') for value in values]
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_results_come_in_order_and_a_finished_task_is_not_run_again(tmp_path, workers):
+  seen = []
+  run = lambda values: Executor(workers=workers).run(
+      'double', doubling(tmp_path, values), tmp_path, lambda step, done: seen.append((step, done.tasks, done.total_tasks))
+  )
+  assert run([3, 1]) == [{'value': 6}, {'value': 2}] and seen[-1] == ('double', 2, 2)
+  assert run([2, 1, 3]) == [{'value': 4}, {'value': 2}, {'value': 6}]
+  assert {path.name: path.read_text() for path in tmp_path.glob('*.runs')} == {f'{n}.runs': 'x' for n in (1, 2, 3)}
+
+
+def test_nothing_is_started_where_every_task_has_a_result(tmp_path):
+  (tmp_path / 'results').mkdir()
+  (tmp_path / 'results' / '1.json').write_text('{"value": 7}')
+  assert Executor().run('double', doubling(tmp_path, [1]), tmp_path, SILENT) == [{'value': 7}]
+  assert not (tmp_path / 'logs').exists()
+
+
+def test_a_user_error_is_raised_after_the_other_tasks_have_finished(tmp_path, capfd):
+  bad = Task(programs.refuse, (5,), tmp_path / 'results' / 'bad.json')
+  with pytest.raises(UserError, match='^input 5 cannot be read$'):
+    Executor(workers=2).run('double', [bad, *doubling(tmp_path, [1, 2])], tmp_path, SILENT)
+  assert sorted(path.name for path in tmp_path.glob('results/*.json')) == ['1.json', '2.json']
+  assert capfd.readouterr().err == ''
+
+
+def test_a_full_disk_is_named(tmp_path):
+  full = Task(programs.full_disk, ('/some/where',), tmp_path / 'results' / 'full.json')
+  with pytest.raises(UserError, match='^prepare: /some/where: No space left on device; nothing finished is lost$'):
+    Executor().run('write', [full], tmp_path, SILENT)
+
+
+def test_a_killed_worker_ends_the_step_instead_of_hanging_it(tmp_path):
+  killed = Task(programs.die, (), tmp_path / 'results' / 'killed.json')
+  with pytest.raises(RunStopped, match='double: .* of 2 tasks ended without a result; run the command again'):
+    Executor(workers=2).run('double', [killed, *doubling(tmp_path, [1])], tmp_path, SILENT)
+  assert Executor(workers=2).run('double', doubling(tmp_path, [1]), tmp_path, SILENT) == [{'value': 2}]
+
+
+def test_slurm_runs_the_script_that_it_is_given(tmp_path, monkeypatch):
+  """A `sbatch` that runs the script at once, task by task, stands for the cluster."""
+  bin = tmp_path / 'bin'
+  bin.mkdir()
+  fake = {
+      'sbatch': f"""#!{sys.executable}
+import os, re, subprocess, sys
+script = open(sys.argv[-1]).read()
+last = int(re.search(r'--array=0-(\\d+)', script)[1])
+if 'merge_stats' not in script:
+  for task in range(last + 1):
+    exported = dict(value.split('=') for arg in sys.argv if arg.startswith('--export=') for value in arg[9:].split(',') if '=' in value)
+    env = os.environ | exported | {{'SLURM_ARRAY_TASK_ID': str(task), 'SLURM_NODELIST': 'here', 'SLURM_JOB_ID': '7'}}
+    subprocess.run(['bash', sys.argv[-1]], env=env, check=True, stdout=subprocess.DEVNULL)
+print('Submitted batch job 7')
+""",
+      'srun': '#!/bin/bash\nwhile [[ "$1" == -* ]]; do [[ "$1" == -n ]] && shift; shift; done\nexec "$@"\n',
+      'scontrol': '#!/bin/bash\necho here\n',
+      'squeue': '#!/bin/bash\n',
+  }
+  for name, text in fake.items():
+    (bin / name).write_text(text)
+    (bin / name).chmod(stat.S_IRWXU)
+  monkeypatch.setenv('PYTHONPATH', str(ROOT))  # where the tasks of this test are
+  monkeypatch.setenv('PATH', f'{bin}:{os.path.dirname(sys.executable)}:{os.environ["PATH"]}')
+  results = Executor('slurm', workers=2).run('double', doubling(tmp_path, [1, 2, 3]), tmp_path, SILENT)
+  assert results == [{'value': 2}, {'value': 4}, {'value': 6}]
+  assert json.loads((tmp_path / 'results' / '3.json').read_text()) == {'value': 6}
+
+
+@pytest.mark.long
+def test_ray_runs_the_tasks(tmp_path):
+  ray = pytest.importorskip('ray', reason='ray is not installed (pip install -e .[ray])')
+  ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+  try:
+    results = Executor('ray', workers=2).run('double', doubling(tmp_path, [1, 2, 3]), tmp_path, SILENT)
+  finally:
+    ray.shutdown()
+  assert results == [{'value': 2}, {'value': 4}, {'value': 6}]
+
+
+@pytest.mark.parametrize(
+    'settings, reason',
+    [
+        (dict(kind='slurmm'), '--executor: "slurmm" does not exist; did you mean "slurm"'),
+        (dict(workers=0), '--workers must be at least 1, got 0'),
+    ],
+)
+def test_an_executor_that_does_not_exist_is_refused(settings, reason):
+  with pytest.raises(UserError, match=reason):
+    Executor(**settings)

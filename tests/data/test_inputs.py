@@ -1,0 +1,61 @@
+"""sources.toml: what may stand in it, and one line for every mistake."""
+
+import pytest
+
+from iquest_jax.data import inputs
+from iquest_jax.data.documents import Commit, File
+from iquest_jax.errors import UserError
+
+GOOD = """
+held_out = 5
+evaluation = ["benchmarks/*.jsonl"]
+
+[[input]]
+name = "mine"
+read = "git"
+path = "repositories"
+sources = ["code", "commits", "code_edit"]
+"""
+
+
+def load(tmp_path, text):
+  (tmp_path / 'sources.toml').write_text(text)
+  return inputs.load(tmp_path / 'sources.toml')
+
+
+def test_paths_are_relative_to_the_file_and_kinds_follow_from_the_sources(tmp_path):
+  loaded = load(tmp_path, GOOD)
+  (mine,) = loaded.inputs
+  assert mine.path == tmp_path / 'repositories' and mine.kinds == (File, Commit) and mine.filter and mine.near
+  assert loaded.held_out == 5 and loaded.evaluation == (tmp_path / 'benchmarks/*.jsonl',) and loaded.licences == ()
+
+
+@pytest.mark.parametrize(
+    'change, reason',
+    [
+        (('[[input]]', '[input]'), r'sources.toml has no \[\[input\]\]'),
+        (('[[input]]', '[[inputs]]'), r'sources.toml has no \[\[input\]\]'),
+        (('read = "git"', 'read = "gti"'), 'input 1: read "gti" does not exist; did you mean "git"'),
+        (('name = "mine"', ''), '"name" is missing or empty'),
+        (('name = "mine"', 'name = "a/b"'), 'name must have letters, digits, - and _ only, got "a/b"'),
+        (('sources = ["code"', 'source = ["code"'), '"source" does not exist; did you mean "sources"'),
+        (('"commits"', '"commmits"'), 'source "commmits" does not exist; did you mean "commits"'),
+        (('"commits"', '"facts", "chat_instruct"'), '"chat_instruct" is made of a conversation, which "git" does not read'),
+        (('"commits"', '7'), 'must be a list of names, got'),
+        (('held_out = 5', 'held_out = "5"'), "held_out must be of type int, got '5'"),
+        (('held_out = 5', 'held_out = true'), 'held_out must be of type int, got True'),
+        (('held_out = 5', 'held_out = 0'), 'held_out must be above 0, got 0'),
+        (('held_out = 5', 'heldout = 5'), '"heldout" does not exist; did you mean "held_out"'),
+        (('held_out = 5', 'held_out ='), 'cannot be read'),
+        (('[[input]]', GOOD.partition('\n\n')[2] + '[[input]]'), 'has two inputs "mine"; give each a name of its own'),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, change, reason):
+  with pytest.raises(UserError, match=reason) as error:
+    load(tmp_path, GOOD.replace(*change))
+  assert '\n' not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+  with pytest.raises(UserError, match='nowhere.toml is missing'):
+    inputs.load(tmp_path / 'nowhere.toml')
