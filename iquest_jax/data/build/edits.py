@@ -1,28 +1,45 @@
 """Changes as edits: a chat that shows the old code and asks for what the message says."""
 
+import dataclasses
+import random
 import re
 
-from iquest_jax.data.build import patches
-from iquest_jax.data.documents import Commit, Conversation, Transition
+from iquest_jax.data.build import patches, transitions
+from iquest_jax.data.documents import Commit, Conversation, Drop, Transition
+from iquest_jax.text.tokenizer import Tokenizer
+
+# Room for the turns of a chat, and for path and fence of each file.
+_CHAT_TOKENS, _FILE_TOKENS = 64, 8
 
 
-def conversation(change: Commit | Transition) -> Conversation:
-  """The user shows the old code and asks for the change; the assistant answers it.
+def conversation(commit: Commit) -> Conversation:
+  """The user shows the old code and asks for the change; the assistant answers with the new code.
 
-  Of a commit, old and new code are the two sides of the patch's hunks, and the answer is the new code. A transition shows
-  whole files, and the answer is the patch. A change that only adds or only deletes files has nothing to edit or nothing to
-  answer: its conversation has no messages.
+  Old and new code are the two sides of the patch's hunks. A commit that only adds or only deletes files has nothing to
+  edit or nothing to answer: its conversation has no messages.
   """
-  old, new = sides(change.patch)
+  old, new = sides(commit.patch)
   if not old.strip() or not new.strip():
-    return Conversation(change.id, ())
-  if isinstance(change, Transition):
-    code = '\n'.join(f'{path}\n{_fenced(text)}' for path, text in change.files)
-    answer = _fenced(change.patch, 'diff')
-  else:
-    code, answer = _fenced(old), _fenced(new)
-  request = f'{change.message.strip()}\n{code}'
-  return Conversation(change.id, ({'role': 'user', 'content': request}, {'role': 'assistant', 'content': answer}))
+    return Conversation(commit.id, ())
+  return _conversation(commit.id, f'{commit.message.strip()}\n{_fenced(old)}', _fenced(new))
+
+
+def repository_conversation(
+    transition: Transition, context: int, tokenizer: Tokenizer, rng: random.Random | None = None
+) -> Conversation | Drop:
+  """The user shows the files to change, as far as they fit into `context` tokens; the assistant answers with the patch."""
+  room = context - _CHAT_TOKENS - _FILE_TOKENS * len(transition.files)
+  shown = transitions.view(dataclasses.replace(transition, context=()), room, tokenizer)
+  if isinstance(shown, Drop):
+    return shown
+  if not shown.files:
+    return Drop('transition: no room for the files to edit', transition.id)
+  files = '\n'.join(f'{path}\n{_fenced(text)}' for path, text in shown.files)
+  return _conversation(transition.id, f'{transition.message.strip()}\n{files}', _fenced(transition.patch, 'diff'))
+
+
+def _conversation(id: str, request: str, answer: str) -> Conversation:
+  return Conversation(id, ({'role': 'user', 'content': request}, {'role': 'assistant', 'content': answer}))
 
 
 def sides(patch: str) -> tuple[str, str]:

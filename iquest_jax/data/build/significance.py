@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from iquest_jax.data.documents import LogEntry
 from iquest_jax.data.languages import LANGUAGES, language_of
 
-# Changed lines of code: too few, enough, still readable, too many.
-_LINES = (8, 32, 256, 1024)
+# Changed lines of code: too few, enough, still good to read, too many.
+LINES = (8, 32, 256, 1024)
 # What a patch may change in all.
 _MAX_LINES, _MAX_FILES = 2048, 32
 MEANINGFUL = 0.6
@@ -83,7 +83,7 @@ def is_upkeep(commit: LogEntry) -> bool:
   return bool(commit.changes) and all(_MANIFEST.match(path) for path, *_ in commit.changes)
 
 
-def score(commits: Sequence[LogEntry]) -> float:
+def score(commits: Sequence[LogEntry], bounds: tuple[int, int, int, int] = LINES) -> float:
   """How meaningful the change of several commits is, in [0, 1]; 0 if it has too little code or too much.
 
   The weighted mean of: the changed lines of code within bounds; their share of all changed lines; whether tests change
@@ -94,7 +94,7 @@ def score(commits: Sequence[LogEntry]) -> float:
   code = {commit: 0 if is_upkeep(commit) else code_lines(commit) for commit in commits}
   tests = sum(code_lines(commit, tests=True) for commit in commits if code[commit])
   total, first = sum(code.values()), leading(commits)
-  least, low, high, most = _LINES
+  least, low, high, most = bounds
   # Of tests alone nothing can be learned about what they test.
   if not least < total < most or total < lines / 2 or total - tests < least:
     return 0.0

@@ -14,8 +14,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from iquest_jax.data.build import neighbours, patches, significance
+from iquest_jax.data.build import excerpts, neighbours, patches, significance
 from iquest_jax.data.documents import Drop, LogEntry, Transition, content_id
+from iquest_jax.text.tokenizer import Tokenizer
 
 LIFE = (0.4, 0.8)
 # ours: a shorter history has no life to speak of.
@@ -24,6 +25,12 @@ MIN_COMMITS = 10
 HORIZON = 16
 # ours: the text of all files that a patch changes.
 _MAX_OLD_BYTES = 2**20
+# Room for the special tokens, newlines and headings of the form.
+_FRAME_TOKENS = 32
+# ours: lines kept around each hunk if the files are too long to be shown whole, as many as fit.
+_RADII = (256, 64, 16, 4)
+# ours: with less room left, no further file of the context is shown.
+_LEAST_TOKENS = 64
 
 
 class History(Protocol):
@@ -62,13 +69,18 @@ class Window:
 
 
 def transitions(
-    history: History, seed: int = 0, by: str = 'commits', min_commits: int = MIN_COMMITS
+    history: History,
+    seed: int = 0,
+    by: str = 'commits',
+    min_commits: int = MIN_COMMITS,
+    lines: tuple[int, int, int, int] = significance.LINES,
 ) -> Iterator[Transition | Drop]:
   """The transitions of a repository, spread over its life; a Drop for each stretch of the history that gives none.
 
   Args:
     by: what a project's life is measured in: 'commits' or 'dates'.
     min_commits: shorter histories are dropped.
+    lines: changed lines of code that are too few, enough, still good to read, too many.
   """
   if history.shallow:
     yield Drop('transition: a shallow clone', history.name)
@@ -80,7 +92,7 @@ def transitions(
     return
   rng = random.Random(f'{seed}:{history.name}')
   names = neighbours.Names(history.texts)
-  for window in windows(history.log(len(times) - starts.start), len(starts), rng):
+  for window in windows(history.log(len(times) - starts.start), len(starts), rng, lines):
     yield window if isinstance(window, Drop) else triplet(history, window, names)
 
 
@@ -103,7 +115,12 @@ def eligible(times: Sequence[int], by: str = 'commits') -> range:
   return range(inside[0], inside[-1] + 1) if inside else range(0)
 
 
-def windows(history: Iterable[LogEntry], starts: int, rng: random.Random) -> Iterator[Window | Drop]:
+def windows(
+    history: Iterable[LogEntry],
+    starts: int,
+    rng: random.Random,
+    lines: tuple[int, int, int, int] = significance.LINES,
+) -> Iterator[Window | Drop]:
   """Windows that do not overlap: at most one start in each stretch of about HORIZON commits, tried in random order.
 
   Args:
@@ -124,7 +141,7 @@ def windows(history: Iterable[LogEntry], starts: int, rng: random.Random) -> Ite
     around = list(held)
     order = list(range(max(low, free), high))
     rng.shuffle(order)
-    found = filter(None, (search(around[start - base : start - base + HORIZON + 1]) for start in order))
+    found = filter(None, (search(around[start - base : start - base + HORIZON + 1], lines) for start in order))
     if window := next(found, None):
       free = base + next(n for n, entry in enumerate(around) if entry is window.commits[-1])
       yield window
@@ -133,7 +150,7 @@ def windows(history: Iterable[LogEntry], starts: int, rng: random.Random) -> Ite
       yield Drop('transition: no meaningful change', f'{high - low} commits from {first}')
 
 
-def search(entries: Sequence[LogEntry]) -> Window | None:
+def search(entries: Sequence[LogEntry], lines: tuple[int, int, int, int] = significance.LINES) -> Window | None:
   """The best end for a start: entries[0] is the state before the change, the others are the commits that follow it."""
   best = None
   for end in range(1, len(entries)):
@@ -142,7 +159,7 @@ def search(entries: Sequence[LogEntry]) -> Window | None:
       break
     if not significance.is_end(entry):
       continue
-    value = significance.score(entries[1 : end + 1])
+    value = significance.score(entries[1 : end + 1], lines)
     if value >= significance.MEANINGFUL and (best is None or value > best.score):
       best = Window(entries[0], tuple(entries[1 : end + 1]), value)
   return best
@@ -173,3 +190,41 @@ def is_formatting(patch: str) -> bool:
   """Whether every file has the same code before and after, but for white space, quotes, commas and parentheses."""
   plain = lambda lines: re.sub(r'''[\s,;'"()\\]+''', '', ''.join(lines))
   return all(plain(file.old) == plain(file.new) and file.old_path == file.new_path for file in patches.changes(patch))
+
+
+def view(transition: Transition, context: int, tokenizer: Tokenizer, rng: random.Random | None = None) -> Transition | Drop:
+  """The transition with what fits into `context` tokens; a Drop if the patch alone does not.
+
+  First come the files that the patch changes: whole; or the lines around its hunks; or not at all, since the patch shows
+  the lines that it changes. Then the context, as far as it fits. `rng` is not used: every builder takes one.
+  """
+  fixed = (transition.repo, transition.message, transition.patch)
+  room = context - _FRAME_TOKENS - sum(excerpts.count(text, tokenizer) for text in fixed)
+  if room < 0:
+    return Drop('transition: the patch is longer than a row', transition.id)
+  files = _touched(transition, room, tokenizer)
+  room -= sum(excerpts.tokens(file, tokenizer) for file in files)
+  shown = []
+  for file in transition.context:
+    if room < _LEAST_TOKENS:
+      break
+    if (size := excerpts.tokens(file, tokenizer, room)) > room:
+      file = excerpts.head(file, room, tokenizer)
+      size = excerpts.tokens(file, tokenizer)
+    if file[1] and size <= room:
+      shown.append(file)
+      room -= size
+  return dataclasses.replace(transition, files=files, context=tuple(shown))
+
+
+def _touched(transition: Transition, room: int, tokenizer: Tokenizer) -> tuple[tuple[str, str], ...]:
+  """The files that the patch changes, whole or around its hunks, in at most `room` tokens."""
+  fits = lambda files: sum(excerpts.tokens(file, tokenizer, room) for file in files) <= room
+  if fits(transition.files):
+    return transition.files
+  ranges = {change.old_path: change.ranges for change in patches.changes(transition.patch)}
+  for radius in _RADII:
+    cut = ((path, excerpts.excerpt(text, ranges.get(path, ()), radius)) for path, text in transition.files)
+    if fits(files := tuple(file for file in cut if file[1])):
+      return files
+  return ()

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from iquest_jax.data.documents import Commit, Drop, LogEntry, content_id
-from iquest_jax.data.read.git import GitError, Store, unquoted
+from iquest_jax.data.read.git import Store, unquoted
 
 # ours: longer patches are imports, generated files and mass edits.
 MAX_PATCH_BYTES = 2**20
@@ -17,7 +17,7 @@ _PEOPLE = re.compile(r'^[ \t]*(?:[A-Za-z]+(?:-[A-Za-z]+)*-by|Cc): .*\n?', re.M |
 # The hashes of a file's versions: nobody can predict them, and git needs them for binary files only.
 _INDEX_LINE = re.compile(rb'^index [0-9a-f]+\.\.[0-9a-f]+(?: [0-7]{6})?\n', re.M)
 # A rename keeps a patch from deleting and adding the same lines; -l bounds how many pairs of files are compared.
-_PATCH = ('--patch', '--find-renames', '-l200', '--no-color', '--no-ext-diff', '--no-textconv')
+PATCH = ('--patch', '--find-renames', '-l200', '--no-color', '--no-ext-diff', '--no-textconv')
 # Every line of message and patch is indented or prefixed, so that a line with a mark alone is ours.
 _LAYOUT = '--format=\x1e%n%H %ct %P%n%w(0,1,1)%B%n%w(0,0,0)\x1f'
 _LEFT_OUT = (
@@ -33,7 +33,7 @@ def read_commits(store: Store) -> Iterator[Commit | Drop]:
   Raises:
     GitError: the history cannot be read to its end.
   """
-  for record in _records(store, '--topo-order', *_PATCH, _LAYOUT, limit=MAX_PATCH_BYTES):
+  for record in _records(store, '--topo-order', *PATCH, _LAYOUT, limit=MAX_PATCH_BYTES):
     yield _commit(store, record)
 
 
@@ -116,7 +116,7 @@ def _records(store: Store, *options: str, limit: int) -> Iterator[bytes]:
   return records
 
 
-def _head(chunks: Iterable[bytes], limit: int) -> bytes:
+def head(chunks: Iterable[bytes], limit: int) -> bytes:
   """The first `limit` bytes of a stream, or a little more."""
   held = []
   for chunk in chunks:
@@ -135,9 +135,10 @@ def split(chunks: Iterable[bytes], separator: bytes, limit: int) -> Iterator[byt
     for piece in whole:
       yield head or piece[: limit + 1]
       head = b''
-    if len(held) > limit:
+    # The end of what is held may be half a separator.
+    if len(held) > limit + len(separator):
       head, held = head or held[: limit + 1], held[1 - len(separator) :]
-  yield head or held
+  yield (head or held)[: limit + 1]
 
 
 def _parsed(record: bytes) -> tuple[list[str], str, bytes]:
@@ -147,51 +148,3 @@ def _parsed(record: bytes) -> tuple[list[str], str, bytes]:
   text = '\n'.join(line.removeprefix(' ') for line in message.decode(errors='replace').split('\n'))
   return head.decode().split(), _PEOPLE.sub('', text).strip() + '\n', rest
 
-
-def patch(store: Store, start: str, end: str) -> tuple[str, tuple[tuple[str, str], ...]] | Drop:
-  """The patch from one commit to another and ((path, hash), ...) of the old files that it changes or deletes.
-
-  `git apply` must turn the tree of `start` into that of `end`, every file and mode of it; otherwise a Drop says so.
-
-  Raises:
-    GitError: the commits cannot be read.
-  """
-  span = f'{start[:12]}..{end[:12]}'
-  command = ('diff-tree', '-r', '--raw', '--no-abbrev', *_PATCH, start, end)
-  # The list of files is shorter than the patch.
-  raw, _, data = _head(store.stream(*command), 2 * MAX_PATCH_BYTES).partition(b'\n\n')
-  if len(data) > MAX_PATCH_BYTES:
-    return Drop('transition: a huge patch', span)
-  if rule := unsuitable(data):
-    return Drop(rule.replace('commit', 'transition'), span)
-  data = without_hashes(data)
-  try:
-    text = data.decode()
-    files = _old_files(raw)
-  except UnicodeDecodeError:
-    return Drop('transition: not UTF-8', span)
-  if any('\n' in path or '\r' in path for path, _ in files):
-    return Drop('transition: a line break in a path', span)
-  if not text:
-    return Drop('transition: no change', span)
-  return (text, files) if _applies(store, start, data, end) else Drop('transition: git apply gives another state', span)
-
-
-def _old_files(raw: bytes) -> tuple[tuple[str, str], ...]:
-  """(path, hash) of the regular files with an old state, from the raw form of a diff."""
-  files = []
-  for line in raw.splitlines():
-    (mode, _, name, *_), path = line.partition(b'\t')[0].split(), line.split(b'\t')[1]
-    if mode.startswith(b':100'):
-      files.append((unquoted(path).decode(), name.decode()))
-  return tuple(files)
-
-
-def _applies(store: Store, start: str, patch: bytes, end: str) -> bool:
-  """Whether `git apply` turns the tree of `start` into that of `end`; index and new objects are in our directory."""
-  store.run('read-tree', start)
-  try:
-    store.run('apply', '--cached', '--whitespace=nowarn', '-', stdin=patch)
-  except GitError:
-    return False
-  return store.run('write-tree') == store.run('rev-parse', f'{end}^{{tree}}')

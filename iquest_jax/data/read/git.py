@@ -83,6 +83,9 @@ class Store:
   def _link(directory: pathlib.Path, hashes: str, objects: pathlib.Path) -> frozenset[str]:
     """Fills our git directory; returns the boundary of a shallow clone."""
     (directory / 'objects/info').mkdir(parents=True)
+    (directory / 'info').mkdir()
+    # Attributes that a patch brings would change line ends of the files it is applied to.
+    (directory / 'info/attributes').write_text('* -text -ident -filter -working-tree-encoding\n')
     (directory / 'refs').mkdir()
     (directory / 'HEAD').write_text('ref: refs/heads/none\n')
     version, extension = (0, '') if hashes == 'sha1' else (1, f'[extensions]\nobjectFormat = {hashes}\n')
@@ -134,31 +137,38 @@ class Store:
       GitError: the object store is corrupt.
     """
     hashes = list(hashes)
-    if not self._blobs:
-      self._blobs = _start(
-          self._directory, ('cat-file', '--batch'), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-      )
-    requests, answers = self._blobs.stdin, self._blobs.stdout
     for first in range(0, len(hashes), _REQUESTS):
-      group = hashes[first : first + _REQUESTS]
-      try:
-        requests.write(''.join(f'{name}\n' for name in group).encode())
-        requests.flush()
-        contents = [_answer(answers, limit) for _ in group]
-      except (OSError, ValueError):
-        self._blobs.kill()
-        self._blobs.communicate()
-        self._blobs = None
-        raise GitError(f'git cat-file: {self.name}: an object cannot be read; fetch the repository again') from None
-      yield from contents
+      yield from self._objects(hashes[first : first + _REQUESTS], limit)
+
+  def apply(self, folder: str | pathlib.Path, patch: bytes) -> None:
+    """Applies a patch to the files in a folder; raises GitError if it does not apply."""
+    place = ('-c', 'core.bare=false', f'--git-dir={self._directory}', f'--work-tree={folder}')
+    _run(folder, (*place, 'apply', '--whitespace=nowarn', '-'), patch)
+
+  def _objects(self, names: list[str], limit: int) -> list[bytes | None]:
+    """Contents of few objects, asked of one git that stays."""
+    if not self._blobs:
+      pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+      self._blobs = _start(self._directory, ('cat-file', '--batch'), **pipes)
+    try:
+      self._blobs.stdin.write(''.join(f'{name}\n' for name in names).encode())
+      self._blobs.stdin.flush()
+      return [_answer(self._blobs.stdout, limit) for _ in names]
+    except (OSError, ValueError):
+      self._blobs.kill()
+      self._blobs.communicate()
+      self._blobs = None
+      raise GitError(f'git cat-file: {self.name}: an object cannot be read; fetch the repository again') from None
 
 
 def _answer(answers: IO[bytes], limit: int) -> bytes | None:
-  """One answer of `git cat-file --batch`; raises ValueError if it is none."""
+  """One answer of `git cat-file --batch`, None if it is missing or too large; raises ValueError if it is no answer."""
   header = answers.readline().split()
   if header[-1:] == [b'missing']:
     return None
-  left = int(header[2]) if len(header) == 3 else int('')
+  if len(header) != 3:
+    raise ValueError
+  left = int(header[2])
   if left <= limit:
     content = answers.read(left + 1)
     if len(content) <= left:
@@ -233,4 +243,5 @@ def _start(folder: str | pathlib.Path, arguments: Sequence[str], **streams) -> s
 
 def _failure(folder: str | pathlib.Path, arguments: Sequence[str], errors: bytes) -> GitError:
   reason = errors.decode(errors='replace').strip().splitlines() or ['no reason given']
-  return GitError(f'git {arguments[0]} in {folder}: {reason[-1]}; the folder must be a readable git repository')
+  command = next(word for word in arguments if not word.startswith('-') and '=' not in word)
+  return GitError(f'git {command} in {folder}: {reason[-1]}; the folder must be a readable git repository')

@@ -7,11 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 from iquest_jax.data import imports
 from iquest_jax.data.documents import Commit, Drop, File, LogEntry, Repository, Transition, content_id
-from iquest_jax.data.read import commits
+from iquest_jax.data.read import commits, states
 from iquest_jax.data.read.git import GitError, Store
+from iquest_jax.data.read.states import MAX_FILE_BYTES
 
-# ours: larger files are data, generated or minified.
-MAX_FILE_BYTES = 2**20
 # ours: a larger repository becomes several documents, each of whole directories where they are small enough.
 MAX_REPOSITORY_BYTES = 8 * 2**20
 # git itself looks for a NUL byte in as many bytes.
@@ -171,9 +170,9 @@ class History:
   def patch(self, start: str, end: str) -> tuple[str, tuple[tuple[str, str], ...]] | Drop:
     """The patch between two commits and ((path, hash), ...) of the old files it changes.
 
-    Checked with `git apply`: the patch turns the tree of `start` into that of `end`, every file and mode of it.
+    Checked with `git apply`: see states.patch.
     """
-    return commits.patch(self._store, start, end)
+    return states.patch(self._store, start, end)
 
   def files(self, commit: str) -> dict[str, str]:
     """Path to hash of the files of a commit that may be text."""
