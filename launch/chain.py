@@ -25,6 +25,7 @@ from launch import command, devices
 flags.declare_key_flag('workdir')
 flags.declare_key_flag('size')
 flags.DEFINE_integer('steps', 0, 'Steps per stage, for a trial run; 0 keeps those of each stage.', lower_bound=0)
+flags.DEFINE_string('sources', '', 'A sources.toml of what to prepare rows from; see launch.prepare. A tiny size can do without.')
 flags.DEFINE_string('data', '', "Folder of the benchmarks' official files; without it, those that need one are left out.")
 
 FLAGS = flags.FLAGS
@@ -75,7 +76,7 @@ def _run():
 
 
 def _prepare(configs, run_folder) -> None:
-  """Prepares missing rows in a process of its own: preparing imports TensorFlow, training never does."""
+  """Prepares missing rows in a process of its own, which starts others: jax does not survive a fork."""
   from iquest_jax.data.loader import Loader
 
   try:
@@ -83,6 +84,7 @@ def _prepare(configs, run_folder) -> None:
       Loader.of_stage(config, run_folder)
   except UserError:
     arguments = [sys.executable, '-m', 'launch.prepare', f'--size={FLAGS.size}', f'--workdir={run_folder.path}']
+    arguments += [f'--sources={FLAGS.sources}'] if FLAGS.sources else []
     status = subprocess.run(arguments, check=False).returncode
     if status:
       sys.exit(status)  # it has printed the reason

@@ -6,6 +6,7 @@ signature and its quality. Its result counts what was read, dropped by which rul
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -32,6 +33,8 @@ from iquest_jax.data.shards import ShardWriter
 # Raise it when reading or cleaning changes, so that documents are collected again.
 VERSION = 1
 RESULT = 'result.json'
+# Fields that name a problem of an evaluation set.
+_PROBLEM_NAMES = ('task_id', 'question_id', 'id', 'name')
 _EVIDENCE = 20  # contaminated documents that a task reports with their evidence
 
 
@@ -78,7 +81,7 @@ class _Collection:
 
   def __init__(self, given: Input, settings: Settings, folder: pathlib.Path):
     self._input, self._settings, self._folder = given, settings, folder
-    self._evaluation = decontaminate.load(settings.evaluation)
+    self._evaluation = evaluation(settings.evaluation)
     self._outputs: dict[str, _Output] = {}
     self._funnels = {'read': Funnel(), 'clean': Funnel(), 'decontaminate': Funnel()}
     self._histories: dict[str, str] = {}
@@ -135,10 +138,9 @@ class _Collection:
         return None
       self._funnels['clean'].keep()
     if found := self._evaluation.match('\n'.join(texts(document))):
-      drop = Drop(f'decontaminate: {found.how}', f'{found.problem}: {found.evidence}')
-      self._funnels['decontaminate'].drop(drop)
+      self._funnels['decontaminate'].drop(found.drop())
       if len(self._contaminated) < _EVIDENCE:
-        self._contaminated.append({'document': document.id, 'how': found.how, 'evidence': drop.evidence})
+        self._contaminated.append({'document': document.id, 'problem': found.problem, 'evidence': found.evidence})
       return None
     self._funnels['decontaminate'].keep()
     kind = type(document).__name__.lower()
@@ -200,6 +202,18 @@ class _Output:
 
   def __exit__(self, *failure):
     self._closing.__exit__(*failure)
+
+
+@functools.cache
+def evaluation(paths: tuple[str, ...]) -> decontaminate.EvalIndex:
+  """The index of evaluation sets: the strings of each line of JSONL, whatever its fields are called."""
+  suites = {}
+  for path in paths:
+    suites[pathlib.Path(path).name.partition('.')[0]] = pairs = []
+    for number, record in enumerate(jsonl.read_objects(path)):
+      name = next((str(record[field]) for field in _PROBLEM_NAMES if field in record), str(number))
+      pairs += [(name, text) for text in record.values() if isinstance(text, str)]
+  return decontaminate.EvalIndex.build(suites)
 
 
 def clean(document: Document, rules: bool, licences: Sequence[str]) -> Document | Drop:

@@ -2,7 +2,7 @@
 
   held_out = 1000                      # documents kept from training, per input and kind
   shard_mb = 512                       # text of a shard that one task formats and packs
-  licences = ["MIT", "Apache-2.0"]     # allowed for code; without the line, the permissive ones of clean/licence.py
+  licences = ["MIT", "Apache-2.0", ""] # of code, "" for unknown; without the line, permissive and unknown ones
   evaluation = ["benchmarks/*.jsonl"]  # texts that must not occur in training
 
   [[input]]
@@ -133,6 +133,6 @@ def _checked(where: str, given: dict[str, Any], kinds: dict[str, Any]) -> dict[s
 
 
 def _strings(where: str, values: list) -> list[str]:
-  if not all(isinstance(value, str) and value for value in values):
+  if not all(isinstance(value, str) for value in values):
     raise UserError(f'--sources: {where} must be a list of names, got {values!r}')
   return values

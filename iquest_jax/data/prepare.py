@@ -1,132 +1,46 @@
-"""Prepares what a stage trains on: the tokenizer of the run folder, then the packed rows of the stage.
+"""Half two, once per stage: documents to packed rows.
 
-A source is prepared again only when its inputs have changed.
+  <workdir>/rows/<stage>/manifest.json, <source>/<segment>/    the rows; see rows/manifest.py
+  <workdir>/rows/<stage>/packed/<key>.array_record, .json      shards that tasks have packed, until they are sealed
+
+The shards of a source's documents are packed in a fixed order until their rows suffice; those that were needed are sealed
+as a segment. More steps pack further shards into a further segment. So nothing is counted globally, and rows are only
+appended.
 """
 
-import functools
-import hashlib
-import importlib
-import itertools
-import json
+import collections
+import contextlib
+import dataclasses
+import fcntl
 import os
 import pathlib
-import shutil
-import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from iquest_jax.data import sources, split
-from iquest_jax.data.documents import Document, texts
-from iquest_jax.data.read.jsonl import jsonl_files, read_jsonl
+from iquest_jax.data import pack, scan, sources
+from iquest_jax.data.corpus import Corpus
+from iquest_jax.data.documents import texts
+from iquest_jax.data.executors import Executor, Progress, Task
 from iquest_jax.data.rows import manifest as manifest_lib
-from iquest_jax.data.rows import mixture
-from iquest_jax.data.rows.write import entry_if_current, without_stderr, write_source
+from iquest_jax.data.rows import mixture, packing, write
 from iquest_jax.errors import UserError
-from iquest_jax.run_folder import RunFolder, write_whole
+from iquest_jax.run_folder import RunFolder
 from iquest_jax.text.tokenizer import Tokenizer
 
-Path = str | pathlib.Path
-
-# Below the rows of a stage: sources being prepared, until all are complete and replace those before.
-_STAGING = 'next'
 # Characters of each source the tokenizer is trained on, per entry of its vocabulary.
 _SAMPLE_CHARACTERS = 150
+# A first guess of how many shards a source needs; what was packed then tells the rest.
+_CHARACTERS_PER_TOKEN, _COMPRESSION = 4, 3
+_PACKED = 'packed'
 
 
-def prepare_tokenizer(config: ConfigDict, run: RunFolder, documents_dir: Path) -> Tokenizer:
-  """Returns the run folder's tokenizer; trains and saves it if there is none.
-
-  It is trained on a sample of every source that has documents, not only those of one stage, since the chain shares it.
-
-  Raises:
-    UserError: the existing tokenizer has more entries than the model, or a document is malformed.
-  """
-  path = run.tokenizer
-  if not path.exists():
-    names = [name for name in sorted(sources.SOURCES) if (pathlib.Path(documents_dir) / name).is_dir()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    size = config.model.vocab
-    sample = (_sample(read_jsonl(documents_dir, name), _SAMPLE_CHARACTERS * size) for name in names)
-    Tokenizer.train(itertools.chain.from_iterable(sample), size).save(path)
-  return _fitting(Tokenizer.load(path), config, path)
-
-
-def import_tokenizer(config: ConfigDict, run: RunFolder, source: Path) -> Tokenizer:
-  """Imports a tokenizer.json; raises UserError if it does not fit the model or the run folder has another one."""
-  given, path = _fitting(Tokenizer.load(source), config, source), run.tokenizer
-  if path.exists() and Tokenizer.load(path).fingerprint != given.fingerprint:
-    raise UserError(f'tokenizer: {path} is not the same tokenizer as {source}; use a new --workdir')
-  given.save(path)
-  return given
-
-
-def prepare(
-    config: ConfigDict, run: RunFolder, documents_dir: Path, progress: Callable[[str], None] = lambda source: None
-) -> dict[str, Any]:
-  """Prepares the tokenizer, if there is none, and the rows of one stage; returns the manifest.
-
-  Args:
-    config: the stage; reads stage, size, seed, data, eval.rows, model.vocab, train.steps and train.batch_rows.
-    documents_dir: folder with `<source>/*.jsonl[.gz]`.
-    progress: called with the name of each source before it is prepared.
-
-  Raises:
-    UserError: malformed schedule, document or tokenizer, an empty source, or a folder that cannot be written.
-  """
-  schedule = config.data.mixture
-  needed = mixture.rows_needed(schedule, config.train.steps, config.train.batch_rows)
-  for source in needed:
+def check(config: ConfigDict) -> None:
+  """Raises UserError unless the data section of a stage makes sense."""
+  for source in mixture.rows_needed(config.data.mixture, config.train.steps, config.train.batch_rows):
     sources.get(source)
-    jsonl_files(documents_dir, source)  # fails before a tokenizer is trained on the rest
-  _check_context_and_buckets(config)
-  folder = run.rows(config.stage, config.data.rows_dir)
-  staging = folder / _STAGING
-  try:
-    tokenizer = prepare_tokenizer(config, run, documents_dir)
-    inputs = {name: inputs_hash(config, name, count, tokenizer, documents_dir) for name, count in needed.items()}
-    entries = {name: entry_if_current(folder, name, hashed) for name, hashed in inputs.items()}
-    manifest = {
-        'stage': config.stage,
-        'context': config.data.context,
-        'tokenizer': tokenizer.fingerprint,
-        'schedule': schedule,
-        'sources': entries,
-    }
-    if not all(entries.values()) or not _is_written(folder, manifest):
-      staging.mkdir(parents=True, exist_ok=True)
-      read = {name: functools.partial(read_jsonl, documents_dir, name) for name in needed}
-      tasks = _import_tasks()
-      source_tasks = {name: tasks.SourceTask(config, name, read[name], tokenizer) for name in needed}
-      outdated = [name for name in needed if entries[name] is None]
-      for name in outdated:
-        entries[name] = entry_if_current(staging, name, inputs[name])  # of a run that was killed
-        if entries[name] is None:
-          progress(name)
-          # A source that is never drawn in these steps still gets a row: it belongs to the stage.
-          limits = {'train': max(needed[name], 1), 'held_out': config.eval.rows}
-          splits = {split: functools.partial(source_tasks[name].rows, split, limit) for split, limit in limits.items()}
-          entries[name] = write_source(staging, name, config.data.context, inputs[name], splits)
-      manifest['rates'] = tasks.rates(config, source_tasks)
-      # Until here a full disk leaves the previous rows untouched. What follows only renames; the folder has no manifest
-      # between the first rename and the last.
-      write_whole(staging / manifest_lib.MANIFEST, manifest_lib.to_json(manifest))
-      (folder / manifest_lib.MANIFEST).unlink(missing_ok=True)
-      for name in outdated:
-        shutil.rmtree(folder / name, ignore_errors=True)
-        os.replace(staging / name, folder / name)
-      os.replace(staging / manifest_lib.MANIFEST, folder / manifest_lib.MANIFEST)
-      shutil.rmtree(staging)
-  except OSError as error:
-    path = folder if error.filename is None or str(error.filename) == str(staging) else error.filename
-    raise UserError(f'prepare: {path}: {error.strerror or error}; nothing finished is lost') from error
-  return manifest_lib.check_manifest(
-      folder, needed, config.data.context, tokenizer.fingerprint, manifest_lib.command(config, run)
-  )
-
-
-def _check_context_and_buckets(config: ConfigDict) -> None:
+  sources.check_learn(config.data.learn)
   if config.data.context < 1:
     raise UserError(f'config: data.context must be at least 1, got {config.data.context}')
   buckets = config.data.buckets
@@ -135,53 +49,208 @@ def _check_context_and_buckets(config: ConfigDict) -> None:
     raise UserError(f'config: data.buckets must be (from, to) with 0 <= from < to <= 1, got {buckets}')
 
 
-def _import_tasks() -> types.ModuleType:
-  """data.tasks, imported late: TensorFlow costs seconds that a finished stage need not pay."""
-  with without_stderr():
-    tasks = importlib.import_module('iquest_jax.data.tasks')
-    # Rows are prepared on the CPU; TensorFlow would otherwise reserve accelerator memory that training needs.
-    tasks.tf.config.set_visible_devices([], 'GPU')
-  return tasks
+@contextlib.contextmanager
+def alone(run: RunFolder) -> Iterator[None]:
+  """Keeps two preparations of one run folder apart; raises UserError in the second."""
+  run.path.mkdir(parents=True, exist_ok=True)
+  with open(run.path / 'prepare.lock', 'w') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      way_out = 'wait for it or choose another --workdir'
+      raise UserError(f'prepare: another preparation of {run.path} is running; {way_out}') from None
+    yield
 
 
-def inputs_hash(config: ConfigDict, source: str, count: int, tokenizer: Tokenizer, documents_dir: Path) -> str:
-  """SHA-256 (hex) of everything that the `count` rows of a source depend on, its documents included."""
-  depends = [
-      manifest_lib.VERSION,
-      config.stage,
-      config.seed,
-      config.data.context,
-      config.data.buckets,
-      config.eval.rows,
-      count,
-      tokenizer.fingerprint,
-      [(path.name, manifest_lib.stamp(path)) for path in jsonl_files(documents_dir, source)],
-  ]
-  return hashlib.sha256(json.dumps(depends).encode()).hexdigest()
+def cores() -> int:
+  """Cores this process may use."""
+  return len(os.sched_getaffinity(0))
 
 
-def _is_written(folder: pathlib.Path, manifest: dict[str, Any]) -> bool:
-  """Whether the folder has this manifest; its rates follow from the schedule."""
+def prepare_tokenizer(config: ConfigDict, run: RunFolder, corpus: Corpus) -> Tokenizer:
+  """Returns the run folder's tokenizer; trains and saves it if there is none.
+
+  It is trained on a sample of every source, not only those of one stage, since the chain shares it.
+
+  Raises:
+    UserError: the existing tokenizer has more entries than the model.
+  """
+  path = run.tokenizer
+  if not path.exists():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = config.model.vocab
+    sample = (text for source in sorted(corpus.sources) for text in _sample(corpus, source, _SAMPLE_CHARACTERS * size))
+    Tokenizer.train(sample, size).save(path)
+  return _fitting(Tokenizer.load(path), config, path)
+
+
+def import_tokenizer(config: ConfigDict, run: RunFolder, source: str | pathlib.Path) -> Tokenizer:
+  """Imports a tokenizer; raises UserError if it does not fit the model or the run folder has another one."""
+  given, path = _fitting(Tokenizer.load(source), config, source), run.tokenizer
+  if path.exists() and Tokenizer.load(path).fingerprint != given.fingerprint:
+    raise UserError(f'tokenizer: {path} is not the same tokenizer as {source}; use a new --workdir')
+  given.save(path)
+  return given
+
+
+def prepare(
+    config: ConfigDict, run: RunFolder, corpus: Corpus, executor: Executor, progress: Progress = lambda *_: None
+) -> dict[str, Any]:
+  """Prepares the tokenizer, if there is none, and the rows of one stage; returns the manifest.
+
+  Args:
+    config: the stage; reads stage, size, seed, data, eval.rows, model.vocab, train.steps and train.batch_rows.
+
+  Raises:
+    UserError: a malformed configuration or tokenizer, a source without rows, or a folder that cannot be written.
+  """
+  check(config)
+  needed = mixture.rows_needed(config.data.mixture, config.train.steps, config.train.batch_rows)
+  folder = run.rows(config.stage, config.data.rows_dir)
   try:
-    written = json.loads((folder / manifest_lib.MANIFEST).read_text())
-    del written['rates']
-  except (FileNotFoundError, ValueError, KeyError, TypeError):
-    return False
-  return written == json.loads(json.dumps(manifest))
+    tokenizer = prepare_tokenizer(config, run, corpus)
+    before = manifest_lib.read(folder)
+    data, plans = config.data, []
+    for source, rows in needed.items():
+      how = pack.Packing(config.stage, source, data.context, config.seed, tuple(data.buckets), data.learn)
+      splits = {'train': (corpus.shards(source), rows), 'held_out': (corpus.held_out(source), config.eval.rows)}
+      for split, (shards, limit) in splits.items():
+        # A source that is never drawn in these steps still gets a row: it belongs to the stage.
+        plans.append(_Plan(how, split, shards, max(limit, 1), tokenizer.fingerprint, before))
+    while pending := [(plan, *one) for plan in plans for one in plan.pending()]:
+      tasks = [plan.task(shard, key, corpus.folder, run.tokenizer, folder / _PACKED) for plan, shard, key in pending]
+      results = executor.run(f'pack {config.stage}', tasks, folder, progress)
+      for (plan, _, key), result in zip(pending, results):
+        plan.results[key] = result
+    entries = {}
+    for plan in plans:
+      entries.setdefault(plan.how.source, {})[plan.split] = plan.sealed(folder)
+    manifest = manifest_lib.build(
+        stage=config.stage,
+        context=config.data.context,
+        tokenizer=tokenizer.fingerprint,
+        schedule=config.data.mixture,
+        rates=mixture.rates(config.data.mixture),
+        sources=entries,
+        before=before,
+    )
+    manifest_lib.write(folder, manifest)
+    write.sweep(folder, manifest)
+  except OSError as error:
+    raise UserError(f'prepare: {error.filename or folder}: {error.strerror or error}; nothing finished is lost') from error
+  return manifest_lib.check_manifest(
+      folder, needed, config.data.context, tokenizer.fingerprint, manifest_lib.command(config, run)
+  )
 
 
-def _sample(documents: Iterable[Document], characters: int) -> Iterator[str]:
+class _Plan:
+  """Which shards of documents a split of a source takes, until its rows suffice.
+
+  Attributes:
+    results: what tasks returned, by key of their shard.
+  """
+
+  def __init__(
+      self,
+      how: pack.Packing,
+      split: str,
+      shards: Sequence[dict[str, Any]],
+      rows: int,
+      tokenizer: str,
+      before: dict[str, Any],
+  ):
+    """Continues the segments of the manifest `before` if they were made from the first of these shards."""
+    self.how, self.split, self._rows = how, split, rows
+    settings = (manifest_lib.VERSION, dataclasses.asdict(how), split, tokenizer)
+    self._shards = {scan.hashed(settings, shard['sha256'], place): shard for place, shard in enumerate(shards)}
+    keys = list(self._shards)
+    self._segments = list(before.get('sources', {}).get(how.source, {}).get(split, {}).get('segments', ()))
+    taken = [key for segment in self._segments for key in segment['keys']]
+    if taken != keys[: len(taken)]:
+      self._segments, taken = [], []
+    self._keys = keys[len(taken) :]
+    self._have = sum(segment['rows'] for segment in self._segments)
+    self.results: dict[str, dict[str, Any]] = {}
+
+  def _chosen(self) -> tuple[list[str], int]:
+    """Keys of the shards whose rows are needed beside the segments, as far as they are packed, and the rows missing."""
+    missing, keys = self._rows - self._have, []
+    for key in self._keys:
+      if missing <= 0 or key not in self.results:
+        break
+      keys.append(key)
+      missing -= self.results[key]['rows']
+    return keys, missing
+
+  def pending(self) -> list[tuple[dict[str, Any], str]]:
+    """(shard of documents, key) of those to pack next; empty once the rows suffice or nothing is left."""
+    keys, missing = self._chosen()
+    left = self._keys[len(keys) :]
+    if missing <= 0 or not left:
+      return []
+    packed = sum(self._shards[key]['bytes'] for key in keys) or self._segment_bytes()
+    rows = sum(self.results[key]['rows'] for key in keys) or self._have
+    # Before anything is packed, a guess: bytes are compressed.
+    per_byte = rows / packed if rows and packed else _COMPRESSION / _CHARACTERS_PER_TOKEN / self.how.context
+    count = 1
+    while count < len(left) and per_byte * sum(self._shards[key]['bytes'] for key in left[:count]) < missing:
+      count += 1
+    return [(self._shards[key], key) for key in left[:count] if key not in self.results]
+
+  def _segment_bytes(self) -> int:
+    return sum(self._shards[key]['bytes'] for segment in self._segments for key in segment['keys'])
+
+  def task(self, shard, key: str, documents: pathlib.Path, tokenizer: pathlib.Path, packed: pathlib.Path) -> Task:
+    target = packed / f'{key}.array_record'
+    arguments = (self.how, self.split == 'held_out', str(documents / shard['path']), str(tokenizer), str(target))
+    return Task(pack.pack_shard, arguments, packed / f'{key}.json', shard['bytes'])
+
+  def sealed(self, folder: pathlib.Path) -> dict[str, Any]:
+    """The entry of the manifest; shards that were packed for it are sealed as a further segment.
+
+    Raises:
+      UserError: there is no row.
+    """
+    keys, _ = self._chosen()
+    shards = [(folder / _PACKED / f'{key}.array_record', self.results[key]) for key in keys if self.results[key]['rows']]
+    drops = collections.Counter()
+    for key in keys:
+      drops.update(self.results[key]['drops'])
+    if shards:
+      segment = write.seal_segment(folder, self.how.source, self.split, shards, self.how.context)
+      languages = collections.Counter()
+      for _, result in shards:
+        languages.update(result['languages'])
+      samples = [] if self._segments else self.results[keys[0]]['samples']
+      documents = sum(result['documents'] for _, result in shards)
+      self._segments.append(segment | {
+          'keys': keys, 'documents': documents, 'drops': dict(drops), 'languages': dict(languages), 'samples': samples,
+      })  # fmt: skip
+    if not self._segments:
+      raise _no_rows(self.how, self.split, drops)
+    return {'segments': self._segments}
+
+
+def _no_rows(how: pack.Packing, split: str, drops: Mapping[str, int]) -> UserError:
+  problem = f'rows: "{how.source}" has no {split} rows'
+  if drops.keys() == {packing.TOO_LONG}:
+    count = f'{drops[packing.TOO_LONG]:,} documents, all longer than a row of {how.context} tokens'
+    return UserError(f'{problem}: {count}; raise data.context')
+  dropped = ', '.join(f'{count:,} {reason}' for reason, count in sorted(drops.items())) or 'none dropped'
+  return UserError(f'{problem} ({dropped}); give it more documents or widen data.buckets')
+
+
+def _sample(corpus: Corpus, source: str, characters: int) -> Iterator[str]:
   """Texts of the first training documents, about `characters` in all."""
-  for document in documents:
-    if characters <= 0:
-      return
-    if not split.is_held_out(document):
-      for text in texts(document):
-        characters -= len(text)
-        yield text
+  for document in corpus.read(corpus.shards(source)):
+    for text in texts(document):
+      yield text[:characters]
+      characters -= len(text)
+      if characters <= 0:
+        return
 
 
-def _fitting(tokenizer: Tokenizer, config: ConfigDict, path: Path) -> Tokenizer:
+def _fitting(tokenizer: Tokenizer, config: ConfigDict, path: str | pathlib.Path) -> Tokenizer:
   if tokenizer.vocab_size > config.model.vocab:
     raise UserError(
         f'tokenizer: {path} must have at most model.vocab = {config.model.vocab} entries, got {tokenizer.vocab_size}; '

@@ -60,7 +60,7 @@ def shards(inputs: Inputs, folder: pathlib.Path, executor: Executor, progress: P
   found = {given: _paths(given) for given in inputs.inputs}
   files = [path for given, paths in found.items() if given.read != 'git' for _, path in paths]
   contents = _hash_files([*files, *evaluation], folder / 'hashes', executor, progress)
-  settings = collect.Settings(inputs.held_out, inputs.licences or licence.PERMISSIVE, tuple(map(str, evaluation)))
+  settings = collect.Settings(inputs.held_out, inputs.licences or (*licence.PERMISSIVE, ''), tuple(map(str, evaluation)))
   shared = (collect.VERSION, settings.held_out, settings.licences, [contents[path] for path in evaluation])
   result = []
   for given, paths in found.items():
