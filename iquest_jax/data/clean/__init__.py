@@ -1,0 +1,1 @@
+"""Cleaning: checks of texts, duplicates, contamination; pure functions over documents."""
