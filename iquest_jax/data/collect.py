@@ -4,6 +4,7 @@ A task writes, per kind of document, `<kind>.jsonl.zst` and an index with one re
 signature and its quality. Its result counts what was read, dropped by which rule, and kept.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -13,7 +14,7 @@ from typing import Any
 
 from iquest_jax.data import languages, split
 from iquest_jax.data.build import transitions
-from iquest_jax.data.clean import checks, decontaminate, duplicates, encoding, index, licence, minhash
+from iquest_jax.data.clean import checks, decontaminate, duplicates, encoding, index, licence, minhash, quality
 from iquest_jax.data.documents import (
     Commit,
     Conversation,
@@ -57,8 +58,9 @@ def collect(given: Input, paths: Sequence[tuple[str, str]], settings: Settings, 
   """Reads and cleans the documents of some files or repositories, (name, path) each, of an input.
 
   Returns:
-    {'documents', 'kinds': {kind: {'documents', 'characters', 'places': {unit kind: [[place, documents], ...]}, 'languages'}},
-    'funnels': {step: funnel}, 'histories': {repository: key}, 'contaminated': [evidence]}.
+    {'documents', 'kinds': {kind: counts}, 'funnels': {step: funnel}, 'histories': {repository: key}, 'contaminated':
+    [evidence]}; the counts of a kind are 'documents', 'characters', 'languages' and 'places', what split.smallest returns
+    per kind of unit.
 
   Raises:
     UserError: an input cannot be read at all.
@@ -103,7 +105,7 @@ class _Collection:
     try:
       with git.Store(path, name) as store:
         self._histories[name] = commits.history_key(store)
-        spdx = licence.licence_of(repositories.named_files(store, licence.is_licence_file))
+        spdx = licence.licence_of(repositories.named_files(store, licence.says_licence))
         if not licence.is_allowed(spdx, self._settings.licences):
           self._funnels['read'].drop(Drop('licence: not allowed', f'{name}: {spdx}'))
           return
@@ -132,7 +134,7 @@ class _Collection:
       return None
     self._funnels['read'].keep()
     if not is_clean:
-      document = clean(document, self._input.filter, self._settings.licences)
+      document = clean(document, self._input.filter, self._settings.licences, self._funnels['clean'].seen)
       if isinstance(document, Drop):
         self._funnels['clean'].drop(document)
         return None
@@ -178,9 +180,9 @@ class _Output:
     characters = sum(map(len, parts))
     self._writer.write(document)
     text = '\n'.join(parts)
-    quality = checks.quality(document.path if isinstance(document, File) else '', text)
+    score = quality.quality(document.path if isinstance(document, File) else '', text)
     vector = minhash.signature(text) if self._near else None
-    self._index.add(document.id, minhash.exact_digest(text), quality, vector)
+    self._index.add(document.id, minhash.exact_digest(text), score, vector)
     self.documents += 1
     self._characters += characters
     kind, place = split.unit(document, histories)
@@ -216,66 +218,66 @@ def evaluation(paths: tuple[str, ...]) -> decontaminate.EvalIndex:
   return decontaminate.EvalIndex.build(suites)
 
 
-def clean(document: Document, rules: bool, licences: Sequence[str]) -> Document | Drop:
+def clean(
+    document: Document, rules: bool, licences: Sequence[str], seen: collections.Counter
+) -> Document | Drop:
   """A document with its texts repaired, or why it is left out.
 
   Args:
     rules: whether the rules on quality apply, beside the repair of encoding and secrets.
-    licences: allowed ones; that of a file is what its header says, else its `licence`.
+    licences: allowed ones.
+    seen: counts what was changed, and files dropped within documents.
   """
+  checked = lambda path, text, table: checks.clean(path, text, table, seen)
   match document:
     case File():
-      spdx = licence.header(document.text) or document.licence
-      if not licence.is_allowed(spdx, licences):
-        return Drop('licence: not allowed', f'{document.path}: {spdx}')
-      table = checks.PATCH
-      if rules:
-        language = languages.LANGUAGES.get(languages.language_of(document.path))
-        table = checks.PROSE if language is not None and language.kind == 'prose' else checks.CODE
-      text = checks.clean(document.path, document.text, table)
-      return text if isinstance(text, Drop) else dataclasses.replace(document, text=text, licence=spdx)
+      if drop := licence.check(document, licences):
+        return drop
+      text = checked(document.path, document.text, checks.of_file(document.path) if rules else checks.CHAT)
+      return text if isinstance(text, Drop) else dataclasses.replace(document, text=text)
     case Repository():
-      files = []
-      for path, text in document.files:
-        file = clean(File(document.id, path, text, document.name, document.licence), rules, licences)
-        if isinstance(file, File):
-          files.append((path, file.text))
-      return dataclasses.replace(document, files=tuple(files)) if files else Drop('repository: no file is left')
+      if drop := licence.check(document, licences):
+        return drop
+      table = lambda path: checks.of_file(path) if rules else checks.CHAT
+      repaired = [(path, checked(path, text, table(path))) for path, text in document.files]
+      files = tuple((path, text) for path, text in repaired if not isinstance(text, Drop))
+      seen['files of repositories, dropped'] += len(document.files) - len(files)
+      return dataclasses.replace(document, files=files) if files else Drop('repository: no file is left')
     case Commit():
-      return _fields(document, ('message', 'patch'), checks.PATCH)
+      return _fields(document, ('message', 'patch'), checks.PATCH, seen)
     case Transition():
       # What a check would change no longer applies as a patch.
       for text in texts(document):
-        cleaned = checks.clean('', text, checks.PATCH)
-        if isinstance(cleaned, Drop):
-          return cleaned
-        if cleaned != text:
-          return Drop('transition: holds a secret or a broken text')
+        repaired = checked('', text, checks.PATCH)
+        if isinstance(repaired, Drop):
+          return repaired
+        if repaired != text:
+          return Drop('transition: holds a secret')
       return document
     case Problem():
-      return _fields(document, ('statement', 'solution'), checks.CHAT)
+      return _fields(document, ('statement', 'solution'), checks.CHAT, seen)
     case Conversation():
-      return _conversation(document)
+      return _conversation(document, seen)
   raise TypeError(type(document))
 
 
-def _fields(document: Document, names: Sequence[str], table: Sequence) -> Document | Drop:
+def _fields(document: Document, names: Sequence[str], table: Sequence, seen: collections.Counter) -> Document | Drop:
   changes = {}
   for name in names:
     if text := getattr(document, name):
-      changes[name] = checks.clean('', text, table)
+      changes[name] = checks.clean('', text, table, seen)
       if isinstance(changes[name], Drop):
         return changes[name]
   return dataclasses.replace(document, **changes)
 
 
-def _conversation(document: Conversation) -> Conversation | Drop:
+def _conversation(document: Conversation, seen: collections.Counter) -> Conversation | Drop:
   messages = []
   for message in document.messages:
     message = dict(message)
     for part in ('thinking', 'content'):
       if message.get(part):
-        message[part] = checks.clean('', message[part], checks.CHAT)
+        message[part] = checks.clean('', message[part], checks.CHAT, seen)
         if isinstance(message[part], Drop):
           return message[part]
     messages.append(message)

@@ -131,6 +131,12 @@ def header(text: str) -> str:
   return _HEADER_END.sub('', match[1]).strip() if match else ''
 
 
+def says_licence(path: str) -> bool:
+  """Whether `licence_of` would look at a file of this path."""
+  folder, _, name = path.rpartition('/')
+  return folder == 'LICENSES' or _LICENCE_FILE.fullmatch(name) is not None or name.lower() in _MANIFEST
+
+
 def licence_of(files: Iterable[tuple[str, str]]) -> str:
   """The SPDX expression of a repository; '' if unknown.
 

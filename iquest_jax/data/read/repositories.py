@@ -86,6 +86,15 @@ def snapshot(
       yield Repository(content_id(store.name, *itertools.chain(*ordered)), store.name, ordered)
 
 
+def named_files(store: Store, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
+  """(path, text) of the current files whose paths are wanted; raises GitError if the repository cannot be read."""
+  entries = [(path.decode(), name) for path, mode, name, size in tree(store, store.head, sizes=True)
+             if not _unreadable(path, mode, size) and is_wanted(path.decode())]  # fmt: skip
+  for (path, _), data in zip(entries, store.blobs((name for _, name in entries), MAX_FILE_BYTES)):
+    if not isinstance(text := text_of(data), Drop):
+      yield path, text
+
+
 def tree(store: Store, commit: str, sizes: bool = False) -> Iterator[tuple[bytes, bytes, str, int]]:
   """(path, mode, hash, size in bytes or -1) of every file of a commit, in git's order; raises GitError."""
   listing = store.run('ls-tree', '-r', '-z', '--full-tree', *(['-l'] if sizes else []), commit)
