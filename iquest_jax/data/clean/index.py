@@ -136,7 +136,8 @@ def read(folders: Sequence[pathlib.Path], references: np.ndarray, measure: Measu
   dtype = measure.document[field]
   values = np.empty((len(references), *dtype.shape), dtype.base)
   shards, starts = np.unique(references >> np.uint64(32), return_index=True)
-  for shard, start, end in zip(shards, starts, [*starts[1:], len(references)], strict=True):
+  bounds = np.append(starts, len(references))
+  for shard, start, end in zip(shards, bounds, bounds[1:]):
     rows = references[start:end] & np.uint64(0xFFFFFFFF)
     values[start:end] = _map(folders[int(shard)] / 'documents.bin', measure.document)[field][rows]
   return values

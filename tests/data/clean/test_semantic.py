@@ -1,0 +1,178 @@
+"""Duplicates and contamination by embeddings, of a callable and of a server, and what a bad server leads to."""
+
+import contextlib
+import http.server
+import json
+import threading
+import zlib
+
+import numpy as np
+import pytest
+
+from iquest_jax.data.clean import clusters, duplicates, embedding, index, minhash, semantic
+from iquest_jax.data.clean.embedding import Endpoint
+from iquest_jax.errors import UserError
+
+DIMENSION = 64
+
+
+def bag_of_words(texts):
+  """A toy embedding: each word has a random direction, whatever the order of words."""
+  vectors = np.zeros((len(texts), DIMENSION), np.float32)
+  for row, text in enumerate(texts):
+    for word in text.split():
+      vectors[row] += np.random.default_rng(zlib.crc32(word.encode())).standard_normal(DIMENSION)
+  return vectors
+
+
+class Server:
+  """Serves embeddings until it ends; answers with `failures` first, statuses or texts."""
+
+  def __init__(self, failures=(), reply=None):
+    self.requests, failures = [], list(failures)
+    outer = self
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+      def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+        outer.requests.append((self.path, dict(self.headers), body))
+        failure = failures.pop(0) if failures else None
+        data = [{'index': i, 'embedding': v.tolist()} for i, v in enumerate(bag_of_words(body['input']))]
+        text = json.dumps({'data': data[::-1]}) if reply is None else json.dumps(reply)
+        if isinstance(failure, str):
+          text = failure
+        self.send_response(failure if isinstance(failure, int) else 200)
+        if failure == 302:
+          self.send_header('Location', outer.url + '/elsewhere')
+        self.end_headers()
+        with contextlib.suppress(OSError):
+          self.wfile.write(text.encode())
+
+      def log_message(self, *_):
+        pass
+
+    self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    self.url = f'http://127.0.0.1:{self._server.server_port}/v1'
+
+  def __enter__(self):
+    threading.Thread(target=self._server.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True).start()
+    return self
+
+  def __exit__(self, *_):
+    self._server.shutdown()
+    self._server.server_close()
+
+
+def sentence(rng, words=40):
+  return ' '.join(f'w{rng.integers(10**6)}' for _ in range(words))
+
+
+def test_texts_with_the_same_meaning_are_joined_through_the_files_of_duplicates(tmp_path):
+  rng = np.random.default_rng(0)
+  originals = [sentence(rng) for _ in range(40)]
+  reordered = [' '.join(rng.permutation(text.split())) for text in originals[:20]]
+  measure, folders = semantic.measure(DIMENSION), []
+  for shard, texts in enumerate((originals, reordered)):
+    folders.append(tmp_path / f'{shard}')
+    with index.IndexWriter(folders[-1], measure) as writer:
+      for row, (text, vector) in enumerate(zip(texts, semantic.vectors(bag_of_words, texts))):
+        writer.add(f'{shard}-{row}', minhash.exact_digest(text), 1.0 - shard / 2, vector)
+  links = [tmp_path / f'links{part}' for part in range(3)]
+  for part, path in enumerate(links):
+    duplicates.find_pairs(folders, part, 3, path, measure)
+  assert clusters.merge(links, tmp_path / 'clusters') == {'clusters': 20, 'documents': 40}
+  found = clusters.Clusters(tmp_path / 'clusters')
+  assert found.dropped(0) == {} and found.dropped(1) == {row: row for row in range(20)}
+
+
+@pytest.mark.parametrize(('cosine', 'expected'), [(0.98, 1.0), (0.95, 0.998), (0.9, 0.891), (0.5, 0.0143)])
+def test_close_vectors_share_a_key_as_often_as_stated(cosine, expected):
+  rng = np.random.default_rng(1)
+  a, b = rng.standard_normal((2, 2000, DIMENSION))
+  a /= np.linalg.norm(a, axis=1, keepdims=True)
+  b -= (a * b).sum(axis=1, keepdims=True) * a
+  b = cosine * a + np.sqrt(1 - cosine**2) * b / np.linalg.norm(b, axis=1, keepdims=True)
+  keys = semantic.measure(DIMENSION).keys
+  share = (keys(a.astype(np.float16)) == keys(b.astype(np.float16))).any(axis=1).mean()
+  assert abs(share - expected) < 0.03
+
+
+def test_a_reworded_problem_is_found_in_a_document_and_others_are_not():
+  rng = np.random.default_rng(2)
+  problems = [(f'{i}', sentence(rng)) for i in range(5)]
+  found = semantic.EmbeddedProblems(bag_of_words, {'suite': problems})
+  reordered = ' '.join(rng.permutation(problems[3][1].split()))
+  match, clean, blank = found.match([reordered, sentence(rng), ' \n'])
+  assert match.problem == 'suite/3' and clean is None and blank is None
+  drop = match.drop()
+  assert drop.rule == 'contaminated: embedding' and drop.evidence.startswith('suite/3: cosine 1.000 of "w')
+  assert semantic.EmbeddedProblems(bag_of_words, {}).match(['a']) == [None]
+  assert found.match([]) == []
+
+
+def test_a_problem_within_a_long_text_lies_whole_in_a_passage():
+  text = 'x' * 5_000 + 'y' * 900 + 'z' * 3_333
+  parts = semantic.passages(text)
+  assert max(map(len, parts)) <= 2000 and any('y' * 900 in part for part in parts)
+  assert parts[-1][-1] == 'z' and semantic.passages(' ' * 5000) == semantic.passages('') == []
+  for length in (1, 1999, 2000, 2001, 3000, 3001):
+    parts = semantic.passages('a' * length)
+    assert len(parts[0]) == min(length, 2000) and sum(map(len, parts)) >= length
+
+
+def test_a_server_embeds_in_batches_and_gets_the_key_in_a_header_only(monkeypatch):
+  monkeypatch.setenv('SOME_KEY', 'secret-1')
+  with Server() as server:
+    vectors = Endpoint(server.url + '/', 'small', 'SOME_KEY', batch=2)(['a b', 'c', 'd e'])
+  np.testing.assert_allclose(vectors, bag_of_words(['a b', 'c', 'd e']), rtol=1e-6)
+  assert [body['input'] for _, _, body in server.requests] == [['a b', 'c'], ['d e']]
+  assert all(path == '/v1/embeddings' and body['model'] == 'small' for path, _, body in server.requests)
+  assert all(headers['Authorization'] == 'Bearer secret-1' for _, headers, _ in server.requests)
+
+
+def test_failures_that_may_pass_are_tried_again():
+  with Server(failures=[503, 429, 'no json']) as server:
+    assert Endpoint(server.url, 'm', waits_s=(0, 0, 0))(['a\ud800']).shape == (1, DIMENSION)
+  assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ('failures', 'reply', 'message'),
+    [
+        ([401], None, 'refuses with status 401'),
+        ([302], None, 'refuses with status 302'),
+        ([500, 500, 500], None, 'did not answer in 3 tries'),
+        ([], {'data': []}, 'an embedding per text'),
+        ([], {'data': [{'index': 0, 'embedding': 'x'}]}, 'an embedding per text'),
+        ([], [], 'an embedding per text'),
+    ],
+)
+def test_a_server_that_is_no_help_gives_one_line(failures, reply, message, monkeypatch):
+  monkeypatch.setenv('SOME_KEY', 'secret-1')
+  with Server(failures, reply) as server, pytest.raises(UserError, match=message) as error:
+    Endpoint(server.url, 'm', 'SOME_KEY', waits_s=(0, 0))(['a'])
+  assert '\n' not in str(error.value) and 'secret' not in str(error.value)
+
+
+def test_a_server_that_is_not_there_gives_one_line():
+  with pytest.raises(UserError, match='did not answer in 2 tries'):
+    Endpoint('http://127.0.0.1:9/v1', 'm', waits_s=(0,), timeout_s=2)(['a'])
+
+
+@pytest.mark.parametrize('url', ['', 'file:///etc/passwd', 'http://me:word@host/v1', 'http://host/v1?key=1'])
+def test_an_endpoint_that_is_no_url_or_holds_a_key_is_refused(url):
+  with pytest.raises(UserError, match='environment variable'):
+    Endpoint(url, 'm')
+  with pytest.raises(UserError, match='NOT_SET must hold the key'):
+    Endpoint('http://host/v1', 'm', 'NOT_SET')
+
+
+@pytest.mark.parametrize('wrong', [np.zeros(3), np.zeros((2, 4)), np.full((1, 4), np.nan), np.zeros((1, 0))])
+def test_an_embedding_must_be_one_finite_vector_per_text(wrong):
+  with pytest.raises(UserError, match='a finite vector for each of 1 texts'):
+    list(embedding.unit_vectors(lambda texts: wrong, ['a']))
+
+
+def test_a_vector_of_zeros_stays_one():
+  (vectors,) = embedding.unit_vectors(lambda texts: np.array([[0.0, 0.0], [0.0, 5.0]]), ['a', 'b'])
+  assert vectors.tolist() == [[0, 0], [0, 1]]
