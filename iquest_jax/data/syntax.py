@@ -102,7 +102,8 @@ def definitions(tree: Tree) -> list[int]:
   for start_byte, node in sorted((node.start_byte, node) for node in captures.get('comment', ())):
     row, (last, column) = node.start_point.row, node.end_point
     comments[last - (column == 0)] = comments.pop(row - 1, (row, start_byte))
-  top = [node for node in tree.tree.root_node.named_children if 'comment' not in node.type]
+  kinds = _COMMENTS.get(tree.language, ('comment',))
+  top = [node for node in tree.tree.root_node.named_children if node.type not in kinds]
   first = {}  # a decorated function ends where the function ends: the outer one counts
   for node in (*captures.get('node', ()), *top):
     row, start, end = node.start_point.row, node.start_byte, node.end_byte
@@ -142,8 +143,7 @@ def _query(language: str, level: str) -> Any:
     return tree_sitter.Query(_grammar(language), '(ERROR) @error (MISSING) @missing')
   pattern = '[' + ' '.join(f'({kind})' for kind in _NODES[language][level].split()) + '] @node'
   if level == 'definition':
-    comments = ('line_comment', 'block_comment') if language in ('java', 'rust') else ('comment',)
-    pattern += ' [' + ' '.join(f'({comment})' for comment in comments) + '] @comment'
+    pattern += ' [' + ' '.join(f'({kind})' for kind in _COMMENTS.get(language, ('comment',))) + '] @comment'
   return tree_sitter.Query(_grammar(language), pattern)
 
 
@@ -166,6 +166,8 @@ _TYPESCRIPT = _JAVASCRIPT | {
     'definition': _JAVASCRIPT['definition'] + ' interface_declaration enum_declaration type_alias_declaration '
                   'abstract_class_declaration internal_module',
 }  # fmt: skip
+# Attributes stand above a definition as its comments do.
+_COMMENTS = {'java': ('line_comment', 'block_comment'), 'rust': ('line_comment', 'block_comment', 'attribute_item')}
 _NODES = {
     'python': {
         'expression': 'expression primary_expression',
@@ -193,7 +195,9 @@ _NODES = {
         'definition': _C['definition'] + ' class_specifier template_declaration namespace_definition',
     },
     'csharp': {
-        'expression': 'expression',
+        # The grammar lists apart what may be a statement.
+        'expression': 'expression assignment_expression invocation_expression await_expression object_creation_expression '
+                      'prefix_unary_expression postfix_unary_expression',
         'statement': 'statement using_directive',
         'function': 'method_declaration constructor_declaration destructor_declaration operator_declaration '
                     'conversion_operator_declaration local_function_statement',
