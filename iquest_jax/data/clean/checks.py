@@ -37,18 +37,24 @@ PROSE: tuple[tuple[str, Check], ...] = (
     ('repetition', prose.repetition),
     ('secrets', secrets.replace),
 )
-# A patch must still apply, so only whole lines' secrets change in it; the files it applies to go through the same.
+# A patch must still apply, so nothing but secrets changes in it and in the files it applies to, line by line.
 PATCH: tuple[tuple[str, Check], ...] = (
+    ('encoding', encoding.intact),
+    ('length', rules.message_length),
+    ('secrets', secrets.replace_in_patch),
+)
+PATCHED: tuple[tuple[str, Check], ...] = (
     ('encoding', encoding.intact),
     ('length', rules.message_length),
     ('secrets', secrets.replace),
 )
+# Turns of chats, messages of commits, statements of problems.
 CHAT: tuple[tuple[str, Check], ...] = (
     ('encoding', encoding.repair),
     ('length', rules.message_length),
     ('secrets', secrets.replace),
 )
-# Repairs make texts simpler, so one round is enough for nearly all that change, and no text is known to need four.
+# Repairs make texts simpler, so one round is enough for nearly all that change.
 _ROUNDS = 8
 
 

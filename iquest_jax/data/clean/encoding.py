@@ -108,7 +108,8 @@ def _repaired(text: str) -> str | Drop:
     text = text.encode('utf-16-le', 'surrogatepass').decode('utf-16-le', 'replace')
   if (lost := text.count('\ufffd')) > max(2, _MAX_LOST * len(text)):
     return Drop('encoding: not text', f'{lost} characters were lost')
-  text = _without_mojibake(text)
+  while (fixed := _without_mojibake(text)) != text:
+    text = fixed
   cleaned = _CONTROLS.sub('', text)
   if (controls := len(text) - len(cleaned)) > max(2, _MAX_LOST * len(text)):
     return Drop('encoding: binary', f'{controls} control characters')

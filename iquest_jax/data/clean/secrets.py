@@ -1,7 +1,7 @@
 """Secrets and personal data: keys, tokens, passwords, e-mail and IP addresses and telephone numbers become markers.
 
 A replacement depends on its own line alone, private keys aside, and keeps line breaks and quotes: code still parses, and
-a patch cleaned like its file still applies. The markers are those of the StarCoder data (arXiv 2305.06161, section 4),
+a patch of a cleaned file still applies. The markers are those of the StarCoder data (arXiv 2305.06161, section 4),
 which names but does not publish a pattern; all patterns here are ours.
 """
 
@@ -15,7 +15,7 @@ EMAIL, IP, KEY, PASSWORD, PHONE = '<EMAIL>', '<IP_ADDRESS>', '<KEY>', '<PASSWORD
 MARKERS = (EMAIL, IP, KEY, PASSWORD, PHONE)
 
 # Tokens whose beginning says what they are: (a substring of every match, the pattern). The substring is looked for first,
-# since that costs a tenth of a scan. A hyphen may begin the line of a patch.
+# since that costs a tenth of a scan.
 _TOKENS = tuple(
     (anchor, re.compile(rf'(?<!\w)(?<![\w-]-){pattern}(?!\w)'))
     for anchor, pattern in (
@@ -33,8 +33,8 @@ _TOKENS = tuple(
         ('glpat-', r'glpat-[\w-]{20,}'),  # GitLab
         ('xox', r'xox[abeoprs]-(?=[\w-]*\d)[\w-]{16,}'),  # Slack
         ('hooks.slack.com', r'hooks\.slack\.com/services/T\w{6,}/B\w{6,}/\w{16,}'),
-        ('_live_', r'[prs]k_live_[A-Za-z0-9]{16,}'),  # Stripe
-        ('_test_', r'[prs]k_test_[A-Za-z0-9]{16,}'),
+        ('k_live_', r'[prs]k_live_[A-Za-z0-9]{16,}'),  # Stripe
+        ('k_test_', r'[prs]k_test_[A-Za-z0-9]{16,}'),
         ('sk-', r'sk-(?=[\w-]*\d)(?:proj-|ant-|svcacct-)?[A-Za-z0-9][\w-]{30,}'),  # OpenAI, Anthropic
         ('hf_', r'hf_[A-Za-z]{34}'),  # Hugging Face
         ('npm_', r'npm_[A-Za-z0-9]{36}'),
@@ -49,8 +49,8 @@ _AZURE = re.compile(r'AccountKey=[A-Za-z0-9+/]{86}==')
 _PRIVATE_KEY = re.compile(
     r'(-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----)((?:[^-]|-(?!----)){24,20000}?)(?=-----END )'
 )
-# The key's lines one by one; the '+' of a patch and escaped newlines stay.
-_KEY_LINE = re.compile(r'(^\+|\\[nr])|[A-Za-z0-9+/=]{24,}', re.MULTILINE)
+# The key's lines one by one; escaped newlines stay.
+_KEY_LINE = re.compile(r'(\\[nr])|[A-Za-z0-9+/=]{24,}')
 
 _URL_PASSWORD = re.compile(r'://([^\s:@/"\'<>(){}$]{1,64}):([^\s@/"\'<>(){}$%*]{3,100})(?=@)')
 # Names that values are secret under, in lower case, and how long and how disordered (bits per character) such a value is.
@@ -66,11 +66,10 @@ _ASSIGNMENTS = {
 # Where values stand without quotes.
 _BARE_LANGUAGES = frozenset(('dotenv', 'ini', 'yaml'))
 _PLACEHOLDER = re.compile(
-    r'[<>{}$()\[\]]|%[sd]|\*\*|://|\.\.|xxx|example|sample|change|placeholder|your|dummy|test|fake|foo|bar|passw|secret|token|none'
+    r'[<>{}()\[\]]|^\$|%[sd]|\*\*|://|\.\.|xxx|example|sample|change|placeholder|your|dummy|test|fake|foo|bar|passw|secret|token|none'
     r'|null|1234|abcd', re.IGNORECASE
 )  # fmt: skip
-_IDENTIFIER = re.compile(r'[A-Za-z][a-z]*(?:[._/:-]?(?:[A-Za-z][a-z]+|[A-Z]+|\d{1,2}))*')
-_LOWER = {upper: upper + 32 for upper in range(65, 91)}
+_IDENTIFIER = re.compile(r'[A-Za-z]+(?:[._/:-][A-Za-z]+)*[._-]?\d{1,2}')
 
 _TOP_LEVELS = (
     'com|org|net|edu|gov|mil|int|info|biz|name|dev|app|io|ai|me|tech|cloud|online|site|xyz|pro|email|'
@@ -81,27 +80,23 @@ _DOMAIN = re.compile(
     r'@(?<=[A-Za-z0-9_+-]@)(?!(?:[\w-]{1,63}\.){0,3}(?:example|domain|test|foo|bar)\.)'
     rf'(?:[A-Za-z0-9-]{{1,63}}\.){{1,5}}(?:{_TOP_LEVELS})(?![\w(=\[-]|\.\w)'
 )
+_URL_USER = re.compile(r'://[^\s/?]*\Z')
 _LOCAL = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._%+-'
 
 # A number first, then what must not stand before it: so that the engine skips to the next digit.
-_IPV4 = re.compile(r'[0-9](?<![\w.:@+-][0-9])[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![\w.-]?\w)')
+_IPV4_OR_PHONE = re.compile(
+    r'[0-9](?<![\w.:@+-][0-9])(?:[0-9]{0,2}(?:\.[0-9]{1,3}){3}|[0-9]{2}-[2-9][0-9]{2}-[0-9]{4})(?![\w.-]?\w)'
+)
 _IPV6 = re.compile(r'[23][0-9A-Fa-f]{3}(?<![\w:.][23][0-9A-Fa-f]{3}):[0-9A-Fa-f:]{2,34}(?![\w:.])')
 _VERSION = re.compile(r'(?:version|release|[vV]\.?|[=<>~^]=|/)["\'\s:=(]*\Z|\w/\Z', re.IGNORECASE)
 _INTERNATIONAL = re.compile(
     r'\+(?<![\w)\]]\+)[1-9][0-9]{0,2}[ .-](?:\([0-9]{1,4}\)|[0-9]{1,4})(?:[ .-][0-9]{2,5}){2,4}(?![\w.:-]?\w)'
 )
 _AMERICAN = re.compile(r'\((?<![\w)\]]\()[2-9][0-9]{2}\) ?[0-9]{3}-[0-9]{4}(?![\w.-]?\w)')
-_AMERICAN_DASHED = re.compile(r'[2-9](?<![\w.+-][2-9])[0-9]{2}-[0-9]{3}-[0-9]{4}(?![\w.-]?\w)')
 
 
 def replace(path: str, text: str) -> str:
   """Text with a marker in the place of every secret; text without one is returned as it is, and so are markers."""
-  while (replaced := _once(path, text)) != text:
-    text = replaced
-  return text
-
-
-def _once(path: str, text: str) -> str:
   if 'PRIVATE KEY' in text:
     text = _PRIVATE_KEY.sub(lambda match: match[1] + _KEY_LINE.sub(lambda line: line[1] or KEY, match[2]), text)
   for anchor, pattern in _TOKENS:
@@ -114,17 +109,25 @@ def _once(path: str, text: str) -> str:
     if '://' in text:
       text = _URL_PASSWORD.sub(_url, text)
     text = _emails(text)
-  text = _IPV4.sub(_ipv4, text)
+  text = _IPV4_OR_PHONE.sub(_ipv4_or_phone, text)
   if '::' in text or text.count(':') > 7:
     text = _IPV6.sub(_ipv6, text)
   if '+' in text:
     text = _INTERNATIONAL.sub(_international, text)
-  return _AMERICAN_DASHED.sub(PHONE, _AMERICAN.sub(PHONE, text))
+  return _AMERICAN.sub(PHONE, text)
+
+
+def replace_in_patch(path: str, patch: str) -> str:
+  """A unified diff with a marker in the place of every secret, each line as `replace` leaves it in the file."""
+  lines = patch.split('\n')
+  column = [line[:1] if line[:1] in (' ', '+', '-') else '' for line in lines]
+  body = replace(path, '\n'.join(line[len(first) :] for first, line in zip(column, lines)))
+  return '\n'.join(map(''.join, zip(column, body.split('\n'))))
 
 
 def _passwords(path: str, text: str) -> str:
   # Lower-casing must keep the length, so that places in the one are places in the other.
-  lower = text.lower() if text.isascii() else text.translate(_LOWER)
+  lower = text.encode('utf-8', 'surrogatepass').lower().decode('utf-8', 'surrogatepass')
   patterns = _ASSIGNMENTS[language_of(path) in _BARE_LANGUAGES]
   spans = {}
   for name, (shortest, least_entropy) in _NAMES.items():
@@ -159,9 +162,9 @@ def _emails(text: str) -> str:
     at = match.start()
     before = text[max(end, at - 65) : at]
     kept = before.rstrip(_LOCAL)
-    local = before[len(kept) :]
-    # git@github.com names no person, and //user@host is part of a URL.
-    if 1 <= len(local) <= 64 and local != 'git' and not kept.endswith('//'):
+    local = before[len(kept) :].lstrip('.%+-')
+    # git@github.com names no person, and nor does the user of a URL.
+    if 1 <= len(local) <= 64 and local != 'git' and not _URL_USER.search(kept):
       spans.append((at - len(local), match.end(), EMAIL))
       end = match.end()
   return _spliced(text, spans) if spans else text
@@ -177,7 +180,9 @@ def _spliced(text: str, spans: list[tuple[int, int, str]]) -> str:
   return ''.join((*parts, text[end:]))
 
 
-def _ipv4(match: re.Match) -> str:
+def _ipv4_or_phone(match: re.Match) -> str:
+  if '-' in match[0]:
+    return PHONE if match[0][0] in '23456789' else match[0]
   octets = sorted(map(int, match[0].split('.')))
   # ours: three numbers below 20 are a version, a section or an object identifier; of addresses one in 500 looks so.
   if octets[3] > 255 or octets[2] < 20 or re.search(r'\b0\d', match[0]):
