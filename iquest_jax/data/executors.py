@@ -6,6 +6,7 @@ the input alone, so the number of workers changes nothing but the time.
 """
 
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
@@ -22,7 +23,7 @@ KINDS = ('local', 'slurm', 'ray')
 _POLL_SECONDS = 0.2
 # A Slurm job may wait in the queue; its tasks report by their results alone.
 _SLURM_POLL_SECONDS = 5.0
-_LOGS = 'logs'
+_LOGS, _LOCK = 'logs', 'tasks.lock'
 
 
 
@@ -86,7 +87,9 @@ class Executor:
       UserError: a task raised one, or the disk is full: the first of them in the order of tasks. Other tasks finish first.
       RunStopped: a task ended without a result, as one that is killed for memory does.
     """
-    missing = [task for task in tasks if not task.result.exists()]
+    if missing := [task for task in tasks if not task.result.exists()]:
+      _wait_for_orphans(folder)
+    missing = [task for task in missing if not task.result.exists()]
     for task in missing:
       task.result.parent.mkdir(parents=True, exist_ok=True)
       _error_file(task).unlink(missing_ok=True)
@@ -110,7 +113,7 @@ class Executor:
     number = sum(1 for _ in folder.glob(f'{_LOGS}/{step}-*'))
     logs = folder / _LOGS / f'{step}-{number}'.replace(' ', '_')
     logs.mkdir(parents=True, exist_ok=True)
-    block = _Block(tuple(tasks))
+    block = _Block(tuple(tasks), folder / _LOCK)
     common = dict(pipeline=[block], tasks=len(tasks), logging_dir=str(logs))
     quiet()
     if self.kind == 'local':
@@ -144,10 +147,10 @@ def quiet() -> None:
 
 
 class _Block:
-  """The one step of datatrove's pipeline: the task of a rank. Its process is noted while it runs."""
+  """The one step of datatrove's pipeline: the task of a rank. Its process is noted, and holds a lock, while it runs."""
 
-  def __init__(self, tasks: tuple[Task, ...]):
-    self._tasks = tasks
+  def __init__(self, tasks: tuple[Task, ...], lock: pathlib.Path):
+    self._tasks, self._lock = tasks, lock
 
   def __setstate__(self, state):
     self.__dict__.update(state)
@@ -156,8 +159,12 @@ class _Block:
   def __call__(self, data, rank: int, world_size: int) -> None:
     del data, world_size
     task = self._tasks[rank]
-    if task.result.exists():
-      return
+    with open(self._lock, 'a') as lock:
+      fcntl.flock(lock, fcntl.LOCK_SH)
+      if not task.result.exists():
+        self._run(task)
+
+  def _run(self, task: Task) -> None:
     _process_file(task).write_text(f'{socket.gethostname()} {os.getpid()}')
     try:
       write_whole(task.result, json.dumps(task.function(*task.arguments), sort_keys=True))
@@ -168,6 +175,13 @@ class _Block:
       write_whole(_error_file(task), f'prepare: {path}: {error.strerror or error}; nothing finished is lost')
     finally:
       _process_file(task).unlink()
+
+
+def _wait_for_orphans(folder: pathlib.Path) -> None:
+  """Waits for tasks whose preparation was killed: they still write the files that ours would write."""
+  folder.mkdir(parents=True, exist_ok=True)
+  with open(folder / _LOCK, 'a') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 class _Watch:

@@ -1,9 +1,11 @@
 """Tasks run once each, in any number of processes; what fails is reported in one line and loses nothing."""
 
+import fcntl
 import json
 import os
 import stat
 import sys
+import threading
 
 import pytest
 
@@ -57,6 +59,21 @@ def test_a_killed_worker_ends_the_step_instead_of_hanging_it(tmp_path):
   with pytest.raises(RunStopped, match='double: .* of 2 tasks ended without a result; run the command again'):
     Executor(workers=2).run('double', [killed, *doubling(tmp_path, [1])], tmp_path, SILENT)
   assert Executor(workers=2).run('double', doubling(tmp_path, [1]), tmp_path, SILENT) == [{'value': 2}]
+
+
+def test_tasks_of_a_killed_preparation_are_waited_for(tmp_path):
+  """They still write the files that ours would write."""
+  (tmp_path / 'results').mkdir()
+  with open(tmp_path / 'tasks.lock', 'a') as orphan:
+    fcntl.flock(orphan, fcntl.LOCK_SH)
+
+    def finish():
+      (tmp_path / 'results' / '1.json').write_text('{"value": 7}')
+      fcntl.flock(orphan, fcntl.LOCK_UN)
+
+    threading.Timer(0.3, finish).start()
+    assert Executor().run('double', doubling(tmp_path, [1]), tmp_path, SILENT) == [{'value': 7}]
+  assert not list(tmp_path.glob('*.runs'))
 
 
 def test_slurm_runs_the_script_that_it_is_given(tmp_path, monkeypatch):
