@@ -24,8 +24,9 @@ class Layout:
     self.inside: dict[str, list[str]] = collections.defaultdict(list)
     self._by_name: dict[str, list[str]] = collections.defaultdict(list)
     for path in sorted(self.paths):
-      self.inside[posixpath.dirname(path)].append(path)
-      self._by_name[posixpath.basename(path)].append(path)
+      folder, _, name = path.rpartition('/')
+      self.inside[folder].append(path)
+      self._by_name[name].append(path)
     for folder in self.inside:
       self._by_name[f'{posixpath.basename(folder)}/'].append(folder)
 

@@ -306,7 +306,7 @@ def test_formatting_alone_is_no_transition(tmp_path):
 
 def test_the_context_holds_imports_first_then_the_most_similar(monkeypatch):
   texts = {
-      'app/main.py': 'from app import far\nalpha beta gamma delta',
+      'app/main.py': 'from app import far',
       'app/far.py': 'nothing_shared',
       'app/near.py': 'alpha beta gamma delta epsilon',
       'app/some.py': 'alpha zeta eta_ theta iota kappa',
@@ -316,7 +316,8 @@ def test_the_context_holds_imports_first_then_the_most_similar(monkeypatch):
   }
   names = neighbours.Names(lambda hashes: {name: texts[name] for name in hashes})
   files = (('app/main.py', texts['app/main.py']),)
-  patch = 'diff --git a/app/b.py b/app/b.py\n--- /dev/null\n+++ b/app/b.py\n@@ -0,0 +1 @@\n+from app import new_import\n'
+  hunk = '@@ -0,0 +2 @@\n+from app import new_import\n+alpha beta gamma delta\n'
+  patch = f'diff --git a/app/b.py b/app/b.py\n--- /dev/null\n+++ b/app/b.py\n{hunk}'
   found = [path for path, _ in neighbours.around(files, patch, {path: path for path in texts}, names)]
   assert found == ['app/far.py', 'app/new_import.py', 'app/near.py', 'app/some.py']
   monkeypatch.setattr(neighbours, 'MAX_CONTEXT_BYTES', 50)

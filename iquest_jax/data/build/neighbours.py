@@ -1,10 +1,10 @@
-"""The files of a repository around those that a change touches: what they import, then the most similar ones."""
+"""The files of a repository around those that a change touches: what they import, then those most similar to the change."""
 
 import collections
+import functools
+import heapq
 import itertools
 import math
-import posixpath
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from iquest_jax.data.build import patches
@@ -17,7 +17,10 @@ MAX_CONTEXT_BYTES = 2**20
 _MAX_COMPARED, _MAX_TAKEN = 256, 64
 _MAX_REMEMBERED = 4096
 _GROUP = 32
-_IDENTIFIER = re.compile(r'[^\W\d]\w{2,}')
+# ours: the beginning of a long file stands for all of it.
+_READ_CHARACTERS = 2**16
+# Bytes of no identifier become spaces: many times faster than a pattern.
+_SPACED = bytes(byte if byte > 127 or chr(byte).isalnum() or byte == ord('_') else 32 for byte in range(256))
 
 Files = tuple[tuple[str, str], ...]
 
@@ -27,9 +30,9 @@ class Names:
 
   def __init__(self, texts: Callable[[Iterable[str]], Mapping[str, str]]):
     self.texts = texts
-    self._known: collections.OrderedDict[str, frozenset[str]] = collections.OrderedDict()
+    self._known: collections.OrderedDict[str, frozenset[bytes]] = collections.OrderedDict()
 
-  def of(self, hashes: Sequence[str]) -> Iterator[frozenset[str]]:
+  def of(self, hashes: Sequence[str]) -> Iterator[frozenset[bytes]]:
     """The identifiers of each file; none if it is no text."""
     for first in range(0, len(hashes), _GROUP):
       group = hashes[first : first + _GROUP]
@@ -42,12 +45,13 @@ class Names:
         self._known.popitem(last=False)
 
 
-def identifiers(text: str) -> frozenset[str]:
-  return frozenset(_IDENTIFIER.findall(text))
+def identifiers(text: str) -> frozenset[bytes]:
+  """Identifiers, words and numbers at the beginning of a text, in UTF-8."""
+  return frozenset(text[:_READ_CHARACTERS].encode().translate(_SPACED).split())
 
 
 def around(files: Files, patch: str, tree: Mapping[str, str], names: Names) -> Files:
-  """Files beside `files`, the most useful first: those they import, then those that share most identifiers with them.
+  """Files beside `files`, the most useful first: those they import, then those that share most identifiers with the patch.
 
   Args:
     files: (path, text) that the patch changes; the patch itself speaks for files that it adds.
@@ -57,17 +61,19 @@ def around(files: Files, patch: str, tree: Mapping[str, str], names: Names) -> F
   added = [(change.new_path, ''.join(change.new)) for change in patches.changes(patch) if change.new_path not in touched]
   layout = Layout(tree)
   needed = dict.fromkeys(other for path, text in (*files, *added) for other in imported(path, text, layout))
-  target = identifiers('\n'.join([*(text for _, text in files), *(text for _, text in added), patch]))
-  paths = [path for path in needed if path not in touched]
-  paths += [path for path in _similar(target, [path for path, _ in (*files, *added)], tree, names) if path not in needed]
+  # Names that are short, and numbers, are in every file.
+  telling = frozenset(word for word in identifiers(patch) if len(word) > 2 and not word[:1].isdigit())
+  similar = _similar(telling, [path for path, _ in (*files, *added)], tree, names)
+  paths = [path for path in dict.fromkeys((*needed, *similar)) if path not in touched]
   return _capped(paths[:_MAX_TAKEN], tree, names)
 
 
-def _similar(target: frozenset[str], touched: Sequence[str], tree: Mapping[str, str], names: Names) -> list[str]:
+def _similar(target: frozenset[bytes], touched: Sequence[str], tree: Mapping[str, str], names: Names) -> list[str]:
   """Paths of code, the most similar first; only those nearest to the touched files are compared."""
-  here = {posixpath.dirname(path) for path in touched}
-  candidates = (path for path in tree.keys() - set(touched) if _is_code(path))
-  paths = sorted(candidates, key=lambda path: (-_shared(posixpath.dirname(path), here), path))[:_MAX_COMPARED]
+  here = {path.rpartition('/')[0] for path in touched}
+  near = functools.cache(lambda folder: _shared(folder, here))
+  candidates = [(-near(path.rpartition('/')[0]), path) for path in tree.keys() - set(touched) if _is_code(path)]
+  paths = [path for _, path in heapq.nsmallest(_MAX_COMPARED, candidates)]
   scores = {}
   for path, found in zip(paths, names.of([tree[path] for path in paths])):
     # The cosine of the two sets: a long file shares much with any other.
@@ -83,6 +89,7 @@ def _shared(folder: str, folders: Iterable[str]) -> int:
   return max(map(common, folders), default=0)
 
 
+@functools.lru_cache(1 << 16)
 def _is_code(path: str) -> bool:
   language = LANGUAGES.get(language_of(path))
   return bool(language) and language.kind == 'code'

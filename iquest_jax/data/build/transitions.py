@@ -24,7 +24,7 @@ MIN_COMMITS = 10
 # ours: commits that a window may span, and that a stretch has, so that neighbouring windows leave each other room.
 HORIZON = 16
 # ours: the text of all files that a patch changes.
-_MAX_OLD_BYTES = 2**20
+_MAX_OLD_BYTES = 2**22
 # Room for the special tokens, newlines and headings of the form.
 _FRAME_TOKENS = 32
 # ours: lines kept around each hunk if the files are too long to be shown whole, as many as fit.

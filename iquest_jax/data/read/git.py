@@ -45,6 +45,7 @@ class Store:
   """A repository opened for reading; a context manager.
 
   Attributes:
+    path: of the repository.
     name: what documents call the repository; the name of its folder unless given.
     head: hash of the current commit.
     boundary: hashes of the commits at which a shallow clone ends.
@@ -57,7 +58,7 @@ class Store:
       GitError: the folder is not a repository, has no commits, or cannot be read.
       UserError: git is missing.
     """
-    path = pathlib.Path(os.path.abspath(repository))
+    self.path = path = pathlib.Path(os.path.abspath(repository))
     self.name = name or (path.parent.name if path.name == '.git' else path.name.removesuffix('.git'))
     if not is_repository(path):
       raise GitError(f'git: {path} is not a git repository; remove it or name another folder', 'git: not a repository')
@@ -111,7 +112,7 @@ class Store:
 
   def run(self, *arguments: str, stdin: bytes = b'') -> bytes:
     """Standard output of a git command; raises GitError if it fails."""
-    return _run(self._directory, arguments, stdin)
+    return _run(self._directory, arguments, stdin, self.path)
 
   def stream(self, *arguments: str) -> Iterator[bytes]:
     """Standard output of a git command in chunks; raises GitError at the end if it failed. Closing it ends git."""
@@ -128,7 +129,7 @@ class Store:
         process.wait()
       if process.returncode:
         errors.seek(0)
-        raise _failure(self._directory, arguments, errors.read())
+        raise _failure(self.path, arguments, errors.read())
 
   def blobs(self, hashes: Iterable[str], limit: int) -> Iterator[bytes | None]:
     """Contents of files by hash, in order; None for one that is missing or larger than `limit` bytes.
@@ -206,11 +207,13 @@ def unquoted(path: bytes) -> bytes:
   return path[1:-1].decode('latin-1').encode('latin-1').decode('unicode_escape').encode('latin-1')
 
 
-def _run(folder: str | pathlib.Path, arguments: Sequence[str], stdin: bytes = b'') -> bytes:
+def _run(
+    folder: str | pathlib.Path, arguments: Sequence[str], stdin: bytes = b'', named: str | pathlib.Path = ''
+) -> bytes:
   process = _start(folder, arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
   output, errors = process.communicate(stdin)
   if process.returncode:
-    raise _failure(folder, arguments, errors)
+    raise _failure(named or folder, arguments, errors)
   return output
 
 
