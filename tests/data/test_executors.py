@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import stat
 import sys
 import threading
 
@@ -76,31 +75,11 @@ def test_tasks_of_a_killed_preparation_are_waited_for(tmp_path):
   assert not list(tmp_path.glob('*.runs'))
 
 
-def test_slurm_runs_the_script_that_it_is_given(tmp_path, monkeypatch):
-  """A `sbatch` that runs the script at once, task by task, stands for the cluster."""
-  bin = tmp_path / 'bin'
-  bin.mkdir()
-  fake = {
-      'sbatch': f"""#!{sys.executable}
-import os, re, subprocess, sys
-script = open(sys.argv[-1]).read()
-last = int(re.search(r'--array=0-(\\d+)', script)[1])
-if 'merge_stats' not in script:
-  for task in range(last + 1):
-    exported = dict(value.split('=') for arg in sys.argv if arg.startswith('--export=') for value in arg[9:].split(',') if '=' in value)
-    env = os.environ | exported | {{'SLURM_ARRAY_TASK_ID': str(task), 'SLURM_NODELIST': 'here', 'SLURM_JOB_ID': '7'}}
-    subprocess.run(['bash', sys.argv[-1]], env=env, check=True, stdout=subprocess.DEVNULL)
-print('Submitted batch job 7')
-""",
-      'srun': '#!/bin/bash\nwhile [[ "$1" == -* ]]; do [[ "$1" == -n ]] && shift; shift; done\nexec "$@"\n',
-      'scontrol': '#!/bin/bash\necho here\n',
-      'squeue': '#!/bin/bash\n',
-  }
-  for name, text in fake.items():
-    (bin / name).write_text(text)
-    (bin / name).chmod(stat.S_IRWXU)
+def test_slurm_runs_every_task_of_its_script(tmp_path, monkeypatch):
+  """Commands that run at once what they are given stand for the cluster."""
   monkeypatch.setenv('PYTHONPATH', str(ROOT))  # where the tasks of this test are
-  monkeypatch.setenv('PATH', f'{bin}:{os.path.dirname(sys.executable)}:{os.environ["PATH"]}')
+  paths = [str(ROOT / 'tests/programs/slurm'), os.path.dirname(sys.executable), os.environ['PATH']]
+  monkeypatch.setenv('PATH', ':'.join(paths))
   results = Executor('slurm', workers=2).run('double', doubling(tmp_path, [1, 2, 3]), tmp_path, SILENT)
   assert results == [{'value': 2}, {'value': 4}, {'value': 6}]
   assert json.loads((tmp_path / 'results' / '3.json').read_text()) == {'value': 6}
