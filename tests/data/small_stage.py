@@ -14,6 +14,7 @@ def stage(**changes) -> ConfigDict:
       'model': {'vocab': 512},
       'data': {
           'context': 64,
+          'learn': 'all',
           'rows_dir': '',
           'buckets': (0.0, 1.0),
           'mixture': ((0, (('reasoning_qa', 3.0), ('file_level', 1.0))), (2, (('commits', 1.0),))),

@@ -1,21 +1,24 @@
-"""Preparation: atomic, the same bytes from the same inputs, repeated only for inputs that changed."""
+"""Preparation of a stage: the same bytes at any width, rows only appended, one swap, and only what changed is repeated."""
 
 import errno
+import hashlib
+import json
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
+from iquest_jax.data import corpus as corpus_lib
 from iquest_jax.data import prepare as prepare_lib
-from iquest_jax.data import split
-from iquest_jax.data.documents import Conversation, File, to_json
-from iquest_jax.data.prepare import import_tokenizer, inputs_hash, prepare, prepare_tokenizer
+from iquest_jax.data.documents import Conversation, File, texts
+from iquest_jax.data.executors import Executor
+from iquest_jax.data.prepare import import_tokenizer, prepare, prepare_tokenizer
 from iquest_jax.data.rows import manifest as manifest_lib
+from iquest_jax.data.rows.read import Rows
+from iquest_jax.data.shards import ShardWriter
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.text.tokenizer import Tokenizer
@@ -25,6 +28,7 @@ from tests.processes import ROOT
 
 CODE = ((0, (('code', 1.0),)),)
 CHATS = ((0, (('chat_instruct', 1.0),)),)
+ONE = Executor(workers=1)
 
 
 @pytest.fixture(name='run')
@@ -35,108 +39,111 @@ def _run(prepared, tmp_path):
   return run
 
 
-def test_rows_are_as_many_as_training_needs(prepared):
+def documents(folder, **sources) -> corpus_lib.Corpus:
+  """A corpus of given documents, {source: documents}: a tenth is held out, the others lie in shards of 100."""
+  groups, table = [], {}
+  for number, (source, given) in enumerate(sources.items()):
+    parts = [given[::10], *([document for n, document in enumerate(given) if n % 10][start::4] for start in range(4))]
+    shards = []
+    for name, part in enumerate(parts):
+      path = folder / 'documents' / source / f'{name}.jsonl.zst'
+      with ShardWriter(path) as writer:
+        for document in part:
+          writer.write(document)
+      digest = hashlib.sha256(path.read_bytes()).hexdigest()
+      relative = str(path.relative_to(folder / 'documents'))
+      shards.append({'path': relative, 'documents': len(part), 'bytes': path.stat().st_size, 'sha256': digest})
+    groups.append(corpus_lib.Group(source, type(given[0]).__name__.lower(), tuple(shards[1:]), shards[0]))
+    table[source] = (number,)
+  return corpus_lib.Corpus(folder / 'documents', tuple(groups), table, {})
+
+
+def code(count=400):
+  return [File(str(i), 'a.py', f'x = {i}\n' * 5) for i in range(count)]
+
+
+def counted(tasks):
+  """A progress that notes how many tasks were run."""
+  return lambda step, done: tasks.append(done.total_tasks)
+
+
+def rows_of(run, source, split='train', stage_name='midtrain_32k'):
+  rows = Rows(run.rows(stage_name), source, split, 'THE COMMAND')
+  return [tuple(rows[n]['tokens'].tolist()) for n in range(len(rows))]
+
+
+def hashes(folder):
+  paths = sorted(path for path in folder.rglob('*') if path.is_file() and path.name not in ('.lock', 'tasks.lock'))
+  return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def test_rows_are_at_least_as_many_as_training_needs(prepared):
   run, manifest = prepared
-  assert {name: entry['train']['rows'] for name, entry in manifest['sources'].items()} == {
-      'reasoning_qa': 12, 'file_level': 4, 'commits': 16,
-  }  # fmt: skip
-  assert all(entry['held_out']['rows'] == 3 for entry in manifest['sources'].values())
-  assert manifest['rates'] == [[0, {'reasoning_qa': 3.0, 'file_level': 1.0}], [2, {'commits': 1.0}]]
+  for name, needed in {'reasoning_qa': 12, 'file_level': 4, 'commits': 16}.items():
+    assert len(rows_of(run, name)) >= needed and len(rows_of(run, name, 'held_out')) >= 3
   assert manifest['context'] == 64 and manifest['tokenizer'] == Tokenizer.load(run.tokenizer).fingerprint
-  assert not list(run.path.rglob('*incomplete*'))
 
 
-def test_the_same_inputs_give_the_same_bytes(prepared, corpus, tmp_path):
-  """In another folder, from documents with other times; the manifest has the hashes of all files."""
-  shutil.copytree(corpus, tmp_path / 'corpus', copy_function=shutil.copy)
-  assert prepare(stage(), RunFolder(tmp_path / 'run'), tmp_path / 'corpus') == prepared[1]
+@pytest.mark.parametrize('workers', [2, 3])
+def test_the_same_documents_give_the_same_bytes_at_any_width(prepared, corpus, run, workers):
+  assert prepare(stage(), run, corpus, Executor(workers=workers)) == prepared[1]
+  assert hashes(run.rows('midtrain_32k')) == hashes(prepared[0].rows('midtrain_32k'))
 
 
 def test_a_second_preparation_repeats_only_what_changed(corpus, run):
-  started = []
-  manifest = prepare(stage(), run, corpus)
-  assert prepare(stage(), run, corpus, progress=started.append) == manifest and not started
+  manifest, tasks = prepare(stage(), run, corpus, ONE), []
+  assert prepare(stage(), run, corpus, ONE, counted(tasks)) == manifest and not tasks
   changed = stage(data__mixture=((0, (('reasoning_qa', 3.0), ('file_level', 1.0))), (2, (('stage1', 1.0),))))
-  again = prepare(changed, run, corpus, progress=started.append)
-  assert started == ['stage1'] and again['sources']['file_level'] == manifest['sources']['file_level']
-  assert prepare(stage(), run, corpus, progress=started.append) == manifest and started == ['stage1']
+  again = prepare(changed, run, corpus, ONE, counted(tasks))
+  assert tasks and again['sources']['file_level'] == manifest['sources']['file_level']
 
 
-def _new_version(patch, folder):
-  patch.setattr(manifest_lib, 'VERSION', '9.9.9')
+def test_more_steps_append_rows_and_change_no_earlier_one(tmp_path, run):
+  given = documents(tmp_path, code=code(4000))
+  short, long = (stage(data__mixture=CODE, train__steps=steps) for steps in (2, 40))
+  first = prepare(short, run, given, ONE)
+  before = rows_of(run, 'code')
+  second = prepare(long, run, given, ONE)
+  assert rows_of(run, 'code')[: len(before)] == before and len(rows_of(run, 'code')) >= 40 * 8 > len(before)
+  assert manifest_lib.is_extension_of(second, first)
+  # Prepared at once, the rows are the same; only the segments differ.
+  straight = RunFolder(tmp_path / 'straight')
+  import_tokenizer(stage(), straight, run.tokenizer)
+  prepare(long, straight, given, ONE)
+  assert rows_of(straight, 'code') == rows_of(run, 'code')
+  # Fewer steps than there are rows need nothing.
+  assert prepare(short, run, given, ONE) == second
 
 
-def _renamed(patch, folder):
-  (folder / 'code' / 'a.jsonl').rename(folder / 'code' / 'b.jsonl')
-
-
-def _added(patch, folder):
-  shutil.copy(folder / 'code' / 'a.jsonl', folder / 'code' / 'b.jsonl')
-
-
-def _edited(patch, folder):
-  """Another text of the same length at the same time."""
-  path = folder / 'code' / 'a.jsonl'
-  before = path.stat()
-  path.write_text(path.read_text().replace('x = 7', 'x = 8'))
-  os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-INPUTS = {
+CHANGES = {
     'the stage': {'stage': 'anneal'},
     'the seed': {'seed': 1},
     'the context': {'data__context': 32},
     'the buckets': {'data__buckets': (0.1, 1.0)},
-    'the rows of the evaluation': {'eval__rows': 4},
-    'the count of rows': {'count': 9},
-    'the tokenizer': {'tokenizer': 'other'},
-    'the version of formats': _new_version,
-    'the name of a file': _renamed,
-    'the number of files': _added,
-    'the content of a file': _edited,
+    'what is learned': {'data__learn': 'assistant'},
+    'the tokenizer': {},
+    'the version of formats': {},
+    'the documents': {},
 }
 
 
-@pytest.mark.parametrize('name', INPUTS)
-def test_the_hash_of_a_sources_inputs_depends_on(tmp_path, monkeypatch, name):
-  tokenizers = {'': Tokenizer.train(['a'], 300), 'other': Tokenizer.train(['b c' * 9], 300)}
-  write_code(tmp_path)
-
-  def hashed(count=8, tokenizer='', **changes):
-    return inputs_hash(stage(**changes), 'code', count, tokenizers[tokenizer], tmp_path)
-
-  before, change = hashed(), INPUTS[name]
-  shutil.copytree(tmp_path / 'code', tmp_path / 'other source')
-  assert hashed(train__steps=5, model__vocab=300, data__rows_dir='elsewhere') == before  # not inputs of a source
-  if callable(change):
-    change(monkeypatch, tmp_path)
-    assert hashed() != before
-  else:
-    assert hashed(**change) != before
-
-
-def test_a_kill_leaves_nothing_that_looks_finished(prepared, corpus, run):
-  program = [sys.executable, '-m', 'tests.programs.prepare_stage', stage().to_json(), str(run.path), str(corpus)]
-  child = subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-  started = [child.stdout.readline().strip(), child.stdout.readline().strip()]
-  time.sleep(0.05)
-  os.kill(child.pid, signal.SIGKILL)
-  child.wait()
-  assert all(started)
-  folder = run.rows('midtrain_32k')
-  assert not (folder / 'manifest.json').exists()
-  with pytest.raises(UserError, match='python -m launch.prepare'):
-    check(folder, prepared[1], command=manifest_lib.command(stage(), run))
-  again = []
-  assert prepare(stage(), run, corpus, progress=again.append) == prepared[1] and started[0] not in again
-
-
-def write_code(folder, held_out=True):
-  """Documents of "code", of which some, or none, are held out."""
-  files = [File(str(i), 'a.py', f'x = {i}\n' * 5) for i in range(400)]
-  (folder / 'code').mkdir(parents=True)
-  lines = [to_json(file) for file in files if held_out or not split.is_held_out(file)]
-  (folder / 'code' / 'a.jsonl').write_text('\n'.join(lines))
+@pytest.mark.parametrize('name', CHANGES)
+def test_rows_are_made_again_where_they_depend_on(tmp_path, run, monkeypatch, name):
+  given, first = documents(tmp_path, code=code()), stage(data__mixture=CODE)
+  prepare(first, run, given, ONE)
+  tasks = []
+  unrelated = stage(data__mixture=CODE, train__steps=3, model__vocab=600, eval__rows=2)
+  prepare(unrelated, run, given, ONE, counted(tasks))
+  assert not tasks
+  if name == 'the tokenizer':
+    Tokenizer.train(['b c' * 9], 300).save(run.tokenizer)
+  elif name == 'the version of formats':
+    monkeypatch.setattr(manifest_lib, 'VERSION', '9.9.9')
+  elif name == 'the documents':
+    given = documents(tmp_path / 'other', code=code(401))
+  changed = stage(data__mixture=CODE, **CHANGES[name])
+  prepare(changed, run, given, ONE, counted(tasks))
+  assert tasks
 
 
 @pytest.mark.parametrize(
@@ -144,8 +151,8 @@ def write_code(folder, held_out=True):
     [
         (dict(data__mixture=((0, (('commmits', 1.0),)),)), 'did you mean "commits"'),
         (dict(data__mixture=((1, (('commits', 1.0),)),)), 'must start at step 0'),
-        (dict(data__mixture=CODE), '"code" has no held_out rows'),
-        (dict(data__mixture=((0, (('facts', 1.0),)),)), 'no .*jsonl.* in .*facts'),
+        (dict(data__mixture=((0, (('facts', 1.0),)),)), r'documents: .* has none for "facts"; name it in an \[\[input\]\]'),
+        (dict(data__mixture=CODE, data__learn='some'), 'data.learn must be one of all, assistant, got "some"'),
         (dict(data__mixture=CODE, data__buckets=(0.5, 0.5)), r'buckets must be \(from, to\) with .*, got \(0.5, 0.5\)'),
         (dict(data__mixture=CODE, data__buckets=(0.5,)), r'data.buckets must be .*, got \(0.5,\)'),
         (dict(data__mixture=CODE, data__buckets=(0.5, 0.2)), r'data.buckets must be .*, got \(0.5, 0.2\)'),
@@ -159,39 +166,21 @@ def write_code(folder, held_out=True):
     ],
 )  # fmt: skip
 def test_a_user_error_is_reported_in_one_line(tmp_path, changes, reason):
-  documents = tmp_path / 'documents'
-  write_code(documents, held_out=False)
-  (documents / 'chat_instruct').mkdir()
   messages = ({'role': 'user', 'content': 'a question of more than eight tokens'},)
-  chats = (Conversation(str(i), messages) for i in range(40))
-  (documents / 'chat_instruct' / 'a.jsonl').write_text('\n'.join(map(to_json, chats)))
+  chats = [Conversation(str(i), messages) for i in range(40)]
+  given = documents(tmp_path, code=code(), chat_instruct=chats)
+  config = stage(**{'model__vocab': 300} | changes)
   with pytest.raises(UserError, match=reason) as error:
-    prepare(stage(model__vocab=300, **changes) if 'model__vocab' not in changes else stage(**changes),
-            RunFolder(tmp_path / 'run'), documents)  # fmt: skip
+    prepare(config, RunFolder(tmp_path / 'run'), given, ONE)
   assert '\n' not in str(error.value)
   assert not list(tmp_path.rglob('manifest.json'))
-
-
-def test_a_malformed_document_is_named_through_tensorflow(tmp_path, capfd):
-  write_code(tmp_path)
-  with open(tmp_path / 'code' / 'a.jsonl', 'a', encoding='utf-8') as file:
-    file.write('\nnot json\n')
-  run, small = RunFolder(tmp_path / 'run'), stage(model__vocab=300)
-  Tokenizer.train(['x = 1'], 300).save(run.tokenizer)
-  with pytest.raises(UserError, match=r'a\.jsonl:401: not JSON'):
-    prepare(stage(data__mixture=CODE, train__steps=10_000), run, tmp_path)
-  (tmp_path / 'chat_instruct').mkdir()
-  (tmp_path / 'chat_instruct' / 'a.jsonl').write_text(to_json(File('5', 'a', 'b')))
-  with pytest.raises(UserError, match='"5" of "chat_instruct" must be a conversation, got a file'):
-    prepare(stage(data__mixture=CHATS), run, tmp_path)
-  assert capfd.readouterr().err == '' and prepare_tokenizer(small, run, tmp_path).vocab_size <= 300
 
 
 def test_a_tokenizer_can_be_imported_and_must_fit(prepared, tmp_path):
   path = prepared[0].tokenizer
   imported = import_tokenizer(stage(), RunFolder(tmp_path / 'a'), path)
   assert imported.fingerprint == Tokenizer.load(path).fingerprint
-  assert prepare_tokenizer(stage(), RunFolder(tmp_path / 'a'), tmp_path).fingerprint == imported.fingerprint
+  assert prepare_tokenizer(stage(), RunFolder(tmp_path / 'a'), None).fingerprint == imported.fingerprint
   with pytest.raises(UserError, match='at most model.vocab = 300 entries, got 512'):
     import_tokenizer(stage(model__vocab=300), RunFolder(tmp_path / 'b'), path)
   Tokenizer.train(['other'], 300).save(tmp_path / 'other.json')
@@ -200,79 +189,108 @@ def test_a_tokenizer_can_be_imported_and_must_fit(prepared, tmp_path):
 
 
 def test_a_tokenizer_is_trained_on_no_held_out_document(tmp_path, monkeypatch):
-  write_code(tmp_path)
+  given = documents(tmp_path, code=code())
   seen, trained = [], Tokenizer.train(['a'], 300)
   monkeypatch.setattr(Tokenizer, 'train', lambda texts, size: seen.extend(texts) or trained)
-  prepare_tokenizer(stage(), RunFolder(tmp_path / 'run'), tmp_path)
-  held_out = {f'x = {i}\n' * 5 for i in range(400) if split.is_held_out(File(str(i), '', ''))}
-  assert len(seen) == 400 - len(held_out) and not held_out & set(seen)
+  prepare_tokenizer(stage(), RunFolder(tmp_path / 'run'), given)
+  held_out = {text for document in given.read(given.held_out('code')) for text in texts(document)}
+  assert len(seen) == 360 and len(held_out) == 40 and not held_out & set(seen)
 
 
 def test_a_folder_that_cannot_be_written_is_named(corpus, tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(UserError, match='prepare: .*file'):
-    prepare(stage(), RunFolder(tmp_path / 'file' / 'run'), corpus)
+    prepare(stage(), RunFolder(tmp_path / 'file' / 'run'), corpus, ONE)
 
 
-def test_a_full_disk_is_reported_in_one_line_and_what_was_finished_stays(corpus, run):
-  prepare(stage(data__mixture=((0, (('file_level', 1.0),)),)), run, corpus)
-  more = ((0, (('file_level', 1.0),)), (4, (('reasoning_qa', 1.0),)))
+def test_a_full_disk_is_reported_in_one_line_and_what_was_finished_stays(tmp_path, run):
+  given = documents(tmp_path, code=code(4000))
+  prepare(stage(data__mixture=CODE), run, given, ONE)
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # files end there, as on a full disk
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))  # files end there, as on a full disk
   try:
-    with pytest.raises(UserError, match='midtrain_32k: File too large; nothing finished is lost') as error:
-      prepare(stage(data__mixture=more, train__steps=40), run, corpus)
+    with pytest.raises(UserError, match='File too large; nothing finished is lost') as error:
+      prepare(stage(data__mixture=CODE, train__steps=40), run, given, ONE)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  assert '\n' not in str(error.value)
-  started = []
-  prepare(stage(data__mixture=more, train__steps=5), run, corpus, progress=started.append)
-  assert started == ['reasoning_qa']
+  assert '\n' not in str(error.value) and len(rows_of(run, 'code')) >= 4 * 8
+  prepare(stage(data__mixture=CODE, train__steps=40), run, given, ONE)
 
 
-def test_a_preparation_that_fails_leaves_the_previous_rows_complete(prepared, corpus, run):
-  manifest = prepare(stage(), run, corpus)
+def test_a_preparation_that_fails_leaves_the_previous_rows_complete(corpus, run):
+  manifest = prepare(stage(), run, corpus, ONE)
   failing = stage(data__context=8, data__mixture=((0, (('file_level', 1.0), ('chat_instruct', 1.0))),))
   with pytest.raises(UserError, match='raise data.context'):
-    prepare(failing, run, corpus)
-  folder = run.rows('midtrain_32k')
+    prepare(failing, run, corpus, ONE)
+  folder, tasks = run.rows('midtrain_32k'), []
   assert check(folder, manifest, sources=('commits', 'file_level', 'reasoning_qa')) == manifest
-  started = []
-  assert prepare(stage(), run, corpus, progress=started.append) == manifest and not started
+  assert prepare(stage(), run, corpus, ONE, counted(tasks)) == manifest and not tasks
 
 
-def test_a_disk_full_before_the_manifest_leaves_the_previous_rows_complete(corpus, run, monkeypatch):
-  manifest, folder = prepare(stage(), run, corpus), run.rows('midtrain_32k')
-  other, write_whole = stage(seed=1), prepare_lib.write_whole
+def test_a_disk_full_at_the_swap_leaves_the_previous_rows_complete(corpus, run, monkeypatch):
+  manifest = prepare(stage(), run, corpus, ONE)
 
-  def full(path, content):
-    if path.name == 'manifest.json':
-      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    write_whole(path, content)
+  def full(folder, manifest):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / 'manifest.json'))
 
   with monkeypatch.context() as patch, pytest.raises(UserError, match='No space left on device'):
-    patch.setattr(prepare_lib, 'write_whole', full)
-    prepare(other, run, corpus)
-  started = []
-  assert prepare(stage(), run, corpus, progress=started.append) == manifest and not started
-  again = prepare(other, run, corpus, progress=started.append)  # the sources finished then are only moved
-  assert not started and again != manifest and not (folder / 'next').exists()
-  assert check(folder, again, sources=again['sources']) == again
+    patch.setattr(prepare_lib.manifest_lib, 'write', full)
+    prepare(stage(seed=1), run, corpus, ONE)
+  folder = run.rows('midtrain_32k')
+  assert check(folder, manifest, sources=manifest['sources']) == manifest
+  again = prepare(stage(seed=1), run, corpus, ONE)
+  assert check(folder, again, sources=again['sources']) == again != manifest
 
 
-@pytest.mark.parametrize(
-    'name, damage',
-    {
-        'manifest.json': lambda file: file.write_text('{}'),
-        'commits/1.0.0/commits-train.array_record-00000-of-00001': lambda file: file.write_bytes(file.read_bytes()[::-1]),
-        'commits/1.0.0/commits-held_out.array_record-00000-of-00001': lambda file: file.unlink(),
-        'commits/1.0.0/dataset_info.json': lambda file: file.write_text('{'),
-        'commits/source.json': lambda file: file.write_text('[]'),
-    }.items(),
-)
-def test_preparing_again_fixes_damaged_rows(prepared, corpus, tmp_path, name, damage):
-  run = RunFolder(shutil.copytree(prepared[0].path, tmp_path / 'run'))
-  damage(run.rows('midtrain_32k') / name)
-  started = []
-  assert prepare(stage(), run, corpus, progress=started.append) == prepared[1]
-  assert started == ([] if name == 'manifest.json' else ['commits'])
+def test_a_damaged_file_is_found_and_its_rows_are_made_again(prepared, corpus, tmp_path):
+  for damage in (
+      lambda file: file.write_bytes(file.read_bytes()[::-1]),
+      lambda file: file.unlink(),
+      lambda file: file.write_text('{'),
+  ):
+    run = RunFolder(shutil.copytree(prepared[0].path, tmp_path / 'run'))
+    folder = run.rows('midtrain_32k')
+    for pattern in ('*array_record*', 'dataset_info.json', 'features.json'):
+      damage(next((folder / 'commits').rglob(pattern)))
+    assert prepare(stage(), run, corpus, ONE) == prepared[1]
+    assert hashes(folder / 'commits') == hashes(prepared[0].rows('midtrain_32k') / 'commits')
+    shutil.rmtree(tmp_path / 'run')
+
+
+def test_two_preparations_of_one_folder_do_not_meet(tmp_path):
+  run = RunFolder(tmp_path)
+  refused = pytest.raises(UserError, match='another preparation of .* is running; wait for it')
+  with prepare_lib.alone(run), refused, prepare_lib.alone(run):
+    pass
+  with prepare_lib.alone(run):
+    pass
+
+
+def test_what_no_manifest_names_is_swept_but_not_under_a_run(tmp_path, run):
+  from iquest_jax.data.rows import lock
+
+  given, folder = documents(tmp_path, code=code()), run.rows('midtrain_32k')
+  first = prepare(stage(data__mixture=CODE), run, given, ONE)
+  named = lambda manifest: {segment['folder'] for segment in manifest['sources']['code']['train']['segments']}
+  with lock.hold(folder):  # a run that trains
+    second = prepare(stage(data__mixture=CODE, seed=1), run, given, ONE)
+    assert all((folder / name).is_dir() for name in named(first) | named(second))
+  prepare(stage(data__mixture=CODE, seed=1), run, given, ONE)
+  assert not any((folder / name).is_dir() for name in named(first))
+  assert all((folder / name).is_dir() for name in named(second))
+
+
+def test_preparing_imports_neither_tensorflow_nor_jax(prepared, corpus, tmp_path):
+  program = (
+      'import sys; from iquest_jax.data import corpus, inputs, prepare, pack;'
+      'assert not {"tensorflow", "jax", "seqio"} & sys.modules.keys(), sys.modules.keys()'
+  )
+  subprocess.run([sys.executable, '-c', program], cwd=ROOT, check=True)
+
+
+def test_the_manifest_says_what_came_of_the_documents(prepared):
+  manifest = json.loads((prepared[0].rows('midtrain_32k') / 'manifest.json').read_text())
+  for entry in manifest['sources'].values():
+    segment = entry['train']['segments'][0]
+    assert segment['documents'] > 0 and segment['loss_weight'] > 0 and segment['samples'] and segment['languages']
+    assert sum(segment['languages'].values()) >= segment['tokens'] > 0

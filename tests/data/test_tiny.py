@@ -11,53 +11,58 @@ import sys
 import pytest
 
 from experiments import chain
-from iquest_jax.data import split
-from iquest_jax.data.documents import Commit, Conversation, File, texts
-from iquest_jax.data.read.jsonl import read_jsonl
-from iquest_jax.data.rows.mixture import rows_needed
-from iquest_jax.data.sources import SOURCES, check
-from iquest_jax.data.tiny import chats, facts, history, programs, reasoning, turns
+from iquest_jax.data import corpus as corpus_lib
+from iquest_jax.data import inputs
+from iquest_jax.data.documents import Conversation, texts
+from iquest_jax.data.executors import Executor
+from iquest_jax.data.prepare import prepare
+from iquest_jax.data.sources import SOURCES
+from iquest_jax.data.tiny import chats, facts, programs, reasoning, turns
 from iquest_jax.data.tiny import corpus as tiny_corpus
+from iquest_jax.run_folder import RunFolder
 from iquest_jax.text import chat
 
+from tests.data.conftest import SCALE
 from tests.run.helpers import files
 
 
 @pytest.fixture(name='documents', scope='module')
 def _documents(corpus):
-  return {source: list(read_jsonl(corpus, source)) for source in SOURCES}
+  """{source: (training documents, held-out documents)}."""
+  read = lambda source: (list(corpus.read(corpus.shards(source))), list(corpus.read(corpus.held_out(source))))
+  return {source: read(source) for source in corpus.sources}
 
 
-def test_the_corpus_has_both_splits_of_every_source_of_the_table(corpus, documents):
-  assert sorted(path.name for path in corpus.iterdir()) == sorted([*SOURCES, 'small_programs'])
-  for source, read in documents.items():
-    assert len(read) > 50 and len({document.id for document in read}) == len(read)
-    assert {split.is_held_out(document) for document in read} == {True, False}
-    for document in read:
-      check(source, document)
-      assert ''.join(texts(document)).strip() and str(tiny_corpus.history.CHECKOUT) not in ''.join(texts(document))
+def test_the_corpus_has_both_splits_of_every_source_that_a_tiny_stage_names(documents):
+  named = set()
+  for stage in chain.stages('tiny_loop'):
+    config = importlib.import_module(f'experiments.{stage}').get_config('size=tiny_loop')
+    named |= {name for _, weights in config.data.mixture for name, _ in weights}
+  assert documents.keys() == named
+  for source, (train, held_out) in documents.items():
+    assert len(train) > 2 and held_out and all(isinstance(document, SOURCES[source].kind) for document in train + held_out)
+    ids = [document.id for document in train + held_out]
+    assert len(set(ids)) == len(ids)
 
 
-def test_the_same_seed_gives_the_same_bytes_in_another_process(corpus, checkout, tmp_path):
-  program = (
-      'import pathlib, sys; from iquest_jax.data.tiny import corpus;'
-      'corpus.write(pathlib.Path(sys.argv[1]), checkout=pathlib.Path(sys.argv[2]))'
-  )
-  subprocess.run([sys.executable, '-c', program, tmp_path / 'corpus', checkout], check=True)
-  assert files(tmp_path / 'corpus') == files(corpus)
+def test_the_same_seed_gives_the_same_bytes_in_another_process(raw, tmp_path):
+  program = f'from iquest_jax.data.tiny import corpus; corpus.write(pathlib.Path(sys.argv[1]), scale={SCALE})'
+  subprocess.run([sys.executable, '-c', f'import pathlib, sys; {program}', tmp_path / 'corpus'], check=True)
+  # git writes the time into its own files; the commits and all else are equal.
+  own = lambda folder: {path: value for path, value in files(folder).items() if '.git/' not in path or 'refs/' in path}
+  assert own(tmp_path / 'corpus') == own(raw)
 
 
 def test_a_complete_corpus_is_kept_and_a_partial_one_replaced(tmp_path, monkeypatch):
-  document, folder = File('1', 'a.py', 'x = 1'), tmp_path / 'corpus'
+  folder = tmp_path / 'corpus'
   (tmp_path / 'corpus.partial' / 'stale').mkdir(parents=True)  # left by a killed run
-  monkeypatch.setattr(tiny_corpus, '_documents', lambda *_: {'code': [document]})
-  tiny_corpus.write(folder)
+  tiny_corpus.write(folder, scale=0.04)
   written = files(folder)
-  problems = ['small_programs/held_out.jsonl', 'small_programs/rl.jsonl']
-  assert list(written) == ['code/documents.jsonl', *problems] and [path.name for path in tmp_path.iterdir()] == ['corpus']
+  assert 'sources.toml' in written and [path.name for path in tmp_path.iterdir()] == ['corpus']
   monkeypatch.setattr(tiny_corpus, '_documents', None)  # nothing is generated again
-  tiny_corpus.write(folder)
-  assert files(folder) == written and list(read_jsonl(folder, 'code')) == [document]
+  tiny_corpus.write(folder, scale=0.04)
+  assert files(folder) == written
+  assert inputs.load(folder / 'sources.toml').held_out > 0
 
 
 def _turns(conversation):
@@ -72,46 +77,29 @@ def _turns(conversation):
 
 def test_no_held_out_turn_occurs_in_training(documents):
   requests, whole = collections.defaultdict(list), collections.defaultdict(list)
-  for source in SOURCES:
-    for document in documents[source]:
-      conversation = SOURCES[source].build(document) if source == 'code_edit' else document
-      if isinstance(conversation, Conversation):
-        side = split.is_held_out(document)
-        for turn in _turns(conversation):
-          requests[side].append(turn[0]['content'])
-          whole[side].append(chat.rendered(turn[0])[1] + ''.join(chat.rendered(message)[1] for message in turn[1:]))
-  assert len(requests[True]) > 300 and len(requests[False]) > 5000
+  for sides in documents.values():
+    for side, read in enumerate(sides):
+      for document in read:
+        if isinstance(document, Conversation):
+          for turn in _turns(document):
+            requests[side].append(turn[0]['content'])
+            whole[side].append(chat.rendered(turn[0])[1] + ''.join(chat.rendered(message)[1] for message in turn[1:]))
+  assert len(requests[True]) > 50 and len(requests[False]) > 500
   assert not set(whole[True]) & set(whole[False]) and not set(requests[True]) & set(requests[False])
 
 
-def test_no_commit_of_the_corpus_repeats_the_change_of_another(documents):
-  for source in ('commits', 'code_edit'):
-    changes = [(commit.message, commit.patch.partition('\n@@')[2]) for commit in documents[source]]
-    assert len(set(changes)) == len(changes)
-  assert all(history.is_edit(commit) for commit in documents['code_edit'])
-  assert set(documents['code_edit']) < set(documents['commits'])
+@pytest.mark.long
+def test_no_stage_reads_a_source_much_more_than_once(tmp_path):
+  run = RunFolder(tmp_path)
+  tiny_corpus.write(run.corpus)
+  documents = corpus_lib.prepare(run, inputs.load(run.corpus / 'sources.toml'), Executor(workers=2))
+  for stage in chain.stages('tiny_loop'):
+    config = importlib.import_module(f'experiments.{stage}').get_config('size=tiny_loop')
+    manifest = prepare(config, run, documents, Executor(workers=2))
+    from iquest_jax.data.loader import Loader
 
-
-def test_commits_of_the_checkout_come_first(documents, checkout, tmp_path):
-  own = history.commits(seed=1, count=20, checkout=checkout)
-  assert own == documents['commits'][:20]
-  generated = history.commits(seed=1, count=20, checkout=tmp_path)  # not a checkout
-  assert len(generated) == 20 and generated != own and all(isinstance(commit, Commit) for commit in generated)
-
-
-def _characters(document):
-  if isinstance(document, Conversation):
-    return sum(len(part) for part, _ in chat.segments(document.messages) if isinstance(part, str))
-  return sum(map(len, texts(document)))
-
-
-@pytest.mark.parametrize('stage', chain.stages('tiny_loop'))
-def test_no_stage_reads_a_source_much_more_than_once(documents, stage):
-  """A tiny tokenizer makes at least one token of four characters."""
-  config = importlib.import_module(f'experiments.{stage}').get_config('size=tiny_loop')
-  for source, rows in rows_needed(config.data.mixture, config.train.steps, config.train.batch_rows).items():
-    train = split.select(iter(documents[source]), 'train', config.data.buckets)
-    assert rows * config.data.context < 2 * sum(map(_characters, train)) / 4, source
+    for source, epochs in Loader.of_stage(config, run).epochs(config.train.steps).items():
+      assert epochs < 2, (stage, source, manifest['sources'][source])
 
 
 def test_facts_are_true_and_have_one_answer():
@@ -144,20 +132,20 @@ def test_conversations_use_every_turn_once_and_think_where_asked():
     assert {len(conversation.messages) for conversation in conversations} == {2, 4}
 
 
-def test_programs_of_the_splits_are_disjoint_and_none_is_in_a_source(corpus, documents):
+def test_programs_of_the_splits_are_disjoint_and_none_is_in_a_source(raw, documents):
   read = {}
   for name in ('held_out', 'rl'):
-    read[name] = [json.loads(line) for line in (corpus / f'small_programs/{name}.jsonl').read_text().splitlines()]
+    read[name] = [json.loads(line) for line in (raw / f'small_programs/{name}.jsonl').read_text().splitlines()]
     assert len({problem['id'] for problem in read[name]}) == len(read[name])
     assert {problem['level'] for problem in read[name]} == {1, 2, 3}
   asked = {
       text
-      for source in SOURCES
-      for document in documents[source]
+      for sides in documents.values()
+      for document in itertools.chain(*sides)
       for text in texts(document)
       if 'Write a Python function f(' in text
   }
-  assert len(asked) > 2500
+  assert len(asked) > 200
   specifications = {text.rpartition('\n')[2] for text in asked}
   for problem in (*read['held_out'], *read['rl']):
     assert problem['request'] not in asked
