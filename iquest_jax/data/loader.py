@@ -15,10 +15,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from iquest_jax.batch import Batch, zigzag
+from iquest_jax.data.rows import lock
 from iquest_jax.data.rows import manifest as manifest_lib
 from iquest_jax.data.rows.mixture import Mixture, Schedule
 from iquest_jax.data.rows.packing import FIELDS, Row
-from iquest_jax.data.rows.read import Rows
+from iquest_jax.data.rows.read import OpenShards, Rows
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.text.tokenizer import Tokenizer
@@ -36,7 +37,7 @@ class Loader:
 
   Attributes:
     sources: sorted source names; `source_ids` index them.
-    manifest_hash: SHA-256 (hex) of the rows' manifest, which contains the hashes of the rows.
+    manifest_hash: SHA-256 (hex) of the rows of the manifest.
   """
 
   def __init__(
@@ -58,17 +59,24 @@ class Loader:
     """
     mixture = Mixture(schedule, batch_rows)
     self.sources = mixture.sources
+    # Held as long as the loader lives, and before the manifest is read: what it names is not swept.
+    self._lock = lock.hold(rows_dir)
     manifest = manifest_lib.check_manifest(rows_dir, self.sources, context, tokenizer_fingerprint, command)
-    self.manifest_hash = manifest_lib.stamp(pathlib.Path(rows_dir) / manifest_lib.MANIFEST)['sha256']
+    self._manifest, self.manifest_hash = manifest, manifest_lib.rows_hash(manifest)
     self._counts = {name: manifest['sources'][name]['train']['rows'] for name in self.sources}
     self._mixture, self._context, self._batch_rows = mixture, context, batch_rows
-    drawn = []
+    opened, drawn = OpenShards(), []
     for index, source in enumerate(self.sources):
-      rows = grain.MapDataset.source(Rows(rows_dir, source, 'train', command))
-      shuffled = rows.shuffle(seed=_seed_of(seed, source)).repeat()
-      drawn.append(shuffled.map(lambda row, index=index: {**row, 'source_ids': np.int32(index)}))
+      segments = Rows(rows_dir, source, 'train', command, manifest, opened).segments
+      shuffled = [
+          grain.MapDataset.source(segment).shuffle(seed=_seed_of(seed, source, number))
+          for number, segment in enumerate(segments)
+          if len(segment)
+      ]
+      rows = grain.MapDataset.concatenate(shuffled).repeat()
+      drawn.append(rows.map(lambda row, index=index: {**row, 'source_ids': np.int32(index)}))
     self._rows = grain.MapDataset.select_from_datasets(drawn, mixture)
-    self._held_out = [Rows(rows_dir, source, 'held_out', command) for source in self.sources]
+    self._held_out = [Rows(rows_dir, source, 'held_out', command, manifest, opened) for source in self.sources]
 
   @classmethod
   def of_stage(cls, config: ConfigDict, run: RunFolder) -> 'Loader':
@@ -85,6 +93,14 @@ class Loader:
         tokenizer_fingerprint=Tokenizer.load(run.tokenizer).fingerprint,
         command=command,
     )
+
+  def extends(self, manifest_hash: str) -> bool:
+    """Whether rows of this hash are the first segments of these: every draw from them is the same."""
+    return manifest_lib.is_extension_of(self._manifest, manifest_hash)
+
+  def shares(self, steps: int) -> dict[str, dict[str, float]]:
+    """{source: {'rows', 'loss_weight'}}: its shares of the rows of `steps` steps, and of what is learned from them."""
+    return manifest_lib.shares(self._manifest, self._mixture.drawn_before(steps * self._batch_rows))
 
   def epochs(self, steps: int) -> dict[str, float]:
     """How often the rows of each source are read in `steps` steps; above 1 they repeat."""
@@ -164,6 +180,6 @@ def _stack(rows: list[Row]) -> NumpyBatch:
   return batch
 
 
-def _seed_of(seed: int, source: str) -> int:
+def _seed_of(seed: int, source: str, segment: int) -> int:
   """A 32-bit seed that depends on the name of a source: adding a source to a stage keeps the order of the others."""
-  return int.from_bytes(hashlib.sha256(f'{seed}:{source}'.encode()).digest()[:4], 'big')
+  return int.from_bytes(hashlib.sha256(f'{seed}:{source}:{segment}'.encode()).digest()[:4], 'big')

@@ -110,13 +110,14 @@ def prepare(
   try:
     tokenizer = prepare_tokenizer(config, run, corpus)
     before = manifest_lib.read(folder)
+    whole = manifest_lib.undamaged(folder, before)
     data, plans = config.data, []
     for source, rows in needed.items():
       how = pack.Packing(config.stage, source, data.context, config.seed, tuple(data.buckets), data.learn)
       splits = {'train': (corpus.shards(source), rows), 'held_out': (corpus.held_out(source), config.eval.rows)}
       for split, (shards, limit) in splits.items():
         # A source that is never drawn in these steps still gets a row: it belongs to the stage.
-        plans.append(_Plan(how, split, shards, max(limit, 1), tokenizer.fingerprint, before))
+        plans.append(_Plan(how, split, shards, max(limit, 1), tokenizer.fingerprint, whole))
     while pending := [(plan, *one) for plan in plans for one in plan.pending()]:
       tasks = [plan.task(shard, key, corpus.folder, run.tokenizer, folder / _PACKED) for plan, shard, key in pending]
       results = executor.run(f'pack {config.stage}', tasks, folder, progress)
@@ -132,6 +133,7 @@ def prepare(
         schedule=config.data.mixture,
         rates=mixture.rates(config.data.mixture),
         sources=entries,
+        drawn=needed,
         before=before,
     )
     manifest_lib.write(folder, manifest)

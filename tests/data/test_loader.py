@@ -11,12 +11,12 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from iquest_jax.batch import Batch, zigzag
 from iquest_jax.data import loader as loader_lib
 from iquest_jax.data.loader import Loader
-from iquest_jax.data.rows import manifest, packing
+from iquest_jax.data.rows import packing
 from iquest_jax.data.rows.read import Rows
-from iquest_jax.data.rows.write import write_source
 from iquest_jax.errors import UserError
-from iquest_jax.run_folder import write_whole
 from iquest_jax.text.example import Example
+
+from tests.small_rows import write_manifest, write_segment
 
 CONTEXT, BATCH = 16, 8
 SCHEDULE = ((0, (('a', 1.0), ('b', 3.0))), (5, (('b', 1.0), ('c', 1.0))))
@@ -32,19 +32,20 @@ def _pack(source, split, count):
     tokens = np.arange(start, start + length, dtype=np.int32)
     examples.append(Example(tokens, rng.integers(0, 2, length).astype(np.float32)))
     start += length
-  return lambda counts: list(packing.pack(examples, CONTEXT, False, counts))[:count]
+  return list(packing.pack(examples, CONTEXT, False, packing.Counts()))[:count]
 
 
 @pytest.fixture(name='rows_dir', scope='module')
 def _rows_dir(tmp_path_factory) -> pathlib.Path:
   folder = tmp_path_factory.mktemp('rows')
   sources = {
-      name: write_source(
-          folder, name, CONTEXT, '', {'train': _pack(name, 'train', n), 'held_out': _pack(name, 'held_out', 3)}
-      )
-      for name, n in (('a', 11), ('b', 40), ('c', 23))
+      name: {
+          'train': [write_segment(folder, name, 'train', _pack(name, 'train', rows), CONTEXT, shards=2)],
+          'held_out': [write_segment(folder, name, 'held_out', _pack(name, 'held_out', 3), CONTEXT)],
+      }
+      for name, rows in (('a', 11), ('b', 40), ('c', 23))
   }
-  write_whole(folder / manifest.MANIFEST, manifest.to_json({'tokenizer': 'ours', 'context': CONTEXT, 'sources': sources}))
+  write_manifest(folder, sources, CONTEXT)
   return folder
 
 

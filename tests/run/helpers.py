@@ -22,14 +22,14 @@ import orbax.checkpoint as ocp
 
 from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.data.rows import manifest, packing
-from iquest_jax.data.rows.write import write_source
-from iquest_jax.run_folder import RunFolder, StageFolder, write_whole
+from iquest_jax.run_folder import RunFolder, StageFolder
 from iquest_jax.text.example import Example
 from iquest_jax.text.tokenizer import Tokenizer
 from iquest_jax.train import metrics
 
 from tests.processes import Commands, finish
 from tests.programs.small_chain import MODEL
+from tests.small_rows import write_manifest, write_segment
 
 VOCAB, CONTEXT, STEPS, SAVE_EVERY, EVAL_EVERY = MODEL['vocab'], 32, 12, 3, 6
 SOURCES = ('code', 'facts', 'web_text')
@@ -164,7 +164,7 @@ def write_rows(
   folder = workdir / 'rows' / stage
   chance = 1.0 / np.arange(1, VOCAB - 10)
 
-  def packed(source: str, split: str, limit: int):
+  def segment(source: str, split: str, limit: int) -> dict[str, Any]:
     seed = int.from_bytes(hashlib.sha256(f'{stage} {source} {split}'.encode()).digest()[:4], 'big')
     random = np.random.default_rng(seed)
 
@@ -173,16 +173,14 @@ def write_rows(
         tokens = random.choice(len(chance), length, p=chance / chance.sum()).astype(np.int32)
         yield Example(tokens, np.full(length, weight, np.float32))
 
-    return lambda counts: list(packing.pack(documents(), context, False, counts))[:limit]
+    rows = list(packing.pack(documents(), context, False, packing.Counts()))[:limit]
+    return write_segment(folder, source, split, rows, context)
 
-  made = {}
-  if (folder / manifest.MANIFEST).exists():
-    made = json.loads((folder / manifest.MANIFEST).read_text())['sources']
+  kept = manifest.read(folder).get('sources', {})
+  made = {source: {split: kept[source][split]['segments'] for split in manifest.SPLITS} for source in kept}
   for source in sources:
-    splits = {'train': packed(source, 'train', count), 'held_out': packed(source, 'held_out', 4)}
-    made[source] = write_source(folder, source, context, '', splits)
-  tokenizer = Tokenizer.load(RunFolder(workdir).tokenizer).fingerprint
-  write_whole(folder / manifest.MANIFEST, manifest.to_json({'tokenizer': tokenizer, 'context': context, 'sources': made}))
+    made[source] = {split: [segment(source, split, limit)] for split, limit in (('train', count), ('held_out', 4))}
+  write_manifest(folder, made, context, Tokenizer.load(RunFolder(workdir).tokenizer).fingerprint)
 
 
 def arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:

@@ -61,6 +61,11 @@ def rows_needed(schedule: Schedule, steps: int, batch_rows: int) -> dict[str, in
   return Mixture(schedule, batch_rows).drawn_before(steps * batch_rows)
 
 
+def rates(schedule: Schedule) -> list[list]:
+  """[[from_step, {source: rate}], ...]: the rates of SeqIO's Mixture of each phase; see data/tasks.py."""
+  return [[step, {name: float(weight) for name, weight in weights}] for step, weights in schedule]
+
+
 def source_names(schedule: Schedule) -> tuple[str, ...]:
   """Sorted names of all sources of a schedule; `source_ids` of a batch index them."""
   return tuple(sorted({name for _, weights in schedule for name, _ in weights}))

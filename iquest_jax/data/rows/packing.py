@@ -17,7 +17,7 @@ from iquest_jax.text.example import Example
 # Rows being filled at a time. More would pad less, and waste more when a stage stops at enough rows.
 OPEN_ROWS = 32
 EMPTY, TOO_LONG = 'empty', 'longer than a row'
-# Fields of a row and their types, in the order they are written.
+# Fields of a row and their types.
 FIELDS = {'tokens': np.int32, 'segment_ids': np.int32, 'positions': np.int32, 'loss_weights': np.float32}
 
 Row = dict[str, np.ndarray]
@@ -25,11 +25,9 @@ Row = dict[str, np.ndarray]
 
 @dataclasses.dataclass
 class Counts:
-  """What became of the documents of a split: how many were packed, into what, and how many were dropped, by reason."""
+  """What became of the documents of a split: how many were packed, and how many were dropped, by reason."""
 
   documents: int = 0
-  rows: int = 0  # with `tokens`, counted as rows are written
-  tokens: int = 0
   drops: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
 

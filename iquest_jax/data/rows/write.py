@@ -1,171 +1,169 @@
-"""Writes packed rows: one TFDS dataset (ArrayRecord) per source.
+"""Writes packed rows: shards, each by a task of its own, and segments, which join shards to a TFDS dataset.
 
-`<rows_dir>/<source>/` appears atomically, by one rename; `<rows_dir>/manifest.json` is written once every source exists. A
-preparation that was killed leaves `.incomplete/` and nothing that looks finished.
+A shard and a segment appear by one rename, so what was killed leaves nothing that looks finished. Imports no TensorFlow.
 """
 
 import contextlib
 import errno
-import io
-import json
 import os
 import pathlib
+import re
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from absl import logging
-
-from iquest_jax.data.rows.manifest import SPLITS, VERSION, dataset, stamp, to_json
-from iquest_jax.data.rows.packing import FIELDS, TOO_LONG, Counts, Row
-from iquest_jax.data.rows.read import Rows
-from iquest_jax.errors import UserError
+from iquest_jax.data.rows import lock, record
+from iquest_jax.data.rows.manifest import (
+    SPLITS,
+    VERSION,
+    Manifest,
+    is_whole,
+    segment_hash,
+    segments_of,
+    shard_name,
+    stamp,
+)
+from iquest_jax.data.rows.packing import Row
 from iquest_jax.run_folder import write_whole
 
-_RECORD = 'source.json'
-_INCOMPLETE = '.incomplete'
+# What a sweep may remove: segments, whole or not, and the folders of earlier versions.
+_SWEPT = re.compile(rf'\.?({"|".join(SPLITS)})-[0-9a-f]{{16}}|\d+\.\d+\.\d+')
 
 
-def write_source(
-    rows_dir: str | pathlib.Path,
-    source: str,
-    context: int,
-    inputs: str,
-    splits: dict[str, Callable[[Counts], Iterable[Row]]],
-) -> dict[str, Any]:
-  """Writes the rows of a source atomically, replacing those that exist; returns its entry of the manifest.
+def write_shard(path: str | pathlib.Path, rows: Iterable[Row], context: int) -> dict[str, Any]:
+  """Writes one ArrayRecord file of rows atomically; the same rows give the same bytes.
 
   Args:
-    context: T, tokens in a row.
-    inputs: hash of everything the rows depend on; `entry_if_current` compares it.
-    splits: {split: function that yields its rows and updates the counts}.
+    rows: of T = `context` tokens, written as they come.
+
+  Returns:
+    {'rows', 'tokens', 'loss_weight', 'bytes', 'sha256'}. The loss weight is that of the tokens that are predicted, which
+    the first of a document is not.
 
   Raises:
-    UserError: a split has no rows.
     OSError: the disk is full or not writable.
   """
-  import tensorflow_datasets as tfds
+  from array_record.python import array_record_module
 
-  tfds.disable_progress_bar()
-  incomplete = pathlib.Path(rows_dir) / _INCOMPLETE
-  shutil.rmtree(incomplete / source, ignore_errors=True)
-  counts = {split: Counts() for split in splits}
-
-  def counted(split: str) -> Iterator[Row]:
-    count = counts[split]
-    for row in splits[split](count):
-      count.rows += 1
-      count.tokens += int(np.count_nonzero(row['segment_ids']))
-      yield row
-    if not count.rows:  # TFDS would fail on a split without rows, with an error of its own
-      raise _no_rows(f'rows: "{source}" has no {split} rows', context, count.drops)
-
-  builder = tfds.dataset_builders.AdhocBuilder(
-      name=source,
-      version=VERSION,
-      features=tfds.features.FeaturesDict({
-          name: tfds.features.Tensor(shape=(context,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)
-          for name, dtype in FIELDS.items()
-      }),
-      split_datasets={split: enumerate(counted(split)) for split in splits},
-      data_dir=str(incomplete),
-      description=f'Packed rows of {source}.',
-      file_format='array_record',
-      disable_shuffling=True,
-  )
-  with _quietly(), _same_bytes(), _disk_errors(rows_dir):
-    builder.download_and_prepare()
-  record = {
-      'inputs': inputs,
-      **{split: vars(count) for split, count in counts.items()},
-      'files': {path.name: stamp(path) for path in sorted(pathlib.Path(builder.data_dir).glob('*array_record*'))},
-      'builder': {'tensorflow_datasets': tfds.__version__, 'rows': VERSION},
-  }
-  write_whole(incomplete / source / _RECORD, to_json(record))
-  final = pathlib.Path(rows_dir) / source
-  shutil.rmtree(final, ignore_errors=True)
-  os.replace(incomplete / source, final)
-  shutil.rmtree(incomplete)
-  return record
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(path.name + '.partial')
+  counts = {'rows': 0, 'tokens': 0, 'loss_weight': 0.0}
+  with _disk_errors(path):
+    # One row per chunk: a run reads them in any order.
+    writer = array_record_module.ArrayRecordWriter(str(partial), 'group_size:1')
+    try:
+      for row in rows:
+        assert len(row['tokens']) == context, f'a row of {len(row["tokens"])} tokens among those of {context}'
+        writer.write(record.serialize(row))
+        counts['rows'] += 1
+        counts['tokens'] += int((row['segment_ids'] > 0).sum())
+        counts['loss_weight'] += float(row['loss_weights'][row['positions'] > 0].sum(dtype='float64'))
+    finally:
+      writer.close()
+  with open(partial, 'rb') as file:
+    os.fsync(file.fileno())
+  written = stamp(partial)
+  os.replace(partial, path)
+  _sync(path.parent)
+  return counts | written
 
 
-def entry_if_current(rows_dir: str | pathlib.Path, source: str, inputs: str) -> dict[str, Any] | None:
-  """The entry of a source if it was written from the same inputs and is undamaged, otherwise None.
+def seal_segment(
+    rows_dir: str | pathlib.Path,
+    source: str,
+    split: str,
+    shards: Sequence[tuple[str | pathlib.Path, Mapping[str, Any]]],
+    context: int,
+) -> dict[str, Any]:
+  """Makes a segment of shards: a folder that `tfds.builder_from_directory` opens; returns its entry of the manifest.
 
-  Checks the hash of every file, since the command that errors name must not keep damaged rows. This takes half a second
-  per gigabyte (measured), far less than writing them. Training checks only names and sizes when it starts
-  (`check_manifest`): hours of hashing on every host would find nothing that ArrayRecord does not find as it reads.
+  The shards stay where they are, linked into the segment. Repeated, it changes nothing.
+
+  Args:
+    shards: (path, what `write_shard` returned) of each, in order.
+
+  Raises:
+    OSError: a shard is missing, or the disk is full or not writable.
   """
-  try:
-    record = json.loads((pathlib.Path(rows_dir) / source / _RECORD).read_text())
-    if record['inputs'] != inputs:
-      return None
-    for split in SPLITS:
-      Rows(rows_dir, source, split, command='')
-    whole = all(stamp(dataset(rows_dir, source) / name) == was for name, was in record['files'].items())
-  except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, UserError):
-    return None
-  return record if whole else None
+  counts = [{name: of_shard[name] for name in ('rows', 'bytes', 'sha256')} for _, of_shard in shards]
+  digest = segment_hash(source, split, context, counts)
+  folder = pathlib.Path(rows_dir) / source / f'{split}-{digest[:16]}'
+  description = {
+      'features.json': record.features(),
+      'dataset_info.json': record.dataset_info(
+          source, split, VERSION, [shard['rows'] for shard in counts], sum(shard['bytes'] for shard in counts)
+      ),
+  }
+  partial = folder.with_name(f'.{folder.name}')
+  shutil.rmtree(partial, ignore_errors=True)
+  partial.mkdir(parents=True)
+  for name, text in description.items():
+    write_whole(partial / name, text)
+  segment = {
+      'folder': f'{source}/{folder.name}',
+      'sha256': digest,
+      'shards': counts,
+      'description': {name: stamp(partial / name) for name in description},
+      **{name: sum(of_shard[name] for _, of_shard in shards) for name in ('rows', 'tokens', 'loss_weight')},
+  }
+  if is_whole(rows_dir, source, split, segment):
+    shutil.rmtree(partial)
+    return segment
+  for number, (path, _) in enumerate(shards):
+    _link(path, partial / shard_name(source, split, number, len(shards)))
+  _sync(partial)
+  shutil.rmtree(folder, ignore_errors=True)
+  os.replace(partial, folder)
+  _sync(folder.parent)
+  return segment
 
 
-@contextlib.contextmanager
-def without_stderr() -> Iterator[None]:
-  """Closes standard error: TensorFlow's C++ code prints a greeting to it when imported, whatever the settings."""
-  sys.stderr.flush()
-  kept = os.dup(2)
-  with open(os.devnull, 'wb') as nowhere:
-    os.dup2(nowhere.fileno(), 2)
+def sweep(rows_dir: str | pathlib.Path, manifest: Manifest) -> bool:
+  """Removes the segments that a manifest does not name, unless a run holds the rows; returns whether it did.
+
+  Only folders that have the name of a segment are removed, `<rows_dir>/<source>/<split>-<hash>`.
+  """
+  locked = lock.alone(rows_dir)
+  if locked is None:
+    return False
+  with locked:
+    named = {
+        segment['folder']
+        for source in manifest['sources'] for split in SPLITS for segment in segments_of(manifest, source, split)
+    }  # fmt: skip
+    for folder in pathlib.Path(rows_dir).glob('*/*/'):
+      if _SWEPT.fullmatch(folder.name) and f'{folder.parent.name}/{folder.name}' not in named:
+        shutil.rmtree(folder, ignore_errors=True)
+  return True
+
+
+def _link(path: str | pathlib.Path, to: pathlib.Path) -> None:
   try:
-    yield
+    os.link(path, to)
+  except FileNotFoundError:
+    raise
+  except OSError:  # another file system, or one without links
+    shutil.copyfile(path, to)
+    with open(to, 'rb') as file:
+      os.fsync(file.fileno())
+
+
+def _sync(folder: pathlib.Path) -> None:
+  opened = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(opened)
   finally:
-    os.dup2(kept, 2)
-    os.close(kept)
+    os.close(opened)
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-  """Silences TFDS, which prints and logs what it downloads although there is nothing to download."""
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.WARNING)
-  try:
-    with contextlib.redirect_stdout(io.StringIO()):
-      yield
-  finally:
-    logging.set_verbosity(verbosity)
-
-
-@contextlib.contextmanager
-def _same_bytes() -> Iterator[None]:
-  """Makes TFDS write the fields of a row in a fixed order; its own changes from process to process."""
-  from tensorflow_datasets.core.example_serializer import ExampleSerializer
-
-  def serialize(self, example):
-    return self.get_tf_example(example).SerializeToString(deterministic=True)
-
-  plain, ExampleSerializer.serialize_example = ExampleSerializer.serialize_example, serialize
-  try:
-    yield
-  finally:
-    ExampleSerializer.serialize_example = plain
-
-
-@contextlib.contextmanager
-def _disk_errors(path: str | pathlib.Path) -> Iterator[None]:
+def _disk_errors(path: pathlib.Path) -> Iterator[None]:
   """Turns the RuntimeErrors of the ArrayRecord writer into OSErrors: only their text says that the disk is full."""
   try:
     yield
   except RuntimeError as error:
-    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOENT):
       if os.strerror(code) in str(error):
         raise OSError(code, os.strerror(code), str(path)) from error
     raise
-
-
-def _no_rows(problem: str, context: int, drops: Mapping[str, int]) -> UserError:
-  if drops.keys() == {TOO_LONG}:
-    count = f'{drops[TOO_LONG]:,} documents, all longer than a row of {context} tokens'
-    return UserError(f'{problem}: {count}; raise data.context')
-  dropped = ', '.join(f'{count:,} {reason}' for reason, count in drops.items()) or 'none dropped'
-  return UserError(f'{problem} ({dropped}); give it more documents or widen data.buckets')

@@ -1,0 +1,42 @@
+"""Rows on disk without a preparation: segments from packed rows, and the manifest that names them."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from iquest_jax.data.rows import manifest, mixture
+from iquest_jax.data.rows.packing import Row
+from iquest_jax.data.rows.write import seal_segment, write_shard
+
+Sources = Mapping[str, Mapping[str, Sequence[dict[str, Any]]]]
+
+
+def write_segment(
+    folder: pathlib.Path, source: str, split: str, rows: Sequence[Row], context: int, shards: int = 1
+) -> dict[str, Any]:
+  """Seals rows, dealt over some shards, as a segment; returns its entry."""
+  paths = [folder / f'{source}-{split}-{shard}' for shard in range(shards)]
+  per_shard = -(-len(rows) // shards)
+  written = [
+      (path, write_shard(path, rows[shard * per_shard : (shard + 1) * per_shard], context))
+      for shard, path in enumerate(paths)
+  ]  # fmt: skip
+  sealed = seal_segment(folder, source, split, written, context)
+  for path in paths:
+    path.unlink()
+  return sealed
+
+
+def write_manifest(folder: pathlib.Path, sources: Sources, context: int, tokenizer: str = 'ours') -> dict[str, Any]:
+  """Replaces the manifest of a folder by one of {source: {split: segments}}, each drawn alike; returns it."""
+  schedule = ((0, tuple((source, 1.0) for source in sources)),)
+  entries = {
+      source: {split: {'segments': list(segments)} for split, segments in splits.items()}
+      for source, splits in sources.items()
+  }  # fmt: skip
+  made = manifest.build(
+      stage='small', context=context, tokenizer=tokenizer, schedule=schedule, rates=mixture.rates(schedule),
+      sources=entries, drawn=dict.fromkeys(sources, 1), before=manifest.read(folder),
+  )  # fmt: skip
+  manifest.write(folder, made)
+  return made
