@@ -56,7 +56,7 @@ def merge(links: Sequence[pathlib.Path], out: pathlib.Path) -> dict[str, int]:
   at = lambda documents: np.searchsorted(references, documents)
   parents = np.arange(len(references), dtype=np.uint32)
   for batch in _read(links):
-    connect(parents, at(batch['reference']), at(batch['root']))
+    connect(parents, at(batch['reference']), at(batch['parent']))
   cluster = _numbered(parents)
   del parents
   survivors = np.full(int(cluster.max(initial=0)) + 1 if len(cluster) else 0, 2**64 - 1, np.uint64)

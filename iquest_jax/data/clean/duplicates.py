@@ -20,7 +20,7 @@ from iquest_jax.data.clean.index import Measure
 
 TEXT = Measure(np.dtype(('u1', (minhash.SIZE,))), minhash.bands, minhash.similarity, minhash.LINKED_FROM)
 
-LINK = np.dtype([('reference', '<u8'), ('root', '<u8'), ('priority', '<u8')])
+LINK = np.dtype([('reference', '<u8'), ('parent', '<u8'), ('priority', '<u8')])
 _BYTES_PER_KEY = 100  # of a partition, at the most: where all its keys are one
 _ALL_PAIRS = 32  # documents of a bucket that are compared in all pairs
 _LEADERS = 64  # of a larger bucket, which its other documents are compared with
@@ -56,7 +56,7 @@ def find_pairs(folders: Sequence[pathlib.Path], part: int, parts: int, out: path
       forest, pending, waiting = _forest(np.concatenate([forest, *pending])), [], 0
   forest = _forest(np.concatenate([forest, *pending]))
   links = np.empty(len(forest), LINK)
-  links['reference'], links['root'] = forest.T
+  links['reference'], links['parent'] = forest.T
   links['priority'] = index.read(folders, links['reference'], measure, 'priority')
   out.write_bytes(links.tobytes())
   return len(links)
@@ -98,12 +98,12 @@ def _near(folders: Sequence[pathlib.Path], buckets: np.ndarray, members: np.ndar
   """Links documents of a bucket that are alike enough: uint64 [N, 2]; of exact copies only the best takes part."""
   documents, at = np.unique(members, return_inverse=True)
   digests, priorities = (index.read(folders, documents, measure, field) for field in ('digest', 'priority'))
-  # By content, not by reference, so that nothing depends on the order of the shards.
+  # By content, not by reference, so that nothing depends on the order of the shards. Copies may differ in white space, and
+  # so in their embeddings.
   order = np.lexsort((members, priorities[at], digests[at, 1], digests[at, 0], buckets))
   copies = np.zeros(len(order), bool)
   copies[1:] = (buckets[order][1:] == buckets[order][:-1]) & (digests[at[order]][1:] == digests[at[order]][:-1]).all(axis=1)
   kept = order[~copies]
-  kept = kept[np.lexsort((digests[at[kept], 1], digests[at[kept], 0], priorities[at[kept]], buckets[kept]))]
   at = at[kept]
   _, starts, sizes = np.unique(buckets[kept], return_index=True, return_counts=True)
   found = []
@@ -157,11 +157,11 @@ def _led(folders: Sequence[pathlib.Path], members: np.ndarray, measure: Measure)
 
 
 def _forest(links: np.ndarray) -> np.ndarray:
-  """The components of links, uint64 [N, 2], as (document, root) for each document of them, sorted by document."""
+  """As few links, uint64 [N, 2], with the same components: (document, parent), sorted; a root is its own parent."""
   documents, ends = np.unique(links, return_inverse=True)
   parents = np.arange(len(documents), dtype=np.int32)
   connect(parents, *ends.reshape(-1, 2).T)
-  return np.stack([documents, documents[roots(parents, np.arange(len(documents)))]], axis=1)
+  return np.stack([documents, documents[parents]], axis=1)
 
 
 def connect(parents: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
