@@ -33,7 +33,7 @@ MIDTRAIN_128K = {
 SFT_INSTRUCT = (
     {'chat_instruct': 6, 'code_edit': 2, 'replay': 2},
     {'chat_instruct': 4, 'code_edit': 4, 'replay': 2},
-    {'chat_instruct': 3, 'code_edit': 4, 'repository_edit': 2, 'replay': 1},
+    {'chat_instruct': 3, 'code_edit': 6, 'replay': 1},
 )
 SFT_THINKING = (
     {'chat_thinking': 6, 'reasoning_thinking': 2, 'replay': 2},

@@ -12,6 +12,7 @@ import os
 import pathlib
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -109,12 +110,12 @@ class Executor:
     return [json.loads(task.result.read_text()) for task in tasks]
 
   def _execute(self, step: str, tasks: Sequence[Task], folder: pathlib.Path) -> None:
-    # Unique per set of tasks, since datatrove remembers which ranks of a folder are complete.
-    number = sum(1 for _ in folder.glob(f'{_LOGS}/{step}-*'))
-    logs = folder / _LOGS / f'{step}-{number}'.replace(' ', '_')
-    logs.mkdir(parents=True, exist_ok=True)
+    name = step.replace(' ', '-')
+    (folder / _LOGS).mkdir(exist_ok=True)
+    # One per set of tasks, since datatrove remembers which ranks of a folder are complete.
+    logs = tempfile.mkdtemp(prefix=f'{name}-', dir=folder / _LOGS)
     block = _Block(tuple(tasks), folder / _LOCK)
-    common = dict(pipeline=[block], tasks=len(tasks), logging_dir=str(logs))
+    common = dict(pipeline=[block], tasks=len(tasks), logging_dir=logs)
     quiet()
     if self.kind == 'local':
       import multiprocess
@@ -127,7 +128,7 @@ class Executor:
       from datatrove.executor.slurm import SlurmPipelineExecutor
 
       executor = SlurmPipelineExecutor(
-          **common, workers=self.workers, time=self.time_limit, partition=self.partition, job_name=f'prepare-{step}',
+          **common, workers=self.workers, time=self.time_limit, partition=self.partition, job_name=f'prepare-{name}',
           qos='', env_command=f'export PATH={os.environ["PATH"]}',
       )  # fmt: skip
     else:

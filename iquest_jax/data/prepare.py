@@ -14,6 +14,7 @@ import dataclasses
 import fcntl
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -109,7 +110,7 @@ def prepare(
   folder = run.rows(config.stage, config.data.rows_dir)
   try:
     tokenizer = prepare_tokenizer(config, run, corpus)
-    before = manifest_lib.read(folder)
+    before = manifest_lib.undamaged(folder, manifest_lib.read(folder))
     whole = manifest_lib.undamaged(folder, before)
     data, plans = config.data, []
     for source, rows in needed.items():
@@ -137,6 +138,8 @@ def prepare(
         before=before,
     )
     manifest_lib.write(folder, manifest)
+    for room in (_PACKED, 'logs'):
+      shutil.rmtree(folder / room, ignore_errors=True)
     write.sweep(folder, manifest)
   except OSError as error:
     raise UserError(f'prepare: {error.filename or folder}: {error.strerror or error}; nothing finished is lost') from error

@@ -28,6 +28,6 @@ def test_an_edit_of_a_repository_shows_files_and_is_answered_by_the_patch():
   assert request == {'role': 'user', 'content': 'Say y\na\n```\nsame\n-- x\n```'}
   assert answer == {'role': 'assistant', 'content': f'```diff\n{PATCH}```'}
   long = edits.repository_conversation(transition, 100, tokenizer)
-  assert isinstance(long, Drop) and long.rule == 'transition: the patch is longer than a row'
+  assert isinstance(long, Drop) and long.rule == 'transition: no room for the files to edit'
   new = Transition('1', 'r', 'Say y\n', PATCH, ())
   assert edits.repository_conversation(new, 2000, tokenizer).rule == 'transition: no room for the files to edit'

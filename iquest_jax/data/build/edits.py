@@ -30,8 +30,6 @@ def repository_conversation(
   """The user shows the files to change, as far as they fit into `context` tokens; the assistant answers with the patch."""
   room = context - _CHAT_TOKENS - _FILE_TOKENS * len(transition.files)
   shown = transitions.view(dataclasses.replace(transition, context=()), room, tokenizer)
-  if isinstance(shown, Drop):
-    return shown
   if not shown.files:
     return Drop('transition: no room for the files to edit', transition.id)
   files = '\n'.join(f'{path}\n{_fenced(text)}' for path, text in shown.files)

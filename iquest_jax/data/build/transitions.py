@@ -192,16 +192,14 @@ def is_formatting(patch: str) -> bool:
   return all(plain(file.old) == plain(file.new) and file.old_path == file.new_path for file in patches.changes(patch))
 
 
-def view(transition: Transition, context: int, tokenizer: Tokenizer, rng: random.Random | None = None) -> Transition | Drop:
-  """The transition with what fits into `context` tokens; a Drop if the patch alone does not.
+def view(transition: Transition, context: int, tokenizer: Tokenizer, rng: random.Random | None = None) -> Transition:
+  """The transition with what fits into `context` tokens; a longer patch stands alone and continues in further rows.
 
   First come the files that the patch changes: whole; or the lines around its hunks; or not at all, since the patch shows
   the lines that it changes. Then the context, as far as it fits. `rng` is not used: every builder takes one.
   """
   fixed = (transition.repo, transition.message, transition.patch)
   room = context - _FRAME_TOKENS - sum(excerpts.count(text, tokenizer) for text in fixed)
-  if room < 0:
-    return Drop('transition: the patch is longer than a row', transition.id)
   files = _touched(transition, room, tokenizer)
   room -= sum(excerpts.tokens(file, tokenizer) for file in files)
   shown = []
@@ -220,10 +218,10 @@ def view(transition: Transition, context: int, tokenizer: Tokenizer, rng: random
 def _touched(transition: Transition, room: int, tokenizer: Tokenizer) -> tuple[tuple[str, str], ...]:
   """The files that the patch changes, whole or around its hunks, in at most `room` tokens."""
   fits = lambda files: sum(excerpts.tokens(file, tokenizer, room) for file in files) <= room
-  if fits(transition.files):
+  if room > 0 and fits(transition.files):
     return transition.files
   ranges = {change.old_path: change.ranges for change in patches.changes(transition.patch)}
-  for radius in _RADII:
+  for radius in _RADII if room > 0 else ():
     cut = ((path, excerpts.excerpt(text, ranges.get(path, ()), radius)) for path, text in transition.files)
     if fits(files := tuple(file for file in cut if file[1])):
       return files

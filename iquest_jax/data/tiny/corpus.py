@@ -55,7 +55,7 @@ sources = ["web_text", "stage1", "replay"]
 name = "histories"
 read = "git"
 path = "histories"
-sources = ["commits", "transitions", "code_edit", "repository_edit"]
+sources = ["commits", "transitions", "code_edit"]
 {generated}
 [[input]]
 name = "facts"
