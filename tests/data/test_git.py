@@ -175,6 +175,11 @@ def test_a_repository_that_names_programs_runs_none(tmp_path):
   documents, _ = read(work, ALL)
   assert {type(document) for document in documents} == set(ALL)
   assert not marker.exists()
+  # Even when git is asked to run them.
+  with Store(work) as store:
+    assert b'diff --git' in store.run('log', '-p', '-9', '--ext-diff', '--textconv', store.head)
+    assert b'diff --git' in b''.join(store.stream('log', '-p', '-9', '--ext-diff', '--textconv', store.head))
+  assert not marker.exists()
   # The same with an object missing.
   remove_object(work / '.git', 'HEAD:src')
   marker.unlink(missing_ok=True)
@@ -265,6 +270,9 @@ def test_missing_git_and_a_folder_without_a_repository_are_named(tmp_path, monke
   with pytest.raises(GitError, match='git log in .*readable git repository'):
     run_git(tmp_path, 'log')
   write(tmp_path / 'r', [Change(b'Add', {b'a': b'1\n'}), Change(b'Link', {b'l': (LINK, b'a')})])
+  (tmp_path / 'r/inside').mkdir()
+  with pytest.raises(GitError, match='not a git repository'):
+    run_git(tmp_path / 'r/inside', 'log')
   monkeypatch.setenv('PATH', str(tmp_path))
   with pytest.raises(UserError, match='install git'):
     read(tmp_path / 'r')

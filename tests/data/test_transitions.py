@@ -81,6 +81,15 @@ def test_windows_are_spread_over_the_life():
   assert max(quarters.values()) - min(quarters.values()) <= 1
 
 
+@pytest.mark.parametrize('seed', range(5))
+def test_windows_of_many_small_commits_leave_each_other_room(seed):
+  log = [entry(number, changes=(('src/a.py', 4, 0), ('tests/test_a.py', 2, 0))) for number in range(400)]
+  windows = list(transitions.windows(log[160:], 160, random.Random(seed)))
+  spans = [(int(window.start.hash, 16), int(window.commits[-1].hash, 16)) for window in windows]
+  assert len(spans) == 10 and max(end - begin for begin, end in spans) > 4
+  assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
+
+
 GOOD = dict(changes=(('src/a.py', 60, 20), ('tests/test_a.py', 20, 0)))
 NOT_ENDS = {
     'merge': entry(0, parents=2),
