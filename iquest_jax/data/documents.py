@@ -130,11 +130,12 @@ class LogEntry:
 
 @dataclasses.dataclass(frozen=True)
 class FimSplit:
-  """A text cut in three: prefix + middle + suffix is the text."""
+  """A text cut in three: prefix + middle + suffix is the text. `suffix_first` says in which order it is shown."""
 
   prefix: str
   middle: str
   suffix: str
+  suffix_first: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +177,12 @@ def from_json(line: str) -> Document:
   record = json.loads(line)
   if not isinstance(record, dict):
     raise ValueError(f'a document must be a JSON object, got {type(record).__name__}')
+  return from_record(record)
+
+
+def from_record(record: Mapping[str, Any]) -> Document:
+  """The document of a parsed line of JSONL; raises ValueError with the reason if it is none."""
+  record = dict(record)
   name = record.pop('kind', None)
   kind = KINDS.get(name) if isinstance(name, str) else None
   if kind is None:
