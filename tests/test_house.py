@@ -45,6 +45,7 @@ MAY_IMPORT = {
     'data.languages': {'errors'},
     'data.imports': {'data.languages'},
     'data.syntax': {'errors', 'data.languages'},
+    'data.grammars': {'data.languages'},
     'data.split': {'errors', 'data.documents'},
     'data.read': {'errors', 'text'} | DATA_GROUND,
     'data.clean': {'errors', 'text', 'run_folder'} | DATA_GROUND,
@@ -172,7 +173,7 @@ def test_every_package_that_is_imported_is_declared():
   declared = (ROOT / 'setup.py').read_text()
   pypi = {'absl': 'absl-py', 'ml_collections': 'ml-collections', 'orbax': 'orbax-checkpoint', 'etils': 'etils',
           'tensorflow_datasets': 'tensorflow-datasets', 'tensorflow': 'seqio', 'jaxlib': 'jax',
-          'mlx_lm': 'mlx-lm'}  # fmt: skip
+          'mlx_lm': 'mlx-lm', 'tree_sitter': 'tree-sitter'}  # fmt: skip
   ours = {'iquest_jax', 'experiments', 'launch'}
   for path in SOURCES:
     for name in {name.split('.')[0] for name in imports(path)} - ours - sys.stdlib_module_names:
