@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import random
 
 from iquest_jax.data.tiny import history
 
@@ -36,15 +37,23 @@ PROBLEM = (
     '  ordered = sorted(values)\n  for first, second in zip(ordered, ordered[1:]):\n'
     '    if second - first < limit:\n      return True\n  return False\n'
 )
-_WORDS = 'lake stone river cloud forest bridge garden window paper signal engine harbour market winter copper'.split()
+_WORDS = (
+    'lake stone river cloud forest bridge garden window paper signal engine harbour market winter copper valley letter '
+    'teacher village island journey morning evening kitchen history science machine library captain soldier farmer doctor '
+    'mountain meadow orchard railway station theatre museum factory warehouse cottage chapel tower castle palace prison '
+    'carpet mirror candle lantern basket bottle barrel hammer needle thread button jacket blanket pillow saddle anchor'
+)
+_VERBS = 'crossed found carried painted remembered opened closed followed described measured repaired left reached'
 
 
-def prose(number: int, sentences: int = 12) -> str:
+def prose(number: int, sentences: int = 14) -> str:
   """Text of its own for each number."""
+  rng = random.Random(f'prose:{number}')
   lines = []
-  for at in range(sentences):
-    words = [_WORDS[(number * 7 + at * 3 + step * (number % 5 + 2)) % len(_WORDS)] for step in range(9)]
-    lines.append(f'The {" ".join(words)} of year {number * 31 + at * 17} was long.')
+  for _ in range(sentences):
+    one, two, three, four = rng.sample(_WORDS.split(), 4)
+    verb, other = rng.sample(_VERBS.split(), 2)
+    lines.append(f'The {one} of the {two} {verb} a {three}, and in {rng.randint(1200, 1999)} they {other} the {four}.')
   return '\n'.join(lines) + '\n'
 
 
@@ -59,7 +68,7 @@ def write(folder: pathlib.Path, histories: int = 9, texts: int = 60) -> pathlib.
   fork.mkdir()
   history.repository(fork, [*history.changes(0, 40), ('Add a licence', {'LICENSE': 'none yet\n'})])
   documents = [{'text': prose(number), 'path': f'{number}.txt'} for number in range(texts)]
-  near = prose(3).replace('was long', 'was short', 1)
+  near = prose(3).replace(' and in ', ' and since ', 1)
   documents += [{'text': near, 'path': 'near.txt'}, {'text': prose(4), 'path': 'copy.txt'}]
   documents += [{'text': f'{prose(90)}\n{PROBLEM}\n{prose(91)}', 'path': 'leak.txt'}]
   half = len(documents) // 2

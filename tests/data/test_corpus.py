@@ -80,7 +80,7 @@ def test_planted_duplicates_and_problems_are_found_with_evidence(prepared):
   assert 'leak.txt' not in kept and len(kept & {'3.txt', 'near.txt'}) == 1 and len(kept & {'4.txt', 'copy.txt'}) == 1
   assert len(kept) == 60
   (found,) = prepared.report['contaminated']
-  assert 'test/0' in found['evidence']
+  assert found['problem'] == 'benchmark/test/0' and 'closest_pair' in found['evidence']
 
 
 def test_train_and_held_out_share_no_repository_and_no_history(prepared):
