@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from iquest_jax.data.build import transitions
 from iquest_jax.data.documents import Commit, Drop, File, Repository, Transition, to_json
 from iquest_jax.data.read import commits
-from iquest_jax.data.read.git import GitError, Store, find_repositories, run_git, unquoted
+from iquest_jax.data.read.git import GitError, Store, run_git, unquoted
 from iquest_jax.data.read.repositories import read_repository
 from iquest_jax.data.tiny import history
 from iquest_jax.errors import UserError
@@ -209,7 +209,6 @@ def test_an_unusable_repository_is_one_drop(tmp_path):
   for name, rule in zip(('plain', 'empty', 'broken'), rules):
     documents, drops = read(tmp_path / name, ALL)
     assert not documents and drops == {rule: 1}, name
-  assert find_repositories(tmp_path) == [tmp_path / 'broken', tmp_path / 'empty']
 
 
 def test_what_a_broken_history_still_has_is_read_and_its_end_counted(tmp_path):

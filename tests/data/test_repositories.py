@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from iquest_jax.data.documents import Drop, File, Repository
 from iquest_jax.data.read import repositories
-from iquest_jax.data.read.git import find_repositories
+from iquest_jax.data.read.git import Store
 from iquest_jax.data.read.repositories import parts, read_repository
 
-from tests.data.raw_git import LINK, SUBMODULE, Change, git, write
+from tests.data.raw_git import LINK, SUBMODULE, Change, write
 
 
 def test_every_file_becomes_a_document_or_a_counted_drop(tmp_path):
@@ -40,6 +40,13 @@ def test_every_file_becomes_a_document_or_a_counted_drop(tmp_path):
   order = [path for path, _ in repository.files]
   assert repository.name == 'some/name' and order.index('app/base.py') < order.index('app/main.py')
   assert found == list(read_repository(tmp_path, (File, Repository), name='some/name'))
+
+
+def test_files_are_read_by_name(tmp_path):
+  files = {b'LICENSE': b'MIT\n', b'a/LICENSE': b'\0', b'b/LICENSE': (LINK, b'x'), b'c/LICENSE': b'BSD\n', b'd': b'd\n'}
+  with Store(write(tmp_path, [Change(b'Add', files)])) as store:
+    found = list(repositories.named_files(store, lambda path: path.endswith('LICENSE')))
+  assert found == [('LICENSE', 'MIT\n'), ('c/LICENSE', 'BSD\n')]
 
 
 def test_bytes_become_text_as_the_caller_says(tmp_path):
@@ -73,14 +80,3 @@ def test_a_large_repository_is_several_documents(tmp_path, monkeypatch):
   assert sorted(path for document in found for path, _ in document.files) == sorted(path.decode() for path in files)
   assert [{posixpath.dirname(path) for path, _ in document.files} for document in found] == [{'a'}, {'b'}, {'c/d'}, {'c/e'}]
   assert len({document.id for document in found}) == 4
-
-
-def test_repositories_are_found_without_following_links(tmp_path):
-  write(tmp_path / 'one/bare.git', [Change(b'Add', {b'a': b'1\n'})])
-  (tmp_path / 'two').mkdir()
-  git(tmp_path / 'two', 'init', '--quiet')
-  (tmp_path / 'two/.git/nested').mkdir()
-  (tmp_path / 'loop').symlink_to(tmp_path)
-  (tmp_path / 'one/loop').symlink_to(tmp_path / 'one')
-  assert find_repositories(tmp_path) == [tmp_path / 'one/bare.git', tmp_path / 'two']
-  assert find_repositories(tmp_path / 'two') == [tmp_path / 'two']

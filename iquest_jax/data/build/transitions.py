@@ -199,7 +199,7 @@ def view(transition: Transition, context: int, tokenizer: Tokenizer, rng: random
   the lines that it changes. Then the context, as far as it fits. `rng` is not used: every builder takes one.
   """
   fixed = (transition.repo, transition.message, transition.patch)
-  room = context - _FRAME_TOKENS - sum(excerpts.count(text, tokenizer) for text in fixed)
+  room = max(0, context - _FRAME_TOKENS - sum(excerpts.count(text, tokenizer) for text in fixed))
   files = _touched(transition, room, tokenizer)
   room -= sum(excerpts.tokens(file, tokenizer) for file in files)
   shown = []

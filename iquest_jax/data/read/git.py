@@ -189,16 +189,6 @@ def is_repository(folder: str | pathlib.Path) -> bool:
   return (path / '.git').exists() or all((path / name).exists() for name in ('HEAD', 'objects', 'refs'))
 
 
-def find_repositories(folder: str | pathlib.Path) -> list[pathlib.Path]:
-  """The repositories at or below a folder, sorted; none inside another, none behind a symbolic link."""
-  found = []
-  for path, folders, _ in os.walk(folder):
-    if is_repository(path):
-      found.append(pathlib.Path(path))
-      folders.clear()
-  return sorted(found)
-
-
 def unquoted(path: bytes) -> bytes:
   """A path as git prints it: in quotes, with the escapes of C, if it has unusual characters."""
   if not path.startswith(b'"'):
