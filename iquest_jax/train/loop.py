@@ -58,6 +58,8 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
   # The experiment fixes the steps at which its mixture changes; an override of train.steps does not move them.
   if late := [str(phase) for phase, _ in config.data.mixture if phase >= steps]:
     logging.warning('%s: train.steps is %d, but data.mixture changes at step %s', config.stage, steps, ', '.join(late))
+  shares = loader.shares(steps)
+  logging.info('%s: %s', config.stage, metrics.describe_shares(shares))
   batch_sharding = sharding.batch_shardings(mesh)
   folder.path.mkdir(parents=True, exist_ok=True)
 
@@ -73,6 +75,7 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
     if done > steps:
       raise UserError(f'{folder.path}: is at step {done}, beyond train.steps {steps}; raise it or use a new --workdir')
     if start.kind == 'resume':
+      _log_other_rows(config, start, loader)
       record = lineage.resume(start, config, loader.manifest_hash)
       _log_changes(config, folder)
     else:
@@ -94,7 +97,7 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
       held_out = loader.held_out(config.eval.rows, config.train.batch_rows // config.train.accumulation, batch_sharding)
       sums = [jax.device_get(stage.eval_step(train_state.params, batch)) for batch in held_out]
       total = jax.tree.map(lambda *parts: sum(parts), *sums)
-      losses = metrics.losses(total.loss_S, total.weight_S, loader.sources)
+      losses = metrics.held_out_losses(total.loss_S, total.weight_S, shares)
       writer.write('eval', done, losses)
       bar.held_out(done, losses['loss'])
 
@@ -160,6 +163,17 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     )
   if config.data.context > (limit := config.model.max_context):
     raise UserError(f'config: data.context must be at most model.max_context = {limit}, got {config.data.context}')
+
+
+def _log_other_rows(config: ConfigDict, start: starts.Start, loader: Loader) -> None:
+  """Rows that were only appended to are the same rows; a stage may resume with others, but not silently."""
+  before = start.lineage['rows_manifest_hash']
+  if before == loader.manifest_hash:
+    return
+  if loader.extends(before):
+    logging.info('%s: rows were appended since it last ran; what it has drawn is unchanged', config.stage)
+  else:
+    logging.warning('%s resumes with other rows: %s -> %s', config.stage, before[:12], loader.manifest_hash[:12])
 
 
 def _log_changes(config: ConfigDict, folder: StageFolder) -> None:

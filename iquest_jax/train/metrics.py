@@ -8,6 +8,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -120,6 +121,27 @@ def losses(loss_S, weight_S, sources: tuple[str, ...]) -> dict[str, Any]:
   with np.errstate(invalid='ignore'):  # the step that skips an update reports a loss that is not finite
     by_source = {name: float(loss / weight) for name, loss, weight in zip(sources, loss_S, weight_S) if weight > 0}
     return {'loss': float(np.sum(loss_S) / max(np.sum(weight_S), 1e-9)), 'loss_by_source': by_source}
+
+
+def held_out_losses(loss_S, weight_S, shares: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+  """`losses` of held-out rows, where 'loss' is the mean over sources, each by its share of what the stage learns.
+
+  So it is the loss that the whole schedule of the mixture minimises, however many held-out rows a source has.
+
+  Args:
+    loss_S, weight_S: sums in the order of `shares`.
+    shares: {source: {'loss_weight': its share}}; see Loader.shares. A source without held-out weight is left out.
+  """
+  by_source = losses(loss_S, weight_S, tuple(shares))['loss_by_source']
+  total = sum(shares[source]['loss_weight'] for source in by_source)
+  weighted = sum(shares[source]['loss_weight'] * loss for source, loss in by_source.items())
+  return {'loss': weighted / max(total, 1e-9), 'loss_by_source': by_source}
+
+
+def describe_shares(shares: Mapping[str, Mapping[str, float]]) -> str:
+  """The shares of the sources in one line: 'share of the loss (of the rows): code 40.0% (35.2%), ...'."""
+  parts = [f'{name} {share["loss_weight"]:.1%} ({share["rows"]:.1%})' for name, share in shares.items()]
+  return 'share of the loss (of the rows): ' + ', '.join(parts)
 
 
 class Reporter:

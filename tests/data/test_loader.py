@@ -1,17 +1,21 @@
 """The loader: targets, pure addressing, the same rows on any number of hosts, held-out batches."""
 
+import gc
 import pathlib
 import shutil
+import tempfile
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from iquest_jax.batch import Batch, zigzag
 from iquest_jax.data import loader as loader_lib
 from iquest_jax.data.loader import Loader
-from iquest_jax.data.rows import packing
+from iquest_jax.data.rows import manifest, packing, write
 from iquest_jax.data.rows.read import Rows
 from iquest_jax.errors import UserError
 from iquest_jax.text.example import Example
@@ -198,6 +202,52 @@ def test_epochs_are_reported_per_source(rows_dir):
   drawn = {name: np.count_nonzero(seen == index) for index, name in enumerate('abc')}
   assert loader.epochs(30) == {'a': drawn['a'] / 11, 'b': drawn['b'] / 40, 'c': drawn['c'] / 23}
   assert loader.epochs(30)['b'] > 1 > loader.epochs(3)['b']
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=4), st.integers(0, 3), st.data())
+def test_an_extension_changes_no_earlier_draw_and_its_rows_come_next(tmp_path, sizes, seed, data):
+  """Of segments of these sizes the first ones are there before, all of them after."""
+  folder = pathlib.Path(tempfile.mkdtemp(dir=tmp_path))
+  rows = _pack('b', 'train', sum(sizes))
+  starts = np.cumsum([0, *sizes])
+  segments = [write_segment(folder, 'b', 'train', rows[a:b], CONTEXT) for a, b in zip(starts, starts[1:])]
+  held_out = [write_segment(folder, 'b', 'held_out', _pack('b', 'held_out', 3), CONTEXT)]
+  first = data.draw(st.integers(1, len(sizes) - 1))
+  written, drawn = [], []
+  for count in (first, len(sizes)):
+    written.append(write_manifest(folder, {'b': {'train': segments[:count], 'held_out': held_out}}, CONTEXT))
+    loader = make(folder, schedule=((0, (('b', 1.0),)),), batch_rows=1, seed=seed)
+    drawn.append([int(batch['tokens'][0, 0]) for batch in read(loader, 0, 2 * sum(sizes), [0])])
+  before = sum(sizes[:first])
+  assert drawn[0][:before] == drawn[1][:before]
+  epoch = [int(row['tokens'][0]) for row in rows]
+  for at, size in zip(starts, sizes):  # segment by segment, then again from the first
+    for epoch_start in (0, sum(sizes)):
+      assert sorted(drawn[1][epoch_start + at : epoch_start + at + size]) == sorted(epoch[at : at + size])
+  assert loader.extends(manifest.rows_hash(written[0])) and loader.extends(loader.manifest_hash)
+  assert not loader.extends('f' * 64) and loader.manifest_hash != manifest.rows_hash(written[0])
+
+
+def test_shares_are_those_of_the_rows_that_are_drawn(rows_dir):
+  """Counted over the batches themselves: rows, and the loss weight of whole epochs."""
+  loader, steps = make(rows_dir, schedule=((0, (('a', 1.0), ('b', 1.0))),)), 110  # 40 epochs of a, 11 of b
+  rows, learned = np.zeros(2), np.zeros(2)
+  for batch in read(loader, 0, steps):
+    np.add.at(rows, batch['source_ids'], 1)
+    np.add.at(learned, batch['source_ids'], batch['loss_weights'].sum(axis=1))
+  shares = loader.shares(steps)
+  np.testing.assert_allclose([shares[name]['rows'] for name in 'ab'], rows / rows.sum())
+  np.testing.assert_allclose([shares[name]['loss_weight'] for name in 'ab'], learned / learned.sum(), rtol=1e-5)
+
+
+def test_a_loader_holds_the_rows_it_reads(rows_dir, tmp_path):
+  folder = shutil.copytree(rows_dir, tmp_path / 'rows')
+  loader = make(folder)
+  assert not write.sweep(folder, manifest.read(folder))
+  del loader
+  gc.collect()
+  assert write.sweep(folder, manifest.read(folder)) and read(make(folder), 0, 1)
 
 
 def test_damage_found_while_reading_ahead_is_reported_in_one_line(rows_dir, tmp_path):

@@ -8,6 +8,8 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -138,6 +140,28 @@ def test_mfu_counts_forward_and_backward_as_three_passes_on_all_devices(tmp_path
 def test_a_source_without_weight_is_left_out_of_the_losses():
   losses = metrics.losses(np.array([3.0, 0.0, 1.0]), np.array([2.0, 0.0, 2.0]), ('a', 'b', 'c'))
   assert losses == {'loss': 1.0, 'loss_by_source': {'a': 1.5, 'c': 0.5}}
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 9), st.floats(0.5, 9)), min_size=1, max_size=5), st.integers(0, 5))
+def test_the_headline_of_held_out_rows_weighs_sources_as_the_stage_learns_them(sources, empty):
+  """Against a weighted mean in float64; the count of held-out rows of a source plays no part."""
+  share, mean, weight = np.asarray(sources, np.float64).T
+  weight = np.where(np.arange(len(weight)) == empty, 0, weight)  # of this source there is no held-out weight
+  names = [f'source {index}' for index in range(len(sources))]
+  shares = {name: {'loss_weight': float(part), 'rows': 0.0} for name, part in zip(names, share)}
+  found = metrics.held_out_losses(mean * weight, weight, shares)
+  known = (weight > 0) & (share > 0)
+  expected = np.average(mean[known], weights=share[known]) if share[known].sum() > 1e-6 else None
+  if expected is not None:
+    assert found['loss'] == pytest.approx(expected)
+    assert metrics.held_out_losses(7 * mean * weight, 7 * weight, shares)['loss'] == pytest.approx(expected)
+  assert set(found['loss_by_source']) == {name for name, one in zip(names, weight) if one > 0}
+
+
+def test_shares_are_one_line():
+  shares = {'code': {'loss_weight': 0.4, 'rows': 0.352}, 'facts': {'loss_weight': 0.6, 'rows': 0.648}}
+  line = 'share of the loss (of the rows): code 40.0% (35.2%), facts 60.0% (64.8%)'
+  assert metrics.describe_shares(shares) == line
 
 
 def test_each_record_is_one_line_of_json(tmp_path):
