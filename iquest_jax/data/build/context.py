@@ -1,80 +1,176 @@
-"""What of a file or a repository fits into a row beside a completion: an excerpt, and excerpts of the most similar files.
+"""What of a file or a repository fits into a row beside a completion: an excerpt, and excerpts of the most useful files.
 
 Source: IQuest-Coder-V1 report, mid-training: half of the file and repository level documents are completions.
 """
 
-import ast
-import bisect
+import collections
+import functools
 import itertools
+import math
 import random
-import re
+from collections.abc import Callable, Iterator, Sequence
 
-from iquest_jax.data.build import fim
+from iquest_jax.data import syntax
+from iquest_jax.data.build import excerpts, fim
+from iquest_jax.data.build.neighbours import identifiers
 from iquest_jax.data.documents import File, FimSplit, Repository, RepositoryView
+from iquest_jax.data.imports import imported
+from iquest_jax.data.languages import language_of
 from iquest_jax.text.tokenizer import Tokenizer
 
-FIM_SHARE = 0.5
 # Room for the special tokens and newlines of a completion, and for the tokens that its two cuts split.
 _FRAME_TOKENS = 32
 # Code seldom has more characters per token; a first guess, shortened until it fits.
 _CHARACTERS_PER_TOKEN = 4
+# ours: more files are not tried, however small they are.
+_MAX_FILES = 64
+
+_Parse = Callable[[], syntax.Tree | None]
+_Files = Sequence[tuple[str, str]]
 
 
-def file(document: File, context: int, tokenizer: Tokenizer, rng: random.Random) -> File | FimSplit:
-  """The file itself, or, for half of the files, a completion of an excerpt that fits into `context` tokens."""
-  if rng.random() >= FIM_SHARE:
-    return document
-  text = _excerpt(document.text, context - _FRAME_TOKENS, tokenizer, rng)
-  return _split(text, rng) if text else document
+def file(
+    document: File, context: int, tokenizer: Tokenizer, rng: random.Random, proportions: fim.Proportions | None = None
+) -> File | FimSplit:
+  """The file itself, or, for a share of the files, a completion of an excerpt that fits into `context` tokens.
 
-
-def repository(document: Repository, context: int, tokenizer: Tokenizer, rng: random.Random) -> RepositoryView:
-  """All files in reading order, or, for half of the repositories, a completion that fits into `context` tokens.
-
-  A completion gives half of the room to the file itself and a quarter to each of the two files most similar to it.
+  A file that is empty, or whose lines do not fit, is never completed.
   """
-  completes = rng.random() < FIM_SHARE
-  path, text = rng.choice(document.files)
-  room = context - _FRAME_TOKENS - len(tokenizer.encode(document.name)) - len(tokenizer.encode(path))
-  if not completes or room <= 0:
-    *before, (path, text) = document.files
-    return RepositoryView(document.name, tuple(before), path, text)
-  text = _excerpt(text, room // 2, tokenizer, rng)
-  others = [other for other in document.files if other[0] != path]
-  snippets = []
-  for other, content in sorted(others, key=lambda other: _similarity(text, other[1]))[-2:]:
-    if snippet := _excerpt(content, room // 4 - len(tokenizer.encode(other)), tokenizer, rng):
-      snippets.append((other, snippet))
-  return RepositoryView(document.name, tuple(snippets), path, _split(text, rng))
+  proportions = proportions or fim.Proportions()
+  if rng.random() >= proportions.share:
+    return document
+  parse = _parser(document.path, document.text)
+  text, first_byte = _excerpt(('', document.text), context - _FRAME_TOKENS, tokenizer, rng, parse)
+  return fim.complete(text, proportions, rng, parse, first_byte) if text else document
 
 
-def _split(text: str, rng: random.Random) -> FimSplit:
-  return fim.split(text, rng.choice(fim.LEVELS), rng)
+def repository(
+    document: Repository,
+    context: int,
+    tokenizer: Tokenizer,
+    rng: random.Random,
+    proportions: fim.Proportions | None = None,
+) -> RepositoryView:
+  """All files in reading order, or, for a share of the repositories, a completion that fits into `context` tokens.
+
+  A completion gives at most half of the room to the file itself. The rest goes to what that file imports and to the files
+  most similar to it, the most useful last, at most a quarter of the room to each. None of them holds three consecutive
+  lines of the middle, blank lines and indentation aside.
+  """
+  proportions = proportions or fim.Proportions()
+  targets = [file for file in document.files if file[1]]
+  if rng.random() < proportions.share and targets:
+    path, text = rng.choice(targets)
+    room = context - _FRAME_TOKENS - excerpts.count(document.name, tokenizer)
+    parse = _parser(path, text)
+    target, first_byte = _excerpt((path, text), room // 2, tokenizer, rng, parse)
+    if target:
+      split = fim.complete(target, proportions, rng, parse, first_byte)
+      others = _others(split, path, document.files)
+      left = room - excerpts.tokens((path, target), tokenizer)
+      shown = tuple(_shown(others, split, room // 4, left, tokenizer, rng))
+      return RepositoryView(document.name, shown[::-1], path, split)
+  *before, (path, text) = document.files
+  return RepositoryView(document.name, tuple(before), path, text)
 
 
-def _excerpt(text: str, room: int, tokenizer: Tokenizer, rng: random.Random) -> str:
-  """Whole lines of a text that fill at most `room` tokens; starts at a definition if the text is Python."""
-  limit = max(room, 0) * _CHARACTERS_PER_TOKEN
-  lines = text.splitlines(keepends=True)
+def _shown(
+    others: _Files, split: FimSplit, most: int, left: int, tokenizer: Tokenizer, rng: random.Random
+) -> Iterator[tuple[str, str]]:
+  """Excerpts of `most` tokens each until no more of `left` tokens are left, without three lines of the middle."""
+  secret = _triples(_whole_lines(split)) | _triples(split.middle)
+  for path, text in itertools.islice(others, _MAX_FILES):
+    if left < most // 8:  # a few lines of one more file are worth little
+      return
+    snippet, _ = _excerpt((path, text), min(most, left), tokenizer, rng, _parser(path, text))
+    snippet = _without(snippet, secret)
+    if snippet.strip():
+      left -= excerpts.tokens((path, snippet), tokenizer)
+      yield path, snippet
+
+
+def _others(split: FimSplit, path: str, files: _Files) -> list[tuple[str, str]]:
+  """The other files of a repository, the most useful first; those that share no name with the target are left out.
+
+  ours: files that the target imports come first, all by the cosine of their identifiers, rare ones weighing more. The
+  middle is not looked at, since nobody who completes code knows it.
+  """
+  names = {other: identifiers(text) for other, text in files}
+  count = collections.Counter(itertools.chain.from_iterable(names.values()))
+  # Integers, so that no sum depends on the order of a set.
+  weight = {name: round(1e6 * math.log(1 + len(files) / times) ** 2) for name, times in count.items()}
+  size = lambda found: sum(weight.get(name, 0) for name in found)
+  target = identifiers(split.prefix) | identifiers(split.suffix)
+  needed = set(imported(path, f'{split.prefix}\n{split.suffix}', names.keys()))
+  scores = {}
+  for other, found in names.items():
+    shared = size(target & found)
+    if other != path and (shared or other in needed):
+      # The cosine, but for the norm of the target, which is the same for all.
+      scores[other] = (other not in needed, -shared / math.sqrt(size(found) or 1))
+  return sorted((file for file in files if file[0] in scores), key=lambda file: scores[file[0]])
+
+
+def _excerpt(
+    file: tuple[str, str], room: int, tokenizer: Tokenizer, rng: random.Random, parse: _Parse
+) -> tuple[str, int]:
+  """Whole lines of a file that fill at most `room` tokens with its path, and the byte of the file they start at.
+
+  They start at the first line or, if the file is longer, at a definition; at any line if there is no grammar.
+  """
+  path, text = file
+  limit = room * _CHARACTERS_PER_TOKEN
+  if limit <= 0:
+    return '', 0
+  first_byte = 0
   if len(text) > limit:
-    lines = lines[rng.choice(_good_starts(text, len(lines))) :]
-  sizes = itertools.accumulate(map(len, lines))
-  lines = lines[: bisect.bisect_right(list(sizes), limit)]
-  while lines and len(tokenizer.encode(''.join(lines))) > room:
-    lines = lines[: len(lines) * 4 // 5]
-  return ''.join(lines)
+    first, first_byte = _start(text, limit, rng, parse)
+    rest = len(text) - first
+    text = text[first : first + limit]
+    text = text[: text.rfind('\n') + 1] if rest > limit else text
+  # No token is shorter than a byte.
+  if len(syntax.encode(path + text)) > room:
+    _, text = excerpts.head((path, text), room, tokenizer)
+  return text, first_byte
 
 
-def _good_starts(text: str, lines: int) -> list[int]:
-  """Line indices at which an excerpt may start; never empty."""
-  try:
-    starts = [node.lineno - 1 for node in ast.parse(text).body]
-  except (SyntaxError, ValueError, RecursionError, MemoryError):
-    starts = list(range(lines))
-  return [start for start in starts if start < lines] or [0]
+def _start(text: str, limit: int, rng: random.Random, parse: _Parse) -> tuple[int, int]:
+  """Character and byte of a line at which an excerpt may start, so that it reaches half of its limit if it can."""
+  data = syntax.encode(text)
+  if (tree := parse()) and (found := syntax.definitions(tree)):
+    offsets = sorted({data.rfind(b'\n', 0, offset) + 1 for offset in found})
+  else:
+    offsets = list(itertools.accumulate(map(len, data.splitlines(keepends=True)), initial=0))[:-1]
+  start = rng.choice([offset for offset in offsets if offset <= len(data) - limit // 2] or offsets)
+  return len(syntax.decode(data[:start])), start
 
 
-def _similarity(left: str, right: str) -> float:
-  """Jaccard index of the names in two texts."""
-  a, b = (set(re.findall(r'[^\W\d]\w{2,}', text)) for text in (left, right))
-  return len(a & b) / max(len(a | b), 1)
+def _parser(path: str, text: str) -> _Parse:
+  """Parses a file when it is first called for, and once."""
+  return functools.cache(lambda: syntax.parse(text, language_of(path, text)))
+
+
+def _whole_lines(split: FimSplit) -> str:
+  """The middle with the rest of its first and its last line."""
+  before = split.prefix[split.prefix.rfind('\n') + 1 :]
+  after = '' if split.middle.endswith('\n') else split.suffix.partition('\n')[0]
+  return before + split.middle + after
+
+
+def _triples(text: str) -> set[tuple[str, str, str]]:
+  """Three consecutive lines each, blank lines and indentation aside."""
+  lines = [line for line in map(str.strip, text.splitlines()) if line]
+  return set(zip(lines, lines[1:], lines[2:]))
+
+
+def _without(text: str, secret: set[tuple[str, str, str]]) -> str:
+  """The longest run of lines of a text in which no triple of `secret` is left."""
+  if secret.isdisjoint(_triples(text)):
+    return text
+  lines = text.splitlines(keepends=True)
+  filled = [i for i, line in enumerate(lines) if line.strip()]
+  leaks = {i for triple in zip(filled, filled[1:], filled[2:]) for i in triple
+           if tuple(lines[j].strip() for j in triple) in secret}  # fmt: skip
+  borders = [-1, *sorted(leaks), len(lines)]
+  start, end = max(itertools.pairwise(borders), key=lambda pair: pair[1] - pair[0])
+  return ''.join(lines[start + 1 : end])

@@ -1,62 +1,91 @@
-"""Fill in the middle: at which positions a text is cut in three.
+"""Fill in the middle: how often, at which positions and in which order a text is cut in three.
 
 Source: IQuest-Coder-V1 report, pre-training data, completion.
 """
 
-import ast
+import dataclasses
 import itertools
+import math
 import random
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 
+from iquest_jax.data import syntax
 from iquest_jax.data.documents import FimSplit
+from iquest_jax.errors import UserError, check_name
 
-_NODES = {
-    'expression': ast.expr,
-    'statement': ast.stmt,
-    'function': (ast.FunctionDef, ast.AsyncFunctionDef),
-}
-LEVELS = ('characters', 'lines', *_NODES)
+LEVELS = ('characters', 'lines', *syntax.LEVELS)
 
 
-def split(text: str, level: str, rng: random.Random) -> FimSplit:
-  """Cuts a text in three; prefix + middle + suffix is the text.
+@dataclasses.dataclass(frozen=True)
+class Proportions:
+  """How often what is done. The report names the levels, not how often each is drawn.
+
+  Attributes:
+    share: of the documents that become completions.
+    spm: share of the completions that show the suffix first; the others are prefix, suffix, middle.
+    levels: weight of each level; a level that is left out is never drawn.
+  """
+
+  share: float = 0.5
+  spm: float = 0.5  # ours: the report shows PSM only; half and half as in Bavarian et al. 2022, section 4.5
+  levels: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(LEVELS, 1.0))  # ours
+
+  def __post_init__(self):
+    for name in ('share', 'spm'):
+      if not 0 <= getattr(self, name) <= 1:
+        raise UserError(f'fim: {name} must be in [0, 1], got {getattr(self, name)}')
+    for level, weight in self.levels.items():
+      check_name('fim: level', level, LEVELS)
+      if not 0 <= weight < math.inf:
+        raise UserError(f'fim: the weight of "{level}" must be at least 0, got {weight}')
+    if not sum(self.levels.values()):
+      raise UserError('fim: no level has a weight above 0; give one of ' + ', '.join(LEVELS))
+
+
+def complete(
+    text: str, proportions: Proportions, rng: random.Random, parse: Callable[[], syntax.Tree | None], first_byte: int = 0
+) -> FimSplit:
+  """A text cut at a random level, to be shown in a random order; arguments as for `cut`."""
+  levels, weights = zip(*proportions.levels.items())
+  split = cut(text, rng.choices(levels, weights)[0], rng, parse, first_byte)
+  return dataclasses.replace(split, suffix_first=rng.random() < proportions.spm)
+
+
+def split(text: str, level: str, rng: random.Random, language: str = '') -> FimSplit:
+  """Cuts a text in three; see `cut`. `language` is a name of data/languages.py."""
+  return cut(text, level, rng, lambda: syntax.parse(text, language))
+
+
+def cut(
+    text: str, level: str, rng: random.Random, parse: Callable[[], syntax.Tree | None], first_byte: int = 0
+) -> FimSplit:
+  """Cuts a text in three; prefix + middle + suffix is the text, and only an empty text has an empty middle.
 
   Args:
-    level: one of LEVELS. A syntax level falls back to lines if the text is not Python or has no such node.
+    level: one of LEVELS. A syntax level falls back to lines if there is no tree, or the text has no such node.
+    parse: gives the tree of this text, or of a longer one; called for syntax levels only.
+    first_byte: where the text begins in that of the tree.
   """
+  if not text:
+    return FimSplit('', '', '')
   if level == 'characters':
-    return _cut(text, *sorted(rng.randint(0, len(text)) for _ in range(2)))
-  if level in _NODES and (span := _span(text, _NODES[level], rng)):
-    return _cut(text, *span)
-  starts = list(itertools.accumulate(map(len, text.splitlines(keepends=True)), initial=0))
-  return _cut(text, *sorted(rng.choice(starts) for _ in range(2)))
-
-
-def _cut(text: str, start: int, end: int) -> FimSplit:
+    start, end = sorted(rng.sample(range(len(text) + 1), 2))
+  elif level in syntax.LEVELS and (tree := parse()) and (span := _span(text, level, rng, tree, first_byte)):
+    start, end = span
+  else:
+    ends = itertools.accumulate(map(len, text.splitlines(keepends=True)), initial=0)
+    start, end = sorted(rng.sample(list(ends), 2))
   return FimSplit(text[:start], text[start:end], text[end:])
 
 
-def _span(text: str, kind: type | tuple[type, ...], rng: random.Random) -> tuple[int, int] | None:
-  """Character range of a random syntax node of a kind; None if there is none."""
-  try:
-    nodes = list(_walk(ast.parse(text), kind))
-  except (SyntaxError, ValueError, RecursionError, MemoryError):
+def _span(text: str, level: str, rng: random.Random, tree: syntax.Tree, first_byte: int) -> tuple[int, int] | None:
+  """Characters of a random node of a level that lies within the text; None if there is none."""
+  data = None if text.isascii() else syntax.encode(text)
+  end_byte = first_byte + len(text if data is None else data)
+  spans = syntax.spans(tree, level)
+  if len(tree.data) > end_byte - first_byte:
+    spans = [span for span in spans if first_byte <= span[0] and span[1] <= end_byte]
+  if not spans:
     return None
-  if not nodes:
-    return None
-  node = rng.choice(nodes)
-  # The parser counts lines from 1, ends them at '\n', '\r\n' and '\r' only, and counts columns in UTF-8 bytes.
-  data = text.encode()
-  starts = [0, *(match.end() for match in re.finditer(rb'\r\n|\r|\n', data))]
-  start, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
-  return len(data[:start].decode()), len(data[:end].decode())
-
-
-def _walk(tree: ast.AST, kind: type | tuple[type, ...]) -> Iterator[ast.AST]:
-  """Nodes of a kind, none inside an f-string: before Python 3.12 those do not know their position."""
-  for node in ast.iter_child_nodes(tree):
-    if isinstance(node, kind):
-      yield node
-    if not isinstance(node, ast.JoinedStr):
-      yield from _walk(node, kind)
+  start, end = (offset - first_byte for offset in rng.choice(spans))
+  return (start, end) if data is None else (len(syntax.decode(data[:start])), len(syntax.decode(data[:end])))
