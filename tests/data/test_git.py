@@ -3,6 +3,7 @@
 import collections
 import itertools
 import pathlib
+import random
 import stat
 
 import pytest
@@ -217,6 +218,38 @@ def test_what_a_broken_history_still_has_is_read_and_its_end_counted(tmp_path):
   documents, drops = read(tmp_path)
   assert [commit.message for commit in documents] == [f'Number {n}\n' for n in range(4)]
   assert drops == {'git: unreadable repository': 1}
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_a_damaged_repository_is_counted_and_never_raises(tmp_path, seed):
+  rng = random.Random(seed)
+  history.generated_repository(tmp_path, seed=1, count=25)
+  git(tmp_path, 'repack', '-adq')
+  names = sorted(path for path in (tmp_path / '.git').rglob('*') if path.is_file() and path.parent.name != 'hooks')
+  path = rng.choice(names)
+  data = bytearray(path.read_bytes())
+  for _ in range(3):
+    data[rng.randrange(len(data))] = rng.randrange(256)
+  path.chmod(0o644)
+  path.write_bytes(data[: rng.choice([len(data), rng.randrange(len(data))])])
+  documents, drops = read(tmp_path, ALL)
+  assert documents or drops
+
+
+def test_dates_that_cannot_be_read_do_no_harm(tmp_path):
+  write(tmp_path, [Change(b'First', {b'a.py': b'x\n'})])
+  parent = git(tmp_path, 'rev-parse', 'main').decode().strip()
+  full, empty = git(tmp_path, 'rev-parse', 'main^{tree}').decode().strip(), git(tmp_path, 'mktree').decode().strip()
+  dates = {'a': 'a <a> 99999999999999999999 +0000', 'b': 'broken', 'c': 'a <a> -5 +0000'}
+  for (name, committer), tree in zip(dates.items(), (full, empty, full)):
+    body = f'tree {tree}\nparent {parent}\nauthor a <a> 1 +0000\ncommitter {committer}\n\nNumber {name}\n'
+    stored = git(tmp_path, 'hash-object', '-t', 'commit', '-w', '--stdin', '--literally', stdin=body.encode())
+    parent = stored.decode().strip()
+  git(tmp_path, 'update-ref', 'refs/heads/main', parent)
+  documents, _ = read(tmp_path)
+  assert [commit.message for commit in documents] == ['First\n', 'Number b\n', 'Number c\n']
+  with Store(tmp_path) as store:
+    assert len(commits.times(store)) == 4 and [entry.parents for entry in commits.log(store, 4)] == [0, 1, 1, 1]
 
 
 def test_a_shallow_clone_gives_files_but_not_the_commit_at_which_it_ends(tmp_path):

@@ -38,10 +38,10 @@ def read_commits(store: Store) -> Iterator[Commit | Drop]:
 
 
 def _commit(store: Store, record: bytes) -> Commit | Drop:
-  (name, _, *parents), message, patch = _parsed(record)
+  name, _, parents, message, patch = _parsed(record)
   if len(record) > MAX_PATCH_BYTES:
     return Drop('commit: a huge patch', name)
-  if len(parents) > 1:
+  if parents > 1:
     return Drop('commit: a merge', name)
   if name in store.boundary:
     return Drop('commit: the end of a shallow clone', name)
@@ -84,12 +84,12 @@ def log(store: Store, count: int) -> Iterator[LogEntry]:
   """
   options = ('--first-parent', '-m', f'--max-count={count}', '--numstat', '--no-renames', '--no-ext-diff', _LAYOUT)
   for record in _records(store, *options, limit=_MAX_LOG_BYTES):
-    (name, time, *parents), message, stats = _parsed(record)
+    name, time, parents, message, stats = _parsed(record)
     lines = stats.strip(b'\n').split(b'\n') if stats.strip(b'\n') else []
     # The last line of a record that was cut is half a line.
     whole = lines[:-1] if len(record) > _MAX_LOG_BYTES else lines
     changes = tuple(map(_change, whole[:MAX_LOGGED_FILES]))
-    yield LogEntry(name, len(parents), int(time), message, changes, len(lines))
+    yield LogEntry(name, parents, time, message, changes, len(lines))
 
 
 def _change(line: bytes) -> tuple[str, int, int]:
@@ -141,10 +141,11 @@ def split(chunks: Iterable[bytes], separator: bytes, limit: int) -> Iterator[byt
   yield (head or held)[: limit + 1]
 
 
-def _parsed(record: bytes) -> tuple[list[str], str, bytes]:
-  """Hash, time and parents; the message without trailers that name people; what follows it."""
-  head, _, rest = record.partition(b'\n')
+def _parsed(record: bytes) -> tuple[str, int, int, str, bytes]:
+  """Hash, time, number of parents; the message without trailers that name people; what follows it."""
+  first, _, rest = record.partition(b'\n')
+  name, time, *parents = first.decode().split(' ')
   message, _, rest = (b'\n' + rest).partition(b'\n\x1f')
   text = '\n'.join(line.removeprefix(' ') for line in message.decode(errors='replace').split('\n'))
-  return head.decode().split(), _PEOPLE.sub('', text).strip() + '\n', rest
-
+  # git gives no time for a date that it cannot read, and an empty word for no parents.
+  return name, int(time or 0), sum(map(bool, parents)), _PEOPLE.sub('', text).strip() + '\n', rest
