@@ -119,10 +119,11 @@ def test_two_texts_of_a_problem_count_once_as_template():
 
 def test_a_drop_names_its_rule_and_shows_the_problem_and_the_words(found):
   prompt = PROBLEMS['HumanEval/0']['prompt']
-  drop = found.match(prompt).drop()
+  drop = found.match(HOST + prompt + HOST).drop()
   assert isinstance(drop, Drop) and drop.rule == 'contaminated: n-grams'
   assert drop.evidence.startswith('humaneval/HumanEval/0: ')
-  assert 'from typing import List' in drop.evidence
+  excerpt = re.search('as in "(.*)"', drop.evidence)[1]
+  assert len(excerpt.split()) > 5 and excerpt in ' '.join(prompt.split())
 
 
 def test_a_stored_index_matches_as_the_built_one(found, tmp_path):

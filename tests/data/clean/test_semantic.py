@@ -108,13 +108,16 @@ def test_a_reworded_problem_is_found_in_a_document_and_others_are_not():
   assert drop.rule == 'contaminated: embedding' and drop.evidence.startswith('suite/3: cosine 1.000 of "w')
   assert semantic.EmbeddedProblems(bag_of_words, {}).match(['a']) == [None]
   assert found.match([]) == []
+  many = found.match([sentence(rng) for _ in range(600)] + [reordered])
+  assert many[:-1] == [None] * 600 and many[-1].problem == 'suite/3'
 
 
 def test_a_problem_within_a_long_text_lies_whole_in_a_passage():
-  text = 'x' * 5_000 + 'y' * 900 + 'z' * 3_333
-  parts = semantic.passages(text)
-  assert max(map(len, parts)) <= 2000 and any('y' * 900 in part for part in parts)
-  assert parts[-1][-1] == 'z' and semantic.passages(' ' * 5000) == semantic.passages('') == []
+  for before in range(4000, 7000, 100):
+    parts = semantic.passages('x' * before + 'y' * 900 + 'z' * 3333)
+    assert max(map(len, parts)) <= 2000 and any('y' * 900 in part for part in parts)
+    assert parts[-1][-1] == 'z'
+  assert semantic.passages(' ' * 5000) == semantic.passages('') == []
   for length in (1, 1999, 2000, 2001, 3000, 3001):
     parts = semantic.passages('a' * length)
     assert len(parts[0]) == min(length, 2000) and sum(map(len, parts)) >= length
