@@ -51,14 +51,13 @@ def main(argv):
 def _prepare():
   from experiments import chain
   from iquest_jax.data import corpus, inputs, page, prepare
-  from iquest_jax.data.executors import Executor
 
   run_folder, console = command.run_folder(), Console(file=sys.stdout)
   if 'exp' in FLAGS:
     configs = [command.config()]
   else:
     configs = [command.experiment(f'{stage}:size={FLAGS.size}') for stage in chain.stages(FLAGS.size)]
-  executor = Executor(FLAGS.executor, FLAGS.workers or prepare.cores(), FLAGS.partition, FLAGS.time_limit)
+  executor = _executor()
   for config in configs:
     prepare.check(config)
   with prepare.alone(run_folder), _Progress(console) as progress:
@@ -72,6 +71,12 @@ def _prepare():
   report = page.preparation(documents.report, manifests)
   page.tables(report, console)
   console.print(f'report: {page.write(report, run_folder.preparation)}')
+
+
+def _executor():
+  from iquest_jax.data import executors, prepare
+
+  return executors.Executor(FLAGS.executor, FLAGS.workers or prepare.cores(), FLAGS.partition, FLAGS.time_limit)
 
 
 def _tiny(run_folder) -> pathlib.Path:
@@ -97,7 +102,8 @@ def _export(folder: str) -> None:
 
   if not FLAGS.out:
     raise UserError('export: --out is missing; name the folder to write')
-  counts = export.export(pathlib.Path(folder), pathlib.Path(FLAGS.out))
+  with _Progress(Console(file=sys.stdout)) as progress:
+    counts = export.export(pathlib.Path(folder), pathlib.Path(FLAGS.out), _executor(), progress)
   print(f'{FLAGS.out}: {sum(counts.values()):,} documents in {len(counts)} files')
 
 
