@@ -8,6 +8,7 @@ train_step   tokens/s, and MFU on devices whose peak is known
 decode       tokens/s of 64 slots
 loader       tokens/s per core, and milliseconds to the first batch at step 1,000,000
 packing      MB/s of token ids
+transitions  commits/s scanned of a git history, for commits and for verified transitions
 sandbox      verdicts/s of a short Python program, from start to verdict, by isolation
 
 On a CPU, train_step is compared with PyTorch and decode with mlx-lm if the interpreter that the environment variable
@@ -30,7 +31,7 @@ FLAGS = flags.FLAGS
 def main(argv):
   del argv
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  from iquest_jax.bench import attention, decode, loader, machine, packing, sandbox, train_step
+  from iquest_jax.bench import attention, decode, loader, machine, packing, sandbox, train_step, transitions
 
   cases = {
       'attention': attention.results,
@@ -39,6 +40,7 @@ def main(argv):
       'loader': loader.results,
       'packing': packing.results,
       'sandbox': sandbox.results,
+      'transitions': transitions.results,
   }
   for name in FLAGS.what:
     check_name('--what: case', name, cases)

@@ -10,23 +10,23 @@ from iquest_jax.data.documents import Commit, Transition
 from iquest_jax.data.read.repositories import read_repository
 from iquest_jax.data.tiny import history
 
-CASES = {'commits': Commit, 'transitions': Transition}
+KINDS = {'commit': Commit, 'transition': Transition}
 
 
 def results() -> Iterator[dict]:
   """Commits per second of a generated repository: 2,000 commits, 12 small files."""
   with tempfile.TemporaryDirectory() as folder:
     history.generated_repository(folder, seed=0, count=2000)
-    for case in CASES:
-      yield measure(folder, case, commits=2000)
+    for kind in KINDS:
+      yield measure(folder, kind, commits=2000)
 
 
-def measure(repository: str | pathlib.Path, case: str, commits: int) -> dict:
-  """Times one case over a repository that has `commits` commits, all of them scanned."""
-  kind = CASES[case]
+def measure(repository: str | pathlib.Path, kind: str, commits: int) -> dict:
+  """Times the reading of one kind of document from a repository of `commits` commits, all of them scanned."""
+  search = transitions.transitions
   read = lambda: [
       document
-      for document in read_repository(repository, (kind,), transitions=transitions.transitions)
-      if isinstance(document, kind)
+      for document in read_repository(repository, (KINDS[kind],), transitions=search)
+      if isinstance(document, KINDS[kind])
   ]
-  return {'case': case, 'commits_per_second': round(commits / median_seconds(read, repeats=3)), 'documents': len(read())}
+  return {'kind': kind, 'commits_per_second': round(commits / median_seconds(read, repeats=3)), 'documents': len(read())}

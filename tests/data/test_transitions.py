@@ -393,6 +393,6 @@ def test_patches_are_read_file_by_file():
 
 
 def test_the_benchmark_counts_commits(repository):
-  for case in bench.CASES:
-    result = bench.measure(repository, case, commits=200)
-    assert result['case'] == case and result['commits_per_second'] > 0 and result['documents'] > 2
+  for kind in bench.KINDS:
+    result = bench.measure(repository, kind, commits=200)
+    assert result['kind'] == kind and result['commits_per_second'] > 0 and result['documents'] > 2
