@@ -164,7 +164,7 @@ def _triples(text: str) -> set[tuple[str, str, str]]:
 
 
 def _without(text: str, secret: set[tuple[str, str, str]]) -> str:
-  """The longest run of lines of a text in which no triple of `secret` is left."""
+  """The longest run of lines of a text that belong to no triple of `secret`."""
   if secret.isdisjoint(_triples(text)):
     return text
   lines = text.splitlines(keepends=True)
@@ -172,5 +172,5 @@ def _without(text: str, secret: set[tuple[str, str, str]]) -> str:
   leaks = {i for triple in zip(filled, filled[1:], filled[2:]) for i in triple
            if tuple(lines[j].strip() for j in triple) in secret}  # fmt: skip
   borders = [-1, *sorted(leaks), len(lines)]
-  start, end = max(itertools.pairwise(borders), key=lambda pair: pair[1] - pair[0])
-  return ''.join(lines[start + 1 : end])
+  runs = [''.join(lines[start + 1 : end]) for start, end in itertools.pairwise(borders)]
+  return max(runs, key=lambda run: len(run.strip()))
