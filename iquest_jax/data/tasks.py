@@ -1,96 +1,122 @@
-"""SeqIO's definition of what is trained on: one Task per source of a stage, one Mixture with its rates per phase.
+"""SeqIO's definition of what a stage trains on: a Task per source, a Mixture per phase, and a Task of the training rows.
 
-Imports TensorFlow, so only preparation imports this module, never training.
+Workers that write rows call the same functions without this module, since it imports TensorFlow. Training imports neither.
 """
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import seqio
 import tensorflow as tf
 from ml_collections import ConfigDict
 
+from iquest_jax.data import corpus as corpus_lib
 from iquest_jax.data import sources
-from iquest_jax.data.documents import Document, from_json, to_json
-from iquest_jax.data.rows import packing
+from iquest_jax.data.documents import Document, Drop
+from iquest_jax.data.loader import Loader
+from iquest_jax.data.rows import mixture
 from iquest_jax.data.rows.manifest import SPLITS
-from iquest_jax.data.split import select
-from iquest_jax.errors import UserError
-from iquest_jax.text.example import Example
+from iquest_jax.data.split import in_buckets
+from iquest_jax.run_folder import RunFolder
 from iquest_jax.text.tokenizer import Tokenizer
 
+# Fields of a row as the loader gives them, with their dtypes; all but the last are [T].
+_ROW = {
+    'tokens': tf.int32, 'targets': tf.int32, 'loss_weights': tf.float32, 'segment_ids': tf.int32, 'positions': tf.int32,
+    'source_ids': tf.int32,
+}  # fmt: skip
 
-class SourceTask:
-  """A source of a stage as the Task `<stage>.<source>`: documents of a split, in order, formatted and tokenised.
 
-  Attributes:
-    task: the seqio.Task; features tokens int32 [n] and loss_weights float32 [n].
+def register(config: ConfigDict, run: RunFolder) -> None:
+  """Registers a prepared stage with SeqIO, so that `seqio.get_mixture_or_task` knows it.
+
+  Tasks `<stage>.<source>`, Mixtures `<stage>.from_<step>` and the Task `<stage>`.
+
+  Raises:
+    UserError: the stage is not prepared.
+    ValueError: the stage is registered already.
+  """
+  loader, corpus, tokenizer = Loader.of_stage(config, run), corpus_lib.load(run), Tokenizer.load(run.tokenizer)
+  tasks = {}
+  for source in loader.sources:
+    shards = {'train': corpus.shards(source), 'held_out': corpus.held_out(source)}
+    read = lambda split, shards=shards: in_buckets(corpus.read(shards[split]), tuple(config.data.buckets))
+    tasks[source] = source_task(config, source, read, tokenizer)
+  for task in (*tasks.values(), rows_task(config, loader)):
+    seqio.TaskRegistry.add_provider(task.name, task)
+  for phase in mixtures(config, tasks):
+    seqio.MixtureRegistry.add_provider(phase.name, phase)
+
+
+def source_task(
+    config: ConfigDict, source: str, read: Callable[[str], Iterator[Document]], tokenizer: Tokenizer
+) -> seqio.Task:
+  """The Task `<stage>.<source>`: documents, formatted and tokenised, in order; those that are dropped are left out.
+
+  Args:
+    config: reads stage, seed, data.context (completions are made to fit) and data.learn.
+    read: gives the documents of a split ('train' or 'held_out') that the stage may see, from the first at every call.
+
+  Returns:
+    A task of features tokens int32 [n] and loss_weights float32 [n].
   """
 
-  def __init__(self, config: ConfigDict, source: str, read: Callable[[], Iterator[Document]], tokenizer: Tokenizer):
-    """Defines the Task; `read` yields the source's documents, from the first on at every call.
+  def examples(split: str) -> Iterator[dict[str, np.ndarray]]:
+    for document in read(split):
+      example = sources.render(source, document, tokenizer, config.data.context, config.seed, config.data.learn)
+      if not isinstance(example, Drop):
+        yield {'tokens': example.tokens, 'loss_weights': example.loss_weights}
 
-    Reads config.stage, seed, data.context (completions are made to fit) and data.buckets (the documents it may see).
-    """
-    self._context, self._whole = config.data.context, sources.get(source).whole
-    self._error: UserError | None = None
-
-    def lines(split: str) -> Iterator[str]:
-      try:
-        for document in select(read(), split, tuple(config.data.buckets)):
-          sources.check(source, document)
-          yield to_json(document)
-      except UserError as error:
-        # TensorFlow would bury it in an error and a log of its own: the dataset ends here, and `examples` raises it.
-        self._error = error
-
-    def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
-      del shuffle_files, seed  # keeps the order of the documents; rows are shuffled when they are read
-      return tf.data.Dataset.from_generator(lambda: lines(split), output_signature=tf.TensorSpec((), tf.string))
-
-    def tokenise(line: bytes) -> tuple[np.ndarray, np.ndarray]:
-      example = sources.render(source, from_json(line.decode()), tokenizer, config.data.context, config.seed)
-      return example.tokens, example.loss_weights
-
-    def features(line: tf.Tensor) -> dict[str, tf.Tensor]:
-      tokens, weights = tf.numpy_function(tokenise, [line], (tf.int32, tf.float32))
-      return {'tokens': tf.ensure_shape(tokens, (None,)), 'loss_weights': tf.ensure_shape(weights, (None,))}
-
-    vocabulary = seqio.PassThroughVocabulary(tokenizer.vocab_size)
-    self.task = seqio.Task(
-        f'{config.stage}.{source}',
-        source=seqio.FunctionDataSource(dataset, splits=SPLITS),
-        preprocessors=[lambda dataset: dataset.map(features)],
-        output_features={
-            'tokens': seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32),
-            'loss_weights': seqio.Feature(vocabulary, add_eos=False, dtype=tf.float32),
-        },
-        shuffle_buffer_size=None,
-    )
-
-  def examples(self, split: str) -> Iterator[Example]:
-    """The Task's examples of a split; raises UserError for a document that is malformed or of the wrong kind."""
-    dataset = self.task.get_dataset(sequence_length=None, split=split, shuffle=False, trim_output_features=False)
-    self._error = None
-    for item in dataset.as_numpy_iterator():
-      yield Example(item['tokens'], item['loss_weights'])
-    if self._error:
-      raise self._error
-
-  def rows(self, split: str, limit: int, counts: packing.Counts) -> Iterator[packing.Row]:
-    """At most `limit` packed rows of a split; `counts` is updated as documents are read."""
-    examples = self.examples(split)
-    if split == 'held_out' and not self._whole:
-      # At most one row per document: a few held-out rows should not all be pieces of one long document.
-      examples = (example.head(self._context) for example in examples)
-    return itertools.islice(packing.pack(examples, self._context, self._whole, counts), limit)
+  features = {'tokens': tf.int32, 'loss_weights': tf.float32}
+  return _task(f'{config.stage}.{source}', examples, SPLITS, features, tokenizer.vocab_size)
 
 
-def rates(config: ConfigDict, tasks: dict[str, SourceTask]) -> list:
-  """[[from_step, {source: rate}], ...]: each phase is a seqio.Mixture `<stage>.from_<step>`, whose rates are read back."""
-  phases = []
-  for step, weights in config.data.mixture:
-    mixture = seqio.Mixture(f'{config.stage}.from_{step}', [(tasks[name].task, float(weight)) for name, weight in weights])
-    phases.append([step, {name: mixture.get_rate(tasks[name].task) for name, _ in weights}])
-  return phases
+def rows_task(config: ConfigDict, loader: Loader) -> seqio.Task:
+  """The Task `<stage>`: the rows of all steps of training, in exactly the loader's order, as in batch.Batch.
+
+  Args:
+    config: reads stage, model.vocab, train.steps and train.batch_rows.
+  """
+
+  def rows(split: str) -> Iterator[dict[str, np.ndarray]]:
+    del split
+    for batch in loader.numpy_batches(0, config.train.steps, range(config.train.batch_rows)):
+      for row in range(config.train.batch_rows):
+        yield {name: batch[name][row] for name in _ROW}
+
+  return _task(config.stage, rows, ('train',), _ROW, config.model.vocab)
+
+
+def mixtures(config: ConfigDict, tasks: Mapping[str, seqio.Task]) -> list[seqio.Mixture]:
+  """The Mixtures `<stage>.from_<step>`, one for each phase of data.mixture, with the rates of the manifest."""
+  return [
+      seqio.Mixture(f'{config.stage}.from_{step}', [(tasks[source], rate) for source, rate in rates.items()])
+      for step, rates in mixture.rates(config.data.mixture)
+  ]
+
+
+def _task(
+    name: str,
+    generate: Callable[[str], Iterator[dict[str, np.ndarray]]],
+    splits: tuple[str, ...],
+    dtypes: Mapping[str, tf.DType],
+    vocabulary: int,
+) -> seqio.Task:
+  """A Task of what `generate` yields for a split; every feature is [n] but `source_ids`, which is a number."""
+  ranks = {feature: int(feature != 'source_ids') for feature in dtypes}
+  signature = {feature: tf.TensorSpec((None,) * ranks[feature], dtype) for feature, dtype in dtypes.items()}
+
+  def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+    del shuffle_files, seed  # keeps the order; rows are shuffled when they are read
+    return tf.data.Dataset.from_generator(lambda: generate(split), output_signature=signature)
+
+  passed = seqio.PassThroughVocabulary(vocabulary)
+  return seqio.Task(
+      name,
+      source=seqio.FunctionDataSource(dataset, splits=splits),
+      preprocessors=[],
+      output_features={
+          name: seqio.Feature(passed, add_eos=False, dtype=dtype, rank=ranks[name]) for name, dtype in dtypes.items()
+      },
+      shuffle_buffer_size=None,
+  )

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import resource
 import shutil
 import subprocess
 import sys
@@ -137,19 +136,25 @@ def test_a_shard_that_fails_half_way_leaves_the_one_before(tmp_path):
 
 
 def test_a_full_disk_is_an_os_error(tmp_path):
-  """The limit is one of this process, so a process of its own reaches it."""
-  child = os.fork()
-  if not child:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))
-    import signal
+  """A limit of the size of files stands for it; it is one of the process, so a process of its own reaches it."""
+  done = subprocess.run([sys.executable, '-c', _WRITE_TOO_MUCH, str(tmp_path / 'a')], check=False, cwd=ROOT)
+  assert done.returncode == 7 and not (tmp_path / 'a').exists()
 
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-      write.write_shard(tmp_path / 'a', packed(0, 40, 4096), 4096)
-    except OSError:
-      os._exit(7)
-    os._exit(1)
-  assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7 and not (tmp_path / 'a').exists()
+
+_WRITE_TOO_MUCH = """
+import resource, signal, sys
+import numpy as np
+from iquest_jax.data.rows import packing, write
+from iquest_jax.text.example import Example
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))
+tokens = np.random.default_rng(0).integers(0, 76_800, 200_000, dtype=np.int32)
+rows = packing.pack([Example(tokens, np.ones(200_000, np.float32))], 4096, False, packing.Counts())
+try:
+  write.write_shard(sys.argv[1], rows, 4096)
+except OSError:
+  sys.exit(7)
+"""
 
 
 def test_rows_are_those_written_through_all_shards_and_segments(folder):
