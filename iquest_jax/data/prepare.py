@@ -110,7 +110,8 @@ def prepare(
   folder = run.rows(config.stage, config.data.rows_dir)
   try:
     tokenizer = prepare_tokenizer(config, run, corpus)
-    before = manifest_lib.undamaged(folder, manifest_lib.read(folder))
+    before = manifest_lib.read(folder)
+    whole = manifest_lib.undamaged(folder, before)
     whole = manifest_lib.undamaged(folder, before)
     data, plans = config.data, []
     for source, rows in needed.items():
