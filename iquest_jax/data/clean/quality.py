@@ -5,9 +5,10 @@ import math
 from iquest_jax.data.languages import LANGUAGES, language_of
 
 # ours: from here on a longer text is no better, and more comments say no more.
-_LONG_ENOUGH, _ENOUGH_LETTERS, _ENOUGH_COMMENTS = 16_384, 0.7, 0.15
-# ours: of copies the longer one is usually whole; the others part texts of about one length.
-_LENGTH, _LETTERS, _UNIQUE, _COMMENTS = 0.4, 0.2, 0.2, 0.2
+_LONG_ENOUGH, _ENOUGH_LETTERS, _ENOUGH_COMMENTS = 1 << 18, 0.7, 0.15
+# ours: of copies the longer one is usually whole, so half the length outweighs any comments; the others part texts of
+# about one length.
+_LENGTH, _LETTERS, _UNIQUE, _COMMENTS = 0.7, 0.1, 0.17, 0.03
 _LETTER_BYTES = bytes(b for b in range(256) if b > 127 or chr(b).isalnum())
 
 
