@@ -43,6 +43,7 @@ setup(
         # What preparing rows from raw documents needs and training does not.
         'data': [
             'datatrove>=0.10.1,<0.11',  # its executors: local processes, Slurm, Ray
+            'loguru', 'multiprocess',  # datatrove's own, to silence its log and to fork its workers
             'magika>=1.0.3',  # the language of a file whose name does not say it
             'orjson',  # datatrove's own need
             'pyarrow>=18',

@@ -25,7 +25,7 @@ from launch import command, devices
 flags.declare_key_flag('workdir')
 flags.declare_key_flag('size')
 flags.DEFINE_integer('steps', 0, 'Steps per stage, for a trial run; 0 keeps those of each stage.', lower_bound=0)
-flags.DEFINE_string('sources', '', 'A sources.toml of what to prepare rows from; see launch.prepare. A tiny size can do without.')
+flags.DEFINE_string('sources', '', 'A sources.toml of raw documents, if rows are missing; see launch.prepare.')
 flags.DEFINE_string('data', '', "Folder of the benchmarks' official files; without it, those that need one are left out.")
 
 FLAGS = flags.FLAGS

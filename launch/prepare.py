@@ -79,6 +79,13 @@ def _executor():
   return executors.Executor(FLAGS.executor, FLAGS.workers or prepare.cores(), FLAGS.partition, FLAGS.time_limit)
 
 
+def _executor():
+  from iquest_jax.data import executors
+
+  workers = FLAGS.workers or executors.cores()
+  return executors.Executor(FLAGS.executor, workers, FLAGS.partition, FLAGS.time_limit)
+
+
 def _tiny(run_folder) -> pathlib.Path:
   from iquest_jax.data.tiny import corpus
 

@@ -21,7 +21,7 @@ from typing import Any
 from iquest_jax.data import collect, deal, scan, sources, split
 from iquest_jax.data.clean import clusters, duplicates
 from iquest_jax.data.documents import KINDS, Document, Drop
-from iquest_jax.data.executors import Executor, Progress, Task
+from iquest_jax.data.executors import Executor, Progress, Task, key_of
 from iquest_jax.data.funnel import Funnel
 from iquest_jax.data.inputs import Inputs
 from iquest_jax.data.read import jsonl
@@ -118,7 +118,7 @@ def prepare(run: RunFolder, inputs: Inputs, executor: Executor, progress: Progre
   folder.mkdir(parents=True, exist_ok=True)
   shards = scan.shards(inputs, folder, executor, progress)
   served = {given.name: given.sources for given in inputs.inputs}
-  key = scan.hashed(VERSION, [shard.key for shard in shards], inputs.shard_mb, served)
+  key = key_of(VERSION, [shard.key for shard in shards], inputs.shard_mb, served)
   if _is_current(folder, key):
     return load(run)
   collected = executor.run('collect', [shard.task(folder / _COLLECTED / shard.key) for shard in shards], folder, progress)

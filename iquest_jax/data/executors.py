@@ -7,6 +7,7 @@ the input alone, so the number of workers changes nothing but the time.
 
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -138,6 +139,16 @@ class Executor:
     executor.run()
     if self.kind == 'slurm':
       _wait(executor.job_id, tasks)
+
+
+def key_of(*parts: Any) -> str:
+  """A short hash (hex) of what JSON can hold: names results by what they depend on."""
+  return hashlib.sha256(json.dumps(parts, sort_keys=True).encode('utf-8', 'surrogatepass')).hexdigest()[:24]
+
+
+def cores() -> int:
+  """Cores that this process may use."""
+  return len(os.sched_getaffinity(0))
 
 
 def quiet() -> None:

@@ -12,7 +12,6 @@ import collections
 import contextlib
 import dataclasses
 import fcntl
-import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +19,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from iquest_jax.data import pack, scan, sources
+from iquest_jax.data import pack, sources
 from iquest_jax.data.corpus import Corpus
 from iquest_jax.data.documents import texts
-from iquest_jax.data.executors import Executor, Progress, Task
+from iquest_jax.data.executors import Executor, Progress, Task, key_of
 from iquest_jax.data.rows import manifest as manifest_lib
 from iquest_jax.data.rows import mixture, packing, write
 from iquest_jax.errors import UserError
@@ -61,11 +60,6 @@ def alone(run: RunFolder) -> Iterator[None]:
       way_out = 'wait for it or choose another --workdir'
       raise UserError(f'prepare: another preparation of {run.path} is running; {way_out}') from None
     yield
-
-
-def cores() -> int:
-  """Cores this process may use."""
-  return len(os.sched_getaffinity(0))
 
 
 def prepare_tokenizer(config: ConfigDict, run: RunFolder, corpus: Corpus) -> Tokenizer:
@@ -168,7 +162,7 @@ class _Plan:
     """Continues the segments of the manifest `before` if they were made from the first of these shards."""
     self.how, self.split, self._rows = how, split, rows
     settings = (manifest_lib.VERSION, dataclasses.asdict(how), split, tokenizer)
-    self._shards = {scan.hashed(settings, shard['sha256'], place): shard for place, shard in enumerate(shards)}
+    self._shards = {key_of(settings, shard['sha256'], place): shard for place, shard in enumerate(shards)}
     keys = list(self._shards)
     self._segments = list(before.get('sources', {}).get(how.source, {}).get(split, {}).get('segments', ()))
     taken = [key for segment in self._segments for key in segment['keys']]

@@ -9,15 +9,13 @@ import dataclasses
 import glob
 import hashlib
 import itertools
-import json
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from iquest_jax.data import collect
 from iquest_jax.data.clean import licence
-from iquest_jax.data.executors import Executor, Progress, Task
+from iquest_jax.data.executors import Executor, Progress, Task, key_of
 from iquest_jax.data.inputs import Input, Inputs
 from iquest_jax.data.read import compressed, git
 from iquest_jax.errors import UserError
@@ -71,14 +69,9 @@ def shards(inputs: Inputs, folder: pathlib.Path, executor: Executor, progress: P
     else:
       heads, parts = contents, [[pair] for pair in paths]
     for part in parts:
-      key = hashed(shared, own, [(name, heads[path]) for name, path in part])
+      key = key_of(shared, own, [(name, heads[path]) for name, path in part])
       result.append(Shard(given, settings, tuple((name, str(path)) for name, path in part), key))
   return result
-
-
-def hashed(*parts: Any) -> str:
-  """A short hash (hex) of what JSON can hold."""
-  return hashlib.sha256(json.dumps(parts, sort_keys=True).encode('utf-8', 'surrogatepass')).hexdigest()[:24]
 
 
 def _size(named: tuple[str, str]) -> int:
@@ -141,7 +134,7 @@ def _hash_files(
   tasks = []
   for path in paths:
     stat = path.stat()
-    name = hashed(str(path), stat.st_size, stat.st_mtime_ns)
+    name = key_of(str(path), stat.st_size, stat.st_mtime_ns)
     tasks.append(Task(_hash_file, (str(path),), folder / f'{name}.json', stat.st_size))
   results = executor.run('hash', tasks, folder.parent, progress) if tasks else []
   return {path: result['sha256'] for path, result in zip(paths, results)}
