@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from iquest_jax import sharding
 from iquest_jax.kernels.product import product
+from iquest_jax.kernels.swiglu import swiglu
 from iquest_jax.model.sizes import ModelConfig
 
 
@@ -63,7 +64,7 @@ class Mlp(nn.Module):
     up_DF = param(self, 'up', (c.d_model, c.d_ff), ('embed', 'ffn'), init)
     down_FD = param(self, 'down', (c.d_ff, c.d_model), ('ffn', 'embed'), init)
     widen = lambda weight: linear('btd,df->btf', x_BTD, weight, ('embed', 'ffn'), self.dtype)
-    return linear('btf,fd->btd', jax.nn.silu(widen(gate_DF)) * widen(up_DF), down_FD, ('ffn', 'embed'), self.dtype)
+    return linear('btf,fd->btd', swiglu(widen(gate_DF), widen(up_DF)), down_FD, ('ffn', 'embed'), self.dtype)
 
 
 def rotate(x_BTHK, positions_BT, theta):

@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax import sharding
 from iquest_jax.errors import UserError, check_name, nearest
+from iquest_jax.kernels import platform
 from iquest_jax.kernels.gated_attention import Ids, Keys
 from iquest_jax.model.attention import Attention, Past
 from iquest_jax.model.cache import Cache
@@ -33,6 +34,10 @@ REMAT_POLICIES = {
     ),
     'dots': jax.checkpoint_policies.save_only_these_names('product'),
 }
+
+# Layers that a CPU trains without a loop, which would copy what each layer keeps for the backward pass in and out of
+# stacked arrays. Decoding keeps nothing, and its loop is faster. XLA's CPU compiler takes as long either way for 4 layers.
+_UNROLLED = 8
 
 
 class Block(nn.Module):
@@ -98,6 +103,7 @@ class Transformer(nn.Module):
         split_rngs={'params': True},
         in_axes=(nn.broadcast, 0, nn.broadcast, 0),
         length=c.layers,
+        unroll=min(c.layers, _UNROLLED) if platform.target() == 'cpu' and not self.keep_keys else 1,
         metadata_params={nn.PARTITION_NAME: 'layers'},
     )(c, self.dtype, self.context_transport, self.keep_keys)
     self.embedder = Embedder(c, self.dtype)
