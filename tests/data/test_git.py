@@ -212,12 +212,20 @@ def test_an_unusable_repository_is_one_drop(tmp_path):
     assert not documents and drops == {rule: 1}, name
 
 
-def test_what_a_broken_history_still_has_is_read_and_its_end_counted(tmp_path):
-  write(tmp_path, [Change(b'Number %d' % n, {b'%d.py' % n: b'x = %d\n' % n}) for n in range(6)])
-  remove_object(tmp_path, 'main:4.py')
+def test_commits_that_git_cannot_read_are_counted_and_the_others_read(tmp_path):
+  message = b'Teach the parser of lists about number %d'
+  text = lambda n: b''.join(b'x%d = %d\n' % (line, n) for line in range(40))
+  write(tmp_path, [Change(message % n, {b'%d.py' % (n % 7): text(n)}) for n in range(60)])
+  full, _ = read(tmp_path)
+  whole, _ = read(tmp_path, (Transition,))
+  for name in ('main~50:2.py', 'main~50^{tree}', 'main~30:1.py', 'main~29:2.py', 'main:3.py'):
+    remove_object(tmp_path, name)
   documents, drops = read(tmp_path)
-  assert [commit.message for commit in documents] == [f'Number {n}\n' for n in range(4)]
-  assert drops == {'git: unreadable repository': 1}
+  assert set(drops) == {'commit: unreadable objects'} and len(documents) + drops.total() == 60
+  # A file is read for the commit that writes it and for the one that changes it next; a tree likewise.
+  assert drops.total() <= 9 and documents == [commit for commit in full if commit in documents]
+  transitions_left, drops = read(tmp_path, (Transition,))
+  assert 'git: unreadable repository' not in drops and len(transitions_left) + drops.total() == len(whole)
 
 
 @pytest.mark.parametrize('seed', range(8))

@@ -2,16 +2,18 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from iquest_jax.data.documents import Commit, Drop, LogEntry, content_id
-from iquest_jax.data.read.git import Store, unquoted
+from iquest_jax.data.read.git import GitError, Store, unquoted
 
 # ours: longer patches are imports, generated files and mass edits.
 MAX_PATCH_BYTES = 2**20
 # ours: of a commit that changes more files, the log holds the first.
 MAX_LOGGED_FILES = 64
 _MAX_LOG_BYTES = 2**22
+# ours: of a repository with more unreadable places, the rest is left out.
+_MAX_FAILURES = 64
 # Trailers name people: 'Signed-off-by: A <a@b.c>'.
 _PEOPLE = re.compile(r'^[ \t]*(?:[A-Za-z]+(?:-[A-Za-z]+)*-by|Cc): .*\n?', re.M | re.I)
 # The hashes of a file's versions: nobody can predict them, and git needs them for binary files only.
@@ -31,10 +33,10 @@ def read_commits(store: Store) -> Iterator[Commit | Drop]:
   """Commits from the oldest to the newest, without authors; what is left out is a Drop.
 
   Raises:
-    GitError: the history cannot be read to its end.
+    GitError: the history cannot be walked, or has many unreadable commits.
   """
-  for record in _records(store, '--topo-order', *PATCH, _LAYOUT, limit=MAX_PATCH_BYTES):
-    yield _commit(store, record)
+  for name, record in _records(store, ('--topo-order',), PATCH, MAX_PATCH_BYTES):
+    yield Drop('commit: unreadable objects', name) if record is None else _commit(store, record)
 
 
 def _commit(store: Store, record: bytes) -> Commit | Drop:
@@ -82,8 +84,12 @@ def log(store: Store, count: int) -> Iterator[LogEntry]:
   Raises:
     GitError: the history cannot be read to its end.
   """
-  options = ('--first-parent', '-m', f'--max-count={count}', '--numstat', '--no-renames', '--no-ext-diff', _LAYOUT)
-  for record in _records(store, *options, limit=_MAX_LOG_BYTES):
+  options = ('--first-parent', '-m', '--numstat', '--no-renames', '--no-ext-diff')
+  for name, record in _records(store, ('--first-parent', f'--max-count={count}'), options, _MAX_LOG_BYTES):
+    if record is None:
+      # More files than are listed: no transition spans it.
+      yield LogEntry(name, 1, 0, '', (), 1)
+      continue
     name, time, parents, message, stats = _parsed(record)
     lines = stats.strip(b'\n').split(b'\n') if stats.strip(b'\n') else []
     # The last line of a record that was cut is half a line.
@@ -109,11 +115,30 @@ def history_key(store: Store) -> str:
   return store.run('rev-list', '--first-parent', '--max-parents=0', store.head).decode().strip()
 
 
-def _records(store: Store, *options: str, limit: int) -> Iterator[bytes]:
-  chunks = store.stream('log', '--reverse', '--encoding=UTF-8', *options, store.head)
-  records = split(itertools.chain([b'\n'], chunks), b'\n\x1e\n', limit)
-  next(records)
-  return records
+def _records(
+    store: Store, walk: Sequence[str], options: Sequence[str], limit: int
+) -> Iterator[tuple[str, bytes | None]]:
+  """(hash, what the log prints) of each commit of a walk, the oldest first; None if git cannot read it, and goes on."""
+  names = store.run('rev-list', '--reverse', *walk, store.head).split()
+  done = failures = 0
+  while done < len(names):
+    first = done
+    command = ('log', '--no-walk=unsorted', '--stdin', '--encoding=UTF-8', *options, _LAYOUT)
+    chunks = store.stream(*command, stdin=b'\n'.join(names[done:]) + b'\n')
+    records = split(itertools.chain([b'\n'], chunks), b'\n\x1e\n', limit)
+    try:
+      next(records)
+      for record in records:
+        yield names[done].decode(), record
+        done += 1
+    except GitError:
+      failures += 1
+      if failures > _MAX_FAILURES:
+        raise
+      # What git failed at is the next commit, or the one after it: whose text has no end yet.
+      if done == first:
+        yield names[done].decode(), None
+        done += 1
 
 
 def head(chunks: Iterable[bytes], limit: int) -> bytes:

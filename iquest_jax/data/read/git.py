@@ -60,7 +60,11 @@ class Store:
     """
     self.path = path = pathlib.Path(os.path.abspath(repository))
     self.name = name or (path.parent.name if path.name == '.git' else path.name.removesuffix('.git'))
-    if not is_repository(path):
+    try:
+      found = is_repository(path)
+    except OSError:  # no permission to look, or a name that is too long
+      found = False
+    if not found:
       raise GitError(f'git: {path} is not a git repository; remove it or name another folder', 'git: not a repository')
     found = _run(path, ('rev-parse', '--show-object-format', '--path-format=absolute', '--git-path', 'objects'))
     hashes, _, objects = os.fsdecode(found).removesuffix('\n').partition('\n')
@@ -114,10 +118,12 @@ class Store:
     """Standard output of a git command; raises GitError if it fails."""
     return _run(self._directory, arguments, stdin, self.path)
 
-  def stream(self, *arguments: str) -> Iterator[bytes]:
+  def stream(self, *arguments: str, stdin: bytes = b'') -> Iterator[bytes]:
     """Standard output of a git command in chunks; raises GitError at the end if it failed. Closing it ends git."""
-    with tempfile.TemporaryFile() as errors:
-      process = _start(self._directory, arguments, stdout=subprocess.PIPE, stderr=errors)
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as errors:
+      given.write(stdin)
+      given.seek(0)
+      process = _start(self._directory, arguments, stdin=given, stdout=subprocess.PIPE, stderr=errors)
       try:
         while chunk := process.stdout.read1(_CHUNK_BYTES):
           yield chunk

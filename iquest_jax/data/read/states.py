@@ -37,11 +37,14 @@ def patch(store: Store, start: str, end: str) -> tuple[str, tuple[tuple[str, str
   other files are the same in both commits.
 
   Raises:
-    GitError: the commits cannot be read.
+    GitError: an old file cannot be read.
   """
   span = f'{start[:12]}..{end[:12]}'
   # The list of files is shorter than the patch.
-  output = head(store.stream('diff-tree', '-r', '--raw', '--no-abbrev', *PATCH, start, end), 2 * MAX_PATCH_BYTES)
+  try:
+    output = head(store.stream('diff-tree', '-r', '--raw', '--no-abbrev', *PATCH, start, end), 2 * MAX_PATCH_BYTES)
+  except GitError:
+    return Drop('transition: unreadable objects', span)
   raw, _, data = output.partition(b'\n\n')
   if len(data) > MAX_PATCH_BYTES:
     return Drop('transition: a huge patch', span)
