@@ -91,16 +91,16 @@ class EvalIndex:
     words = shingles.words(text)
     for rule, table in zip(_RULES, self._tables):
       grams = shingles.ngrams(words, rule.n)
-      held = table.held(grams)
-      enough = np.maximum(rule.share * table.sizes, np.minimum(rule.fewest, table.sizes))
-      found = np.flatnonzero((held > 0) & (held >= enough))
-      if found.size:
-        best = found[np.argmax(held[found] / table.sizes[found])]
-        where = _excerpt(text, table.places(grams, best)[0], rule.n)
-        evidence = f'{held[best]} of {table.sizes[best]} {rule.n}-grams, as in "{where}"'
-        return Match(self.problems[best], rule.name, evidence)
-    # `grams` and `held` are those of the last rule.
-    for hinted in np.flatnonzero(held >= _HINTS):
+      touched, held = table.held(grams)
+      sizes = table.sizes[touched]
+      shares = np.where(held >= np.maximum(rule.share * sizes, np.minimum(rule.fewest, sizes)), held / sizes, 0)
+      if shares.max(initial=0) > 0:
+        best = np.argmax(shares)
+        where = _excerpt(text, table.places(grams, touched[best])[0], rule.n)
+        evidence = f'{held[best]} of {sizes[best]} {rule.n}-grams, as in "{where}"'
+        return Match(self.problems[touched[best]], rule.name, evidence)
+    # `grams`, `touched` and `held` are those of the last rule.
+    for hinted in touched[held >= _HINTS]:
       vocabulary, length = self._vocabulary.of(hinted), self._lengths[hinted]
       if len(vocabulary) >= _FEWEST_WORDS:
         share, place = _most_words(words, table.places(grams, hinted), vocabulary, length)
@@ -142,13 +142,20 @@ class _Table:
   def build(cls, texts: list[np.ndarray]) -> '_Table':
     return cls(np.concatenate([np.zeros(0, np.uint64), *texts]), np.array([len(grams) for grams in texts], np.int64))
 
-  def held(self, grams: np.ndarray) -> np.ndarray:
-    """How many different n-grams of each text are among these."""
-    candidates = np.unique(grams[self._seen[grams >> self._shift]])
-    first, last = (np.searchsorted(self._grams, candidates, side) for side in ('left', 'right'))
-    counts = last - first
+  def held(self, grams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The texts some of whose n-grams are among these, and how many different ones."""
+    candidates = grams[self._seen[grams >> self._shift]]
+    if len(candidates):
+      candidates.sort()
+      first = np.searchsorted(self._grams, candidates)
+      ours = self._grams[np.minimum(first, len(self._grams) - 1)] == candidates
+      ours[1:] &= candidates[1:] != candidates[:-1]
+      candidates, first = candidates[ours], first[ours]
+    if not len(candidates):
+      return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    counts = np.searchsorted(self._grams, candidates, 'right') - first
     places = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-    return np.bincount(self._owners[places], minlength=len(self.sizes))
+    return np.unique(self._owners[places], return_counts=True)
 
   def of(self, text: int) -> np.ndarray:
     """The n-grams of a text."""

@@ -2,7 +2,7 @@
 
   documents.bin   digest, priority and vector of each document, in order
   keys.bin        (key, row) of everything a document can share with a duplicate, in runs sorted by key
-  index.json      number of documents, lengths of the runs
+  index.json      number of documents, size of a vector, lengths of the runs
 
 A range of keys is thus one slice per run: a partition reads its own part of every shard and nothing else. A document is
 called by its reference, shard number << 32 | row.
@@ -79,7 +79,7 @@ class IndexWriter:
   def __exit__(self, kind, *_):
     if kind is None:
       self._flush()
-      description = {'documents': self._written, 'runs': self._runs}
+      description = {'documents': self._written, 'size': self._measure.vector.shape[0], 'runs': self._runs}
       (self._folder / 'index.json').write_text(json.dumps(description))
     self._documents.close()
     self._keys.close()
@@ -144,7 +144,7 @@ def read(folders: Sequence[pathlib.Path], references: np.ndarray, measure: Measu
 
 
 def describe(folder: pathlib.Path) -> dict:
-  """{'documents': number of documents, 'runs': lengths of the runs of keys}."""
+  """{'documents': number of documents, 'size': entries of a vector, 'runs': lengths of the runs of keys}."""
   return json.loads((folder / 'index.json').read_text())
 
 

@@ -1,10 +1,12 @@
 """Duplicates and contamination by meaning: texts whose embeddings point in nearly the same direction.
 
 Duplicates run through the files of `duplicates`, whose keys then say on which sides of random hyperplanes a text lies
-(Charikar 2002).
+(Charikar 2002). An index of meanings with the same documents in the same order has the same references as one of texts, so
+`clusters.merge` takes the links of both together.
 """
 
 import functools
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -12,13 +14,15 @@ import numpy as np
 from iquest_jax.data.clean import shingles
 from iquest_jax.data.clean.decontaminate import Match
 from iquest_jax.data.clean.embedding import Embed, unit_vectors
-from iquest_jax.data.clean.index import Measure
+from iquest_jax.data.clean.index import IndexWriter, Measure, describe
+from iquest_jax.errors import UserError
 
 # ours: two texts at angle a share a key with probability 1 - (1 - (1 - a / pi)^20)^48: 0.998 at a cosine of 0.95, 0.89 at
 # 0.9, 0.014 at 0.5.
 _BANDS, _PLANES = 48, 20
 _SEED = 20
 RULE = 'embedding'
+_DOCUMENTS = 256  # embedded at a time
 _PASSAGE = 2000  # characters; passages overlap by half, so a problem of up to half as many is whole in one
 
 
@@ -48,6 +52,48 @@ def _keys(vectors: np.ndarray, planes: np.ndarray) -> np.ndarray:
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   return np.einsum('...d,...d->...', a.astype(np.float32), b.astype(np.float32))
+
+
+def measure_of(folders: Sequence[pathlib.Path], linked_from: float = 0.95) -> Measure:
+  """The measure of indices that `Index` wrote; raises UserError if two models wrote them."""
+  sizes = {about['size'] for about in map(describe, folders) if about['documents']}
+  if len(sizes) > 1:
+    raise UserError(f'embedding: shards have vectors of {min(sizes)} and of {max(sizes)} entries; embed all with one model')
+  return measure(*(sizes or {1}), linked_from)
+
+
+class Index:
+  """Embeds documents in batches and writes their index, as `IndexWriter` does; a context manager."""
+
+  def __init__(self, folder: pathlib.Path, embed: Embed):
+    self._folder, self._embed = folder, embed
+    self._waiting: list[tuple[str, bytes, float, str]] = []
+    self._writer: IndexWriter | None = None
+
+  def add(self, name: str, digest: bytes, quality: float, text: str) -> None:
+    """Adds the next document; see `IndexWriter.add`. Raises UserError if the embedding fails."""
+    self._waiting.append((name, digest, quality, text))
+    if len(self._waiting) == _DOCUMENTS:
+      self._flush()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, *failure):
+    if kind is None:
+      self._flush()
+    if self._writer:
+      self._writer.__exit__(kind, *failure)
+
+  def _flush(self) -> None:
+    found = vectors(self._embed, [text for *_, text in self._waiting])
+    if self._writer is None:
+      # The first vector says how many entries they have.
+      size = next((len(vector) for vector in found if vector is not None), 1)
+      self._writer = IndexWriter(self._folder, measure(size)).__enter__()
+    for (name, digest, quality, _), vector in zip(self._waiting, found):
+      self._writer.add(name, digest, quality, vector)
+    self._waiting.clear()
 
 
 def vectors(embed: Embed, texts: Sequence[str]) -> list[np.ndarray | None]:

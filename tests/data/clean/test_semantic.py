@@ -67,22 +67,47 @@ def sentence(rng, words=40):
   return ' '.join(f'w{rng.integers(10**6)}' for _ in range(words))
 
 
-def test_texts_with_the_same_meaning_are_joined_through_the_files_of_duplicates(tmp_path):
+def test_texts_with_the_same_meaning_are_joined_through_the_files_of_duplicates(tmp_path, monkeypatch):
   rng = np.random.default_rng(0)
   originals = [sentence(rng) for _ in range(40)]
   reordered = [' '.join(rng.permutation(text.split())) for text in originals[:20]]
-  measure, folders = semantic.measure(DIMENSION), []
-  for shard, texts in enumerate((originals, reordered)):
-    folders.append(tmp_path / f'{shard}')
-    with index.IndexWriter(folders[-1], measure) as writer:
-      for row, (text, vector) in enumerate(zip(texts, semantic.vectors(bag_of_words, texts))):
-        writer.add(f'{shard}-{row}', minhash.exact_digest(text), 1.0 - shard / 2, vector)
+  monkeypatch.setattr(semantic, '_DOCUMENTS', 7)
+  folders = [tmp_path / f'{shard}' for shard in range(3)]
+  for shard, texts in enumerate((originals, reordered, [])):
+    with semantic.Index(folders[shard], bag_of_words) as writer:
+      for row, text in enumerate(texts):
+        writer.add(f'{shard}-{row}', minhash.exact_digest(text), 1.0 - shard / 2, text)
+  measure = semantic.measure_of(folders)
   links = [tmp_path / f'links{part}' for part in range(3)]
   for part, path in enumerate(links):
     duplicates.find_pairs(folders, part, 3, path, measure)
   assert clusters.merge(links, tmp_path / 'clusters') == {'clusters': 20, 'documents': 40}
   found = clusters.Clusters(tmp_path / 'clusters')
   assert found.dropped(0) == {} and found.dropped(1) == {row: row for row in range(20)}
+
+
+def test_links_of_texts_and_of_meanings_are_joined_together(tmp_path):
+  rng = np.random.default_rng(4)
+  text, other = sentence(rng), sentence(rng)
+  documents = [text, ' '.join(rng.permutation(text.split())), f'{text} more', other, '']
+  texts, meanings = index.IndexWriter(tmp_path / 'text', duplicates.TEXT), semantic.Index(tmp_path / 'm', bag_of_words)
+  with texts, meanings:
+    for row, document in enumerate(documents):
+      about = (f'{row}', minhash.exact_digest(document), 0.5)
+      texts.add(*about, minhash.signature(document))
+      meanings.add(*about, document)
+  duplicates.find_pairs([tmp_path / 'text'], 0, 1, tmp_path / 'a')
+  duplicates.find_pairs([tmp_path / 'm'], 0, 1, tmp_path / 'b', semantic.measure_of([tmp_path / 'm'], 0.99))
+  assert clusters.merge([tmp_path / 'a'], tmp_path / 'c')['documents'] == 2
+  assert clusters.merge([tmp_path / 'a', tmp_path / 'b'], tmp_path / 'c') == {'clusters': 1, 'documents': 3}
+
+
+def test_shards_embedded_by_two_models_are_refused_in_one_line(tmp_path):
+  for shard, embed in enumerate((bag_of_words, lambda texts: bag_of_words(texts)[:, :5])):
+    with semantic.Index(tmp_path / f'{shard}', embed) as writer:
+      writer.add('a', minhash.exact_digest('a'), 0.5, 'a')
+  with pytest.raises(UserError, match='vectors of 5 and of 64 entries'):
+    semantic.measure_of([tmp_path / '0', tmp_path / '1'])
 
 
 @pytest.mark.parametrize(('cosine', 'expected'), [(0.98, 1.0), (0.95, 0.998), (0.9, 0.891), (0.5, 0.0143)])
