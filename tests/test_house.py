@@ -69,7 +69,7 @@ MAY_IMPORT = {
     'data.prepare': GROUND | DATA_GROUND | {'data.executors', 'data.corpus', 'data.sources', 'data.pack', 'data.rows', 'text'},
     'data.tasks': GROUND | DATA_GROUND | {'data.sources', 'data.corpus', 'data.prepare', 'data.rows', 'data.loader', 'text'},
     'data.export': GROUND | {'data.documents', 'data.corpus', 'data.executors', 'data.read'},
-    'data.page': {'run_folder', 'data.funnel'},
+    'data.page': {'run_folder', 'data.funnel', 'data.inspect', 'text'},
     'data.inspect': GROUND | DATA_GROUND | {'data.prepare', 'data.corpus', 'data.rows', 'data.sources', 'text'},
     'data.loader': GROUND | {'data.rows', 'text'},
     # These measure whatever they like, and nothing but launch imports them.

@@ -78,6 +78,11 @@ def render(row: Row, tokenizer: Tokenizer) -> Group:
   return Group(*parts)
 
 
+def visible(text: str) -> str:
+  """A text in which control characters, and those that turn the direction of writing, are symbols."""
+  return text.translate(_VISIBLE)
+
+
 def _text(tokens: np.ndarray, weights: np.ndarray, marked: dict[int, tuple[str, str]], tokenizer: Tokenizer) -> Text:
   """The text of a segment. Tokens are decoded together as far as their style is one, since a character may be several."""
   text, kinds = Text(), np.fromiter((token if token in marked else -1 for token in tokens.tolist()), np.int64, len(tokens))
@@ -88,7 +93,7 @@ def _text(tokens: np.ndarray, weights: np.ndarray, marked: dict[int, tuple[str, 
       name, colour = marked[kinds[start]]
       text.append(name * (end - start), f'{style} {colour}' if style != _LEARNED else colour)
     else:
-      text.append(tokenizer.decode(tokens[start:end].tolist()).translate(_VISIBLE), style)
+      text.append(visible(tokenizer.decode(tokens[start:end].tolist())), style)
   return text
 
 
