@@ -5,9 +5,10 @@ language; the lines removed follow C4 (arXiv 1910.10683) and FineWeb (arXiv 2406
 in a text, between fences or back ticks, stays as it is.
 """
 
-import collections
 import html
 import re
+
+import numpy as np
 
 from iquest_jax.data.documents import Drop
 
@@ -69,6 +70,7 @@ _PUNCTUATION = ('!!!!', '????', '......')
 _BLANK_LINES = re.compile(r'\n(?:[ \t]*\n){3,}')
 _TRAILING = re.compile(r'(?<![ \t])[ \t]{3,}$', re.MULTILINE)
 _HIDDEN = re.compile('[\u00ad\u200b\u200e\u200f\u2060-\u2064\u202a-\u202e]')
+_MULTIPLIER = np.int64(0x5851F42D4C957F2D)
 _LETTERED = re.compile(r'[A-Za-z]\S*')
 # Scripts that put no space between words: Thai to Khmer, and Chinese, Japanese.
 _UNSPACED = re.compile('[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]')
@@ -124,7 +126,7 @@ def repetition(path: str, text: str) -> str | Drop:
       ('lines', '\n', _MOST_LINES, _MOST_LINE_CHARACTERS),
       ('paragraphs', '\n\n', _MOST_PARAGRAPHS, _MOST_PARAGRAPH_CHARACTERS),
   ):
-    parts = [part for part in text.split(separator) if part.strip()]
+    parts = [part for part in text.split(separator) if part and not part.isspace()]
     if len(parts) < 10:
       continue
     unique = set(parts)
@@ -137,30 +139,36 @@ def repetition(path: str, text: str) -> str | Drop:
 
 
 def _phrases(text: str, found: list[str]) -> str | Drop:
-  size = sum(map(len, found))
-  pairs = collections.Counter(zip(found, found[1:]))
-  # A longer phrase is no more frequent than its first two words; most texts need no second look.
-  if pairs.most_common(1)[0][1] > len(found) / 80:
-    for n, most in _MOST_TOP.items():
-      gram, count = collections.Counter(zip(*(found[start:] for start in range(n)))).most_common(1)[0]
-      if count > 1 and (share := count * sum(map(len, gram)) / size) > most:
-        return Drop('repetition: one phrase', f'{share:.2f}: {" ".join(gram)[:60]}')
-  if len(found) - len(set(zip(found, found[1:], found[2:]))) > len(found) / 50:
-    for n, most in _MOST_REPEATED.items():
-      if (share := _repeated(found, n) / size) > most:
-        return Drop('repetition: repeated phrases', f'{share:.2f} in {n}-grams')
+  lengths = np.fromiter(map(len, found), np.int64, len(found))
+  grams = np.fromiter(map(hash, found), np.int64, len(found))
+  words = grams
+  for n in range(2, max(_MOST_REPEATED) + 1):
+    # Phrases are compared by 64-bit hashes: of a million phrases two that differ are equal once in 30 million texts.
+    grams = grams[:-1] * _MULTIPLIER + words[n - 1 :]
+    if n in _MOST_TOP and (share := _top(grams, lengths, n) / lengths.sum()) > _MOST_TOP[n]:
+      return Drop('repetition: one phrase', f'{share:.2f} in a {n}-gram')
+    if n in _MOST_REPEATED and (share := _repeated(grams, lengths, n) / lengths.sum()) > _MOST_REPEATED[n]:
+      return Drop('repetition: repeated phrases', f'{share:.2f} in {n}-grams')
   return text
 
 
-def _repeated(found: list[str], n: int) -> int:
+def _top(grams: np.ndarray, lengths: np.ndarray, n: int) -> int:
+  """Characters in the most frequent n-gram, of several the longest; 0 if none is there twice."""
+  _, place, counts = np.unique(grams, return_inverse=True, return_counts=True)
+  if (count := counts.max()) == 1:
+    return 0
+  ends = np.concatenate(([0], np.cumsum(lengths)))
+  return int(count * (ends[n:] - ends[:-n])[counts[place] == count].max())
+
+
+def _repeated(grams: np.ndarray, lengths: np.ndarray, n: int) -> int:
   """Characters of the words that lie in an n-gram that came before; no word counts twice."""
-  seen, end, characters = set(), 0, 0
-  for start, gram in enumerate(zip(*(found[start:] for start in range(n)))):
-    if gram in seen:
-      characters += sum(map(len, found[max(start, end) : start + n]))
-      end = start + n
-    seen.add(gram)
-  return characters
+  again = np.ones(len(grams), bool)
+  again[np.unique(grams, return_index=True)[1]] = False
+  edges = np.zeros(len(lengths) + 1, np.int64)
+  edges[:-n] += again
+  edges[n:] -= again
+  return int(lengths[np.cumsum(edges[:-1]) > 0].sum())
 
 
 def _is_unspaced(text: str) -> bool:

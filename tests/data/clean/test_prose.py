@@ -1,6 +1,9 @@
 """What crawling left in texts goes, code in them stays, and what is no prose is dropped by Gopher's rules."""
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iquest_jax.data.clean import prose
 from iquest_jax.data.documents import Drop
@@ -87,7 +90,16 @@ def test_short_texts_such_as_facts_pass():
   assert all(check('fact.txt', fact) == fact for check in (prose.length, prose.crawled, prose.words, prose.repetition))
 
 
-def test_repeated_phrases_are_counted_as_a_plain_count_does():
-  words = list('abcdexabcdefabcdefgh')
-  # Words in a 5-gram seen before, each once: the second 'abcde', then 'abcdef' of the third.
-  assert prose._repeated(words, 5) == 5 + 6
+@given(st.lists(st.sampled_from(['a', 'bb', 'ccc']), min_size=12, max_size=60), st.sampled_from([2, 5, 10]))
+def test_phrases_are_counted_as_plain_loops_count_them(words, n):
+  grams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+  covered, top = set(), {}
+  for start, gram in enumerate(grams):
+    if gram in grams[:start]:
+      covered |= set(range(start, start + n))
+    top[gram] = top.get(gram, 0) + 1
+  lengths, hashes = np.array([len(word) for word in words]), np.array([hash(gram) for gram in grams])
+  assert prose._repeated(hashes, lengths, n) == sum(len(words[index]) for index in covered)
+  most = max(top.values())
+  sizes = [count * len(''.join(gram)) for gram, count in top.items() if count == most > 1]
+  assert prose._top(hashes, lengths, n) == max(sizes, default=0)
