@@ -9,6 +9,10 @@ decode       tokens/s of 64 slots
 loader       tokens/s per core, and milliseconds to the first batch at step 1,000,000
 packing      MB/s of token ids
 transitions  commits/s scanned of a git history, for commits and for verified transitions
+clean        MB/s of the cleaning checks, parsing and quality on real source
+dedup        MB/s of near-deduplication and decontamination
+fim          MB/s of completions with syntax levels
+pipeline     MB/s of preparing documents, with one worker and two
 sandbox      verdicts/s of a short Python program, from start to verdict, by isolation
 
 On a CPU, train_step is compared with PyTorch and decode with mlx-lm if the interpreter that the environment variable
@@ -31,7 +35,20 @@ FLAGS = flags.FLAGS
 def main(argv):
   del argv
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  from iquest_jax.bench import attention, decode, loader, machine, packing, sandbox, train_step, transitions
+  from iquest_jax.bench import (
+      attention,
+      clean,
+      decode,
+      dedup,
+      fim,
+      loader,
+      machine,
+      packing,
+      pipeline,
+      sandbox,
+      train_step,
+      transitions,
+  )
 
   cases = {
       'attention': attention.results,
@@ -39,6 +56,10 @@ def main(argv):
       'decode': decode.results,
       'loader': loader.results,
       'packing': packing.results,
+      'clean': clean.results,
+      'dedup': dedup.results,
+      'fim': fim.results,
+      'pipeline': pipeline.results,
       'sandbox': sandbox.results,
       'transitions': transitions.results,
   }

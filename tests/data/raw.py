@@ -24,6 +24,14 @@ path = "text*.jsonl"
 sources = ["web_text"]
 
 [[input]]
+name = "facts"
+read = "documents"
+path = "facts.jsonl"
+sources = ["facts"]
+filter = false
+near = false
+
+[[input]]
 name = "chats"
 read = "chats"
 path = "chats.jsonl"
@@ -76,6 +84,8 @@ def write(folder: pathlib.Path, histories: int = 9, texts: int = 60) -> pathlib.
     (folder / name).write_text(''.join(f'{json.dumps(document)}\n' for document in part))
   with open(folder / 'text2.jsonl', 'a', encoding='utf-8') as file:
     file.write('not json\n["a list"]\n')
+  facts = [{'text': f'Question: What is {n} times 3?\nAnswer: {3 * n}\n'} for n in range(90)]
+  (folder / 'facts.jsonl').write_text(''.join(f'{json.dumps(fact)}\n' for fact in facts))
   chats = [
       {'messages': [{'role': 'user', 'content': f'What is {n} + 1?'}, {'role': 'assistant', 'content': str(n + 1)}]}
       for n in range(80)
