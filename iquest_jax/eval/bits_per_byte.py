@@ -37,7 +37,7 @@ def byte_counts(tokenizer: Tokenizer) -> np.ndarray:
     is_byte = len(token) == 6 and token.startswith('<0x') and token.endswith('>')
     counts[index] = len(token) if byte_level else 1 if is_byte else len(token.replace('▁', ' ').encode())
   for token in file['added_tokens']:  # tags are text that the model writes, special tokens are not
-    counts[token['id']] = -1 if token['special'] else len(token['content'].encode())
+    counts[token['id']] = -1 if token['special'] else len(token['content'].replace('▁', ' ').encode())
   return counts
 
 

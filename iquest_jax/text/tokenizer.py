@@ -14,6 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import write_whole
+from iquest_jax.text import sentencepiece
 
 IM_START, IM_END, END_OF_TEXT = '<|im_start|>', '<|im_end|>', '<|endoftext|>'
 FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE = '<|fim_prefix|>', '<|fim_suffix|>', '<|fim_middle|>'
@@ -21,6 +22,13 @@ REPO_NAME, FILE_SEP = '<|repo_name|>', '<|file_sep|>'
 RESERVED = ('<unk>', '<s>', '</s>')
 SPECIAL = (IM_START, IM_END, END_OF_TEXT, FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE, REPO_NAME, FILE_SEP)
 TAGS = tuple(f'<{slash}{name}>' for name in ('think', 'tools', 'tool_call', 'tool_response') for slash in ('', '/'))
+# What loaded tokenizers most often do not give back: blanks at the ends and in runs, other spaces, line ends, compatibility
+# forms, decomposed letters, the sign that SentencePiece uses for a blank, characters of several code points, NUL.
+PROBES = (
+    ' x', 'x ', '  x  =  1', '\tx', 'x\n\n\n  y\n', 'x\r\ny', 'x\u00a0y\u2003z\u3000', '\ufb01 \u00bd \u2167 \uff21',
+    '\u00e9 e\u0301', '\u2581x\u2581\u2581y', '\U0001f469\u200d\U0001f467 \u6f22\u5b57', '\U0010ffff', 'a\0b',
+    'x <think>y</think> z',
+)  # fmt: skip
 SMALLEST = len(RESERVED) + len(SPECIAL) + len(TAGS) + 256
 
 
@@ -67,19 +75,22 @@ class Tokenizer:
 
   @classmethod
   def load(cls, path: str | pathlib.Path) -> 'Tokenizer':
-    """Reads a tokenizer.json.
+    """Reads a tokenizer.json, or a SentencePiece model if the name ends with .model.
 
     Raises:
       UserError: the file is missing, or it is not a tokenizer with the special tokens.
     """
     try:
-      serialized = pathlib.Path(path).read_text(encoding='utf-8')
+      if pathlib.Path(path).suffix == '.model':
+        serialized = sentencepiece.to_tokenizer_json(path, SPECIAL)
+      else:
+        serialized = pathlib.Path(path).read_text(encoding='utf-8')
     except FileNotFoundError:
       raise UserError(f'tokenizer: {path} is missing; python -m launch.prepare writes it') from None
     try:
       return cls(serialized)
     except Exception as error:  # the Rust side raises bare Exception
-      raise UserError(f'tokenizer: {path} is not a usable tokenizer.json: {error}') from error
+      raise UserError(f'tokenizer: {path} is not a usable tokenizer: {error}') from error
 
   def save(self, path: str | pathlib.Path) -> None:
     """Writes the tokenizer.json atomically."""
@@ -104,6 +115,10 @@ class Tokenizer:
   def decode(self, ids: Iterable[int]) -> str:
     """Text of ids, special tokens included."""
     return self._with_special.decode(list(ids), skip_special_tokens=False)
+
+  def round_trip_report(self, texts: Iterable[str]) -> list[str]:
+    """The texts that do not decode to themselves; none for tokenizers trained here, whatever the texts."""
+    return [text for text in texts if self.decode(self.encode(text)) != text]
 
   def id(self, token: str) -> int:
     """Id of a reserved or special token, e.g. '<|im_end|>'; KeyError for any other."""

@@ -11,7 +11,7 @@ from iquest_jax.errors import UserError
 from iquest_jax.text import tokenizer
 from iquest_jax.text.tokenizer import Tokenizer
 
-TEXTS = [document.text for document, _ in zip(packages.code(), range(40))]
+TEXTS = [document.text for document, _ in zip(packages.high_quality(), range(40))]
 TOKENIZER = Tokenizer.train(TEXTS, 600)
 
 
@@ -34,6 +34,13 @@ def test_any_text_decodes_to_itself_and_bos_is_never_added(text):
   ids = TOKENIZER.encode(text)
   assert TOKENIZER.decode(ids) == text
   assert not set(ids) & {0, 1, 2}
+
+
+def test_every_character_of_unicode_decodes_to_itself():
+  """Each code point, beside its neighbours or between blanks; lone surrogates are not text."""
+  points = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
+  texts = [' '.join(points[:0x3000])] + [''.join(points[start : start + 256]) for start in range(0, len(points), 256)]
+  assert TOKENIZER.round_trip_report([*texts, *tokenizer.PROBES]) == []
 
 
 @given(st.lists(st.sampled_from([*tokenizer.SPECIAL, *tokenizer.RESERVED, 'a', ' ', '<|', '|>', '\n'])).map(''.join))
