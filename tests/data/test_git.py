@@ -185,7 +185,7 @@ def test_a_repository_that_names_programs_runs_none(tmp_path):
   remove_object(work / '.git', 'HEAD:src')
   marker.unlink(missing_ok=True)
   _, drops = read(work, ALL)
-  assert drops['git: unreadable repository'] == 1 and not marker.exists()
+  assert drops['git: unreadable repository'] and not marker.exists()
 
 
 def test_reading_leaves_a_repository_as_it_was(tmp_path):

@@ -11,7 +11,7 @@ from iquest_jax.data.read import repositories
 from iquest_jax.data.read.git import Store
 from iquest_jax.data.read.repositories import parts, read_repository
 
-from tests.data.raw_git import LINK, SUBMODULE, Change, write
+from tests.data.raw_git import LINK, SUBMODULE, Change, git, write
 
 
 def test_every_file_becomes_a_document_or_a_counted_drop(tmp_path):
@@ -24,7 +24,7 @@ def test_every_file_becomes_a_document_or_a_counted_drop(tmp_path):
       b'large.bin': (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n', 'file: a Git LFS pointer'),
       b'image.png': (b'\x89PNG\0', 'file: binary'),
       b'latin.py': (b'# caf\xe9\n', 'file: not UTF-8'),
-      b'huge.txt': (b'0' * (2**20 + 1), 'file: missing or huge'),
+      b'huge.txt': (b'0' * (2**20 + 1), 'file: huge'),
       b'line\nbreak.py': (b'x\n', 'file: a line break in its path'),
       b'caf\xe9.py': (b'x\n', 'file: a path that is not UTF-8'),
   }
@@ -40,6 +40,21 @@ def test_every_file_becomes_a_document_or_a_counted_drop(tmp_path):
   order = [path for path, _ in repository.files]
   assert repository.name == 'some/name' and order.index('app/base.py') < order.index('app/main.py')
   assert found == list(read_repository(tmp_path, (File, Repository), name='some/name'))
+
+
+def test_a_broken_file_does_not_keep_others_from_being_read(tmp_path):
+  write(tmp_path, [Change(b'Add', {b'%d.py' % n: b'x = %d\n' % n for n in range(9)})])
+  name = git(tmp_path, 'rev-parse', 'main:4.py').decode().strip()
+  for pack in list((tmp_path / 'objects/pack').glob('*.pack')):
+    data = pack.read_bytes()
+    pack.unlink(), pack.with_suffix('.idx').unlink()
+    git(tmp_path, 'unpack-objects', '-q', stdin=data)
+  path = tmp_path / 'objects' / name[:2] / name[2:]
+  path.chmod(0o644)
+  path.write_bytes(path.read_bytes()[:9])
+  found = list(read_repository(tmp_path, (File,)))
+  assert sorted(file.path for file in found if isinstance(file, File)) == [f'{n}.py' for n in range(9) if n != 4]
+  assert [drop.rule for drop in found if isinstance(drop, Drop)] == ['file: unreadable']
 
 
 def test_files_are_read_by_name(tmp_path):

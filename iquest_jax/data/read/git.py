@@ -138,14 +138,21 @@ class Store:
         raise _failure(self.path, arguments, errors.read())
 
   def blobs(self, hashes: Iterable[str], limit: int) -> Iterator[bytes | None]:
-    """Contents of files by hash, in order; None for one that is missing or larger than `limit` bytes.
-
-    Raises:
-      GitError: the object store is corrupt.
-    """
+    """Contents of files by hash, in order; None for one that is missing, broken, or larger than `limit` bytes."""
     hashes = list(hashes)
     for first in range(0, len(hashes), _REQUESTS):
-      yield from self._objects(hashes[first : first + _REQUESTS], limit)
+      group = hashes[first : first + _REQUESTS]
+      try:
+        contents = self._objects(group, limit)
+      except GitError:
+        contents = [self._object(name, limit) for name in group]
+      yield from contents
+
+  def _object(self, name: str, limit: int) -> bytes | None:
+    try:
+      return self._objects([name], limit)[0]
+    except GitError:
+      return None
 
   def apply(self, folder: str | pathlib.Path, patch: bytes) -> None:
     """Applies a patch to the files in a folder; raises GitError if it does not apply."""

@@ -1,6 +1,7 @@
 """Reads repositories: their files, whole or in parts, their commits, and the states that transitions lie between."""
 
 import collections
+import contextlib
 import itertools
 import pathlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -46,16 +47,24 @@ def read_repository(
   Raises:
     UserError: git is missing.
   """
-  try:
-    with Store(path, name) as store:
-      if {File, Repository} & set(kinds):
-        yield from snapshot(store, kinds, decode)
-      if Commit in kinds:
-        yield from commits.read_commits(store)
-      if Transition in kinds:
-        yield from transitions(History(store))
-  except GitError as error:
-    yield Drop(error.rule, str(error))
+  with contextlib.ExitStack() as stack:
+    try:
+      store = stack.enter_context(Store(path, name))
+    except GitError as error:
+      yield Drop(error.rule, str(error))
+      return
+    readers = (
+        ((File, Repository), lambda: snapshot(store, kinds, decode)),
+        ((Commit,), lambda: commits.read_commits(store)),
+        ((Transition,), lambda: transitions(History(store))),
+    )
+    # Where the files cannot be read, the history may be, and the other way round.
+    for of, read in readers:
+      try:
+        if set(of) & set(kinds):
+          yield from read()
+      except GitError as error:
+        yield Drop(error.rule, str(error))
 
 
 def snapshot(
@@ -101,7 +110,8 @@ def tree(store: Store, commit: str, sizes: bool = False) -> Iterator[tuple[bytes
   for line in listing.split(b'\0')[:-1]:
     head, _, path = line.partition(b'\t')
     mode, _, name, *size = head.split()
-    yield path, mode, name.decode(), int(size[0]) if size and size[0] != b'-' else -1
+    # A submodule has '-', an object that is missing 'BAD'.
+    yield path, mode, name.decode(), int(size[0]) if size and size[0].isdigit() else -1
 
 
 def parts(entries: Sequence[tuple[str, str, int]], limit: int, depth: int = 0) -> Iterator[list[tuple[str, str, int]]]:
@@ -133,7 +143,7 @@ def parts(entries: Sequence[tuple[str, str, int]], limit: int, depth: int = 0) -
 def text_of(data: bytes | None, decode: Decode = utf8) -> str | Drop:
   """The text of a file as git stores it, None if the store lacks it or it is too large."""
   if data is None:
-    return Drop('file: missing or huge')
+    return Drop('file: unreadable')
   if b'\0' in data[:_SNIFFED_BYTES]:
     return Drop('file: binary')
   if data.startswith(b'version https://git-lfs.github.com/spec/'):
@@ -148,7 +158,7 @@ def _unreadable(path: bytes, mode: bytes, size: int = 0) -> str:
   if mode == b'120000':
     return 'file: a symbolic link'
   if size > MAX_FILE_BYTES:
-    return 'file: missing or huge'
+    return 'file: huge'
   if b'\n' in path or b'\r' in path:
     return 'file: a line break in its path'
   try:

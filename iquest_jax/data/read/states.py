@@ -35,9 +35,6 @@ def patch(store: Store, start: str, end: str) -> tuple[str, tuple[tuple[str, str
 
   `git apply` must turn the old files into the new ones, every byte and mode of them; otherwise a Drop says why not. All
   other files are the same in both commits.
-
-  Raises:
-    GitError: an old file cannot be read.
   """
   span = f'{start[:12]}..{end[:12]}'
   # The list of files is shorter than the patch.
@@ -64,7 +61,7 @@ def patch(store: Store, start: str, end: str) -> tuple[str, tuple[tuple[str, str
   old = {entry.old_path: entry for entry in entries if entry.old_mode != _ABSENT}
   contents = list(store.blobs([entry.old_hash for entry in old.values()], MAX_FILE_BYTES))
   if None in contents:
-    return Drop('transition: huge old files', span)
+    return Drop('transition: an old file that is huge or unreadable', span)
   before = {path: (entry.old_mode, content) for (path, entry), content in zip(old.items(), contents)}
   after = {entry.new_path: (entry.new_mode, entry.new_hash) for entry in entries if entry.new_mode != _ABSENT}
   if applied(store, before, data) != after:
