@@ -8,8 +8,8 @@ from iquest_jax.data.documents import Drop
 from iquest_jax.data.read.compressed import LINE_BYTES
 from iquest_jax.errors import UserError
 
-# Rows that are held at a time.
-_BATCH = 16
+# Rows that are held at a time, and bytes of them, as far as a file's own counts tell.
+_BATCH, _BATCH_BYTES = 64, 32 << 20
 _BUFFER = 1 << 20
 
 
@@ -37,7 +37,7 @@ def rows(path: str | os.PathLike, fields: Sequence[str] | None = None) -> Iterat
     with pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
       columns = None if fields is None else [name for name in file.schema_arrow.names if name in set(fields)]
       is_plain = _is_plain(file.schema_arrow)
-      for batch in file.iter_batches(_BATCH, columns=columns, use_threads=False):
+      for batch in file.iter_batches(_batch_rows(file.metadata), columns=columns, use_threads=False):
         for row in _converted(batch, f'{path}', number, is_plain):
           number += 1
           yield number, row
@@ -63,6 +63,12 @@ def _converted(batch: Any, path: str, number: int, is_plain: bool) -> Iterator[d
       yield convert(row)[0]
     except UnicodeDecodeError as error:
       yield Drop('line: not UTF-8', f'{where}: byte {error.start}')
+
+
+def _batch_rows(metadata: Any) -> int:
+  groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+  longest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+  return max(1, min(_BATCH, _BATCH_BYTES // max(longest, 1)))
 
 
 def _is_plain(schema: Any) -> bool:
