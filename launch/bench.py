@@ -8,6 +8,7 @@ train_step   tokens/s, and MFU on devices whose peak is known
 decode       tokens/s of 64 slots
 loader       tokens/s per core, and milliseconds to the first batch at step 1,000,000
 packing      MB/s of token ids
+tokenize     tokens/s of real source, by the tokenizer alone and to packed rows on disk
 transitions  commits/s scanned of a git history, for commits and for verified transitions
 clean        MB/s of the cleaning checks, parsing and quality on real source
 dedup        MB/s of near-deduplication and decontamination
@@ -46,6 +47,7 @@ def main(argv):
       packing,
       pipeline,
       sandbox,
+      tokenize,
       train_step,
       transitions,
   )
@@ -56,6 +58,7 @@ def main(argv):
       'decode': decode.results,
       'loader': loader.results,
       'packing': packing.results,
+      'tokenize': tokenize.results,
       'clean': clean.results,
       'dedup': dedup.results,
       'fim': fim.results,

@@ -5,7 +5,7 @@ import math
 
 import jax
 
-from iquest_jax.bench import attention, decode, loader, machine, packing, train_step
+from iquest_jax.bench import attention, decode, loader, machine, packing, tokenize, train_step
 from iquest_jax.model import sizes
 from launch import command
 
@@ -46,6 +46,11 @@ def test_loader_and_packing_measure_rows_of_the_given_context():
   assert read['context'] == 64
   assert all(math.isfinite(read[name]) and read[name] > 0 for name in read)
   assert packing.measure(context=64, documents=50)['mb_per_second'] > 0
+
+
+def test_tokenising_is_measured_from_documents_to_rows():
+  result = tokenize.measure(size=60_000, vocabulary=400, context=256)
+  assert result['context'] == 256 and all(value > 0 for value in result.values())
 
 
 def test_decoding_is_measured_with_all_slots_live():
