@@ -27,14 +27,14 @@ def ignore_absent_tpu() -> None:
   os.environ['JAX_PLATFORMS'] = 'cuda,cpu' if cuda and _exists(_NVIDIA_GPUS) else 'cpu'
 
 
-def start(size: str) -> None:
-  """Joins the hosts of a pod or cluster, logs what the run has, and checks that it suffices for this size.
+def join_hosts() -> None:
+  """Joins the hosts of a pod or cluster.
 
   On TPU pods (also several slices), under Slurm and under Open MPI, jax.distributed finds the other hosts by itself;
   elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID name them.
 
   Raises:
-    UserError: a full size without an accelerator, or one of these variables is not a number.
+    UserError: one of these variables is not a number.
   """
   import jax
 
@@ -44,7 +44,19 @@ def start(size: str) -> None:
         num_processes=_number('JAX_NUM_PROCESSES'), process_id=_number('JAX_PROCESS_ID')
     )  # reads the coordinator's address itself
   elif _several_hosts():
+    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize()
+
+
+def start(size: str) -> None:
+  """Joins the hosts, logs what the run has, and checks that it suffices for this size.
+
+  Raises:
+    UserError: as `join_hosts`, or a full size without an accelerator.
+  """
+  import jax
+
+  join_hosts()
   log_devices()
   if jax.default_backend() == 'cpu' and not size.startswith('tiny'):
     raise UserError(

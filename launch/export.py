@@ -13,7 +13,8 @@ to_hf exports the newest checkpoint of a stage with all that other tools need: s
 generation_config.json, tokenizer.json and tokenizer_config.json with the chat template. mlx-lm loads
 it; transformers loads dense models (older than 5.24: with --architecture=llama) and has no loop.
 
-Both read, convert and write a few layers at a time; run them on one host.
+Both read, convert and write a few layers at a time. Started on every host of a pod or cluster, each
+host reads and writes its own part; on one host of a TPU pod alone, set JAX_PLATFORMS=cpu.
 
 logits runs MODEL, to compare implementations. It reads int32 tokens [B, T], one document per row,
 and writes float32 logits [B, T, V]. It holds the parameters in memory once.
@@ -63,7 +64,9 @@ def main(argv: list[str]) -> None:
 
 def _from_hf(model: str) -> None:
   """Saves the model in the folder `model` as the stage's checkpoint of step 0, its shape in the lineage."""
-  _stay_on_the_host()
+  _stay_on_the_hosts()
+  import jax
+
   from iquest_jax.checkpoint import lineage
   from iquest_jax.checkpoint.store import Checkpoints
   from iquest_jax.convert import hf, tokenizer_files
@@ -82,19 +85,22 @@ def _from_hf(model: str) -> None:
           f'from_hf: {run_folder.tokenizer} is another tokenizer than that of {model}, which its parameters need; '
           'choose another --workdir'
       )
-  else:
+  elif jax.process_index() == 0:
     tokenizer.save(run_folder.tokenizer)
   checkpoints.clear_leftovers()
   name = folder.resolve().name
   started = lineage.imported(FLAGS.stage, _size(shape), name, dataclasses.asdict(shape))
   checkpoints.save_streamed(0, sources, started)
   lineage.write(checkpoints.stage, checkpoints.lineage(0))
-  print(f'{model} -> {checkpoints.folder}/0')
+  if jax.process_index() == 0:
+    print(f'{model} -> {checkpoints.folder}/0')
 
 
 def _to_hf() -> None:
   """Exports the stage's newest checkpoint, and the tokenizer of its chain."""
-  _stay_on_the_host()
+  _stay_on_the_hosts()
+  import jax
+
   from iquest_jax.checkpoint.restore import trained_as
   from iquest_jax.checkpoint.store import Checkpoints
   from iquest_jax.convert import hf, names
@@ -108,10 +114,11 @@ def _to_hf() -> None:
 
   def pieces():
     checkpoints.verify(step)
-    yield from checkpoints.pieces(step, names.AXES)
+    yield from checkpoints.pieces(step, names.AXES, hf.readers(model, FLAGS.dtype))
 
   hf.to_hf(model, pieces(), FLAGS.out, FLAGS.dtype, FLAGS.architecture, tokenizer)
-  print(f'{checkpoints.stage.path} -> {FLAGS.out}')
+  if jax.process_index() == 0:
+    print(f'{checkpoints.stage.path} -> {FLAGS.out}')
 
 
 def _logits(model: str) -> None:
@@ -158,11 +165,12 @@ def _logits(model: str) -> None:
     raise UserError(f'logits: cannot write {FLAGS.out}: {error.strerror}; choose another --out') from error
 
 
-def _stay_on_the_host() -> None:
-  """Converting needs no accelerator: it waits for none, and the parameters need not fit on one."""
+def _stay_on_the_hosts() -> None:
+  """Joins the hosts. Converting needs no accelerator: it waits for none, and the parameters need not fit on one."""
   import jax
 
   jax.config.update('jax_platforms', 'cpu')
+  devices.join_hosts()
 
 
 def _size(model: sizes.ModelConfig) -> str:

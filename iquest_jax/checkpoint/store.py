@@ -12,13 +12,14 @@ A folder with a number for its name is a committed checkpoint; everything unfini
 import collections
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
 import re
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -209,26 +210,34 @@ class Checkpoints:
     return params, self._tree(step, 'optimizer', abstract_optimizer)
 
   def pieces(
-      self, step: int | None = None, axes: Mapping[str, int] = types.MappingProxyType({})
+      self,
+      step: int | None = None,
+      axes: Mapping[str, int] = types.MappingProxyType({}),
+      readers: Callable[[str, int, int], Sequence[int]] | None = None,
   ) -> Iterator[tuple[str, int, np.ndarray]]:
     """(path, start, piece) of every parameter, in order of path: its elements from `start` along an axis.
 
-    A piece must not be changed; the fingerprint of a leaf is compared after its last piece. Memory: this piece and the
-    next, each of stream.PIECE_BYTES or, if that is larger, of one layer.
+    A piece must not be changed; the fingerprint of a leaf is compared after its last piece or, with `readers`, after the
+    last piece of all. Memory: this piece and the next, each of stream.PIECE_BYTES or, if that is larger, of one layer.
 
     Args:
       axes: {path: axis along which it is cut}; 0 by default.
+      readers: (path, start, stop) of a piece to the processes that read it; by default each reads everything.
 
     Raises:
       UserError: after the first leaf that is not as trained; `verify` checks the files.
     """
-    step = self._step(step)
+    step, sums = self._step(step), {}
     folder, stored = self._of(step) / 'params', self._json(step, _FINGERPRINTS)
     for keys, _ in jax.tree_util.tree_leaves_with_path(self._trees.metadata(folder).tree):
       path = fingerprint.leaf_path(keys)
-      actual = yield from stream.pieces(folder, path, axes.get(path, 0))
-      self._compare(step, {path: actual}, {path: stored.pop(path, None)})
-    self._compare(step, {}, stored)  # fingerprints without a leaf
+      whose = functools.partial(readers, path) if readers else lambda start, stop: (jax.process_index(),)
+      sums[path] = yield from stream.pieces(folder, path, axes.get(path, 0), whose)
+      if not readers:
+        self._compare(step, {path: fingerprint.of_sums([sums[path]])}, {path: stored.get(path)})
+    if readers:
+      self._compare(step, dict(zip(sums, stream.over_processes(list(sums.values())), strict=True)), stored)
+    self._compare(step, {}, {path: stored[path] for path in stored.keys() - sums.keys()})  # without a leaf
 
   def _of(self, step: int) -> epath.Path:
     return self.folder / str(step)

@@ -1,11 +1,12 @@
 """Parameters that are never in memory whole: written to a checkpoint, and read from one, in pieces.
 
 Orbax's own calls take whole leaves. Here a type handler of Orbax writes the pieces, so that format and commit stay
-Orbax's, and TensorStore reads them from where Orbax says they are.
+Orbax's, and TensorStore reads them from where Orbax says they are. Of several processes, each reads and writes its own.
 """
 
 import concurrent.futures
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 from etils import epath
+from jax.experimental import multihost_utils
 
 from iquest_jax.checkpoint import fingerprint
 
@@ -45,21 +47,32 @@ class _Writer(ocp.type_handlers.NumpyHandler):
   """Writes Sources and takes their fingerprints. In memory are the piece being written and the next."""
 
   async def serialize(self, values: Sequence[Source], infos, args=None):
+    process, numbers, sums = jax.process_index(), itertools.count(), []
+    # As Orbax does it: the first process creates an array, and the others write chunks of it without looking for it.
+    mode = {'assume_metadata': True} if process else {'create': True}
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
       for leaf, info, arg in zip(values, infos, args, strict=True):
         where = ocp.type_handlers.get_json_tspec_write(
-            info, True, leaf.shape, leaf.shape, leaf.dtype, process_index=jax.process_index(), arg=arg
+            info, True, leaf.shape, leaf.shape, leaf.dtype, process_index=process, arg=arg
         )
-        store = ts.open(ts.Spec(where), create=True, open=True, context=info.ts_context).result()
+        store = ts.open(ts.Spec(where), open=True, context=info.ts_context, **mode).result()
         begin = lambda start, stop, leaf=leaf: threads.submit(leaf.read, start, stop)
-        sums = []
-        for start, stop, piece in _ahead(begin, _cuts(store, leaf.axis)):
+        own = [cut for cut in _cuts(store, leaf.axis) if next(numbers) % jax.process_count() == process]
+        sums.append(np.zeros(2, np.uint32))
+        for start, stop, piece in _ahead(begin, own):
           hashed = threads.submit(fingerprint.host_sums, piece, _corner(leaf.shape, leaf.axis, start))
           _piece(store, leaf.axis, start, stop).write(piece).result()
-          sums.append(hashed.result())
+          sums[-1] += hashed.result()
           del piece, hashed  # before the next but one is read
-        leaf.fingerprint = fingerprint.of_sums(sums)
+    for leaf, total in zip(values, over_processes(sums), strict=True):
+      leaf.fingerprint = total
     return []  # nothing is left to wait for
+
+
+def over_processes(sums: Sequence[np.ndarray]) -> list[str]:
+  """The fingerprints of leaves from what each process summed up of them, uint32 [2] each; all call it together."""
+  gathered = multihost_utils.process_allgather(np.asarray(sums, np.uint32))
+  return [fingerprint.of_sums(gathered[:, leaf]) for leaf in range(len(sums))]
 
 
 def handler() -> ocp.PyTreeCheckpointHandler:
@@ -80,7 +93,9 @@ def layout(params: Any) -> Any:
   return jax.tree_util.tree_map_with_path(arguments, params)
 
 
-def pieces(folder: epath.Path, path: str, axis: int) -> Generator[tuple[str, int, np.ndarray], None, str]:
+def pieces(
+    folder: epath.Path, path: str, axis: int, readers: Callable[[int, int], Sequence[int]]
+) -> Generator[tuple[str, int, np.ndarray], None, np.ndarray]:
   """Reads the leaf `path` of the parameters in `folder`.
 
   Two pieces are in memory, the one that was yielded, which must not be changed, and the next. Where chunks extend
@@ -88,26 +103,31 @@ def pieces(folder: epath.Path, path: str, axis: int) -> Generator[tuple[str, int
 
   Args:
     axis: along which it is cut; a leaf without axes is one piece.
+    readers: (start, stop) of a piece to the processes that read it; the first of them hashes it.
 
   Yields:
-    (path, where the piece starts along `axis`, the piece).
+    (path, where the piece starts along `axis`, the piece) of those that this process reads.
 
   Returns:
-    The leaf's fingerprint.
+    What this process adds to the sums of the leaf's fingerprint, uint32 [2].
   """
   context = ocp.type_handlers.get_ts_context()
   info = ocp.type_handlers.ParamInfo(
       name=path.replace('/', '.'), parent_dir=folder, is_ocdbt_checkpoint=True, ts_context=context
   )
   store = ts.open(ts.Spec(ocp.type_handlers.get_json_tspec_read(info, True)), context=context).result()
-  sums = []
+  total, process = np.zeros(2, np.uint32), jax.process_index()
+  own = [cut for cut in _cuts(store, axis) if process in readers(*cut)]
   with concurrent.futures.ThreadPoolExecutor(1) as thread:
-    for start, _, piece in _ahead(lambda start, stop: _piece(store, axis, start, stop).read(), _cuts(store, axis)):
-      hashed = thread.submit(fingerprint.host_sums, piece, _corner(store.shape, axis, start))
+    for start, stop, piece in _ahead(lambda start, stop: _piece(store, axis, start, stop).read(), own):
+      hashed = None
+      if readers(start, stop)[0] == process:
+        hashed = thread.submit(fingerprint.host_sums, piece, _corner(store.shape, axis, start))
       yield path, start, piece
-      sums.append(hashed.result())
+      if hashed:
+        total += hashed.result()
       del piece, hashed  # before the next but one is read
-  return fingerprint.of_sums(sums)
+  return total
 
 
 def _cuts(store: ts.TensorStore, axis: int) -> list[tuple[int, int]]:
@@ -134,7 +154,7 @@ def _ahead(begin: Callable[[int, int], Any], cuts: Iterable[tuple[int, int]]) ->
   waiting = []
   for cut in (*cuts, None):
     waiting += [(*cut, begin(*cut))] if cut else []
-    if len(waiting) == 2 or not cut:
+    if len(waiting) == 2 or (waiting and not cut):
       start, stop, promised = waiting.pop(0)
       result = promised.result()
       del promised

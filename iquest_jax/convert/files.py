@@ -11,6 +11,7 @@ import pathlib
 import re
 from typing import NamedTuple
 
+import jax
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -114,13 +115,27 @@ def _weight_files(model_dir: pathlib.Path) -> list[pathlib.Path]:
   return [model_dir / name for name in files]
 
 
+def writers(shapes: dict[str, tuple[int, ...]], dtype: np.dtype) -> dict[str, int]:
+  """{tensor name: the process that writes its file}: files go to the processes in turn."""
+  files = enumerate(_headers(shapes, dtype).values())
+  return {name: number % jax.process_count() for number, headers in files for name in headers}
+
+
 class Shards:
-  """Writes tensors into safetensors files, in the order that was announced and some rows at a time."""
+  """Writes tensors into safetensors files, in the order that was announced and some rows at a time.
+
+  Of several processes, each writes the files that `writers` gives it.
+  """
 
   def __init__(self, folder: pathlib.Path, shapes: dict[str, tuple[int, ...]], dtype: np.dtype):
     """Takes the shapes of all tensors by name; files hold at most SHARD_BYTES, or one tensor that is larger."""
-    self._folder, self._headers = folder, _headers(shapes, dtype)
-    self._order = [(file, name, header) for file, headers in self._headers.items() for name, header in headers.items()]
+    self._folder, self._headers, whose = folder, _headers(shapes, dtype), writers(shapes, dtype)
+    self._order = [
+        (file, name, header)
+        for file, headers in self._headers.items()
+        for name, header in headers.items()
+        if whose[name] == jax.process_index()
+    ]
     self._file, self._written = None, 0  # bytes of the tensor at the front of _order
 
   def append(self, name: str, rows: np.ndarray) -> None:
@@ -140,9 +155,9 @@ class Shards:
         self.close()
 
   def finish(self) -> None:
-    """Writes the index, if there are several files; all tensors must have been written."""
+    """Has the first process write the index, if there are several files; all tensors must have been written."""
     assert not self._order
-    if len(self._headers) > 1:
+    if len(self._headers) > 1 and jax.process_index() == 0:
       stops = [list(headers.values())[-1]['data_offsets'][1] for headers in self._headers.values()]
       weight_map = {name: file for file, headers in self._headers.items() for name in headers}
       index = {'metadata': {'total_size': sum(stops)}, 'weight_map': weight_map}

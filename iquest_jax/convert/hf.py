@@ -7,12 +7,13 @@ layers and still write fluent text, so a mismatch of architecture and tensors is
 import json
 import pathlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.traverse_util
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from iquest_jax.checkpoint.stream import Source
 from iquest_jax.convert import files, hf_config, names, tokenizer_files
@@ -71,9 +72,11 @@ def to_hf(
 ) -> None:
   """Writes a checkpoint under the published names; the folder appears atomically.
 
+  Of several processes, each writes its own of the files, and the first everything else; all call this together.
+
   Args:
     pieces: (path, start, piece) of every parameter of `Transformer`, float32, as Checkpoints.pieces cuts them along
-      names.AXES.
+      names.AXES; those that `readers` gives to this process suffice.
     out_dir: must not exist; more than files.SHARD_BYTES of tensors are split into shards with an index.
     dtype: 'float32' keeps every bit of the parameters; 'bfloat16' rounds to nearest, and keeps every bit of weights
       that were imported from bfloat16 (but which NaN it was).
@@ -91,22 +94,46 @@ def to_hf(
     tokenizer_files.check_size('export', tokenizer, model)
   if out_dir.exists():
     raise UserError(f'export: {out_dir} exists; choose another --out or remove it')
-  partial = out_dir.with_name(out_dir.name + '.partial')
+  partial, first = out_dir.with_name(out_dir.name + '.partial'), jax.process_index() == 0
+  _wait_for_all('checked')
   try:
-    # A killed export leaves one.
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _write_tensors(partial, model, pieces, files.DTYPES[dtype])
-    if tokenizer:
-      config |= tokenizer_files.ids(tokenizer)
-      tokenizer_files.write(partial, tokenizer, model)
-    (partial / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
-    partial.rename(out_dir)
+    if first:
+      # A killed export leaves one.
+      shutil.rmtree(partial, ignore_errors=True)
+      partial.mkdir(parents=True)
+    _wait_for_all('made')
+    _write_tensors(partial, model, pieces, dtype)
+    _wait_for_all('written')
+    if first:
+      if tokenizer:
+        config |= tokenizer_files.ids(tokenizer)
+        tokenizer_files.write(partial, tokenizer, model)
+      (partial / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+      partial.rename(out_dir)
   except Exception as error:
     shutil.rmtree(partial, ignore_errors=True)
     if isinstance(error, OSError):
       raise UserError(f'export: cannot write {out_dir}: {error}; choose another --out or make room') from error
     raise
+
+
+def readers(model: ModelConfig, dtype: str) -> Callable[[str, int, int], list[int]]:
+  """(path, start, stop) of a piece to the processes whose files hold some of it, for Checkpoints.pieces."""
+  tensors = names.tensors(model)
+  whose = files.writers({name: tensor.published_shape for name, tensor in tensors.items()}, files.DTYPES[dtype])
+  writer = {(tensor.ours, tensor.layer): whose[name] for name, tensor in tensors.items()}
+
+  def of_piece(ours, start, stop):
+    if (ours, None) in writer:
+      return [writer[ours, None]]
+    return sorted({writer.get((ours, layer), 0) for layer in range(start, stop)})
+
+  return of_piece
+
+
+def _wait_for_all(step: str) -> None:
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(f'export.{step}')
 
 
 def _source(ours: str, shape: tuple[int, ...], stored: list[tuple[names.Tensor, files.Stored]]) -> Source:
@@ -164,9 +191,10 @@ def _check_names(model_dir: pathlib.Path, model: ModelConfig, wanted, stored) ->
       raise UserError(f'{model_dir}: tensor {min(wrong)} {what} {more}; fix config.json or the files')
 
 
-def _write_tensors(folder: pathlib.Path, model: ModelConfig, pieces, dtype: np.dtype) -> None:
-  """Writes every tensor, in the order of the pieces."""
-  tensors, shapes = names.tensors(model), names.leaf_shapes(model)
+def _write_tensors(folder: pathlib.Path, model: ModelConfig, pieces, dtype_name: str) -> None:
+  """Writes every tensor that this process is to write, in the order of the pieces."""
+  tensors, shapes, dtype = names.tensors(model), names.leaf_shapes(model), files.DTYPES[dtype_name]
+  whose, process = readers(model, dtype_name), jax.process_index()
   published = {(tensor.ours, tensor.layer): name for name, tensor in tensors.items()}
   shards = files.Shards(folder, {name: tensor.published_shape for name, tensor in tensors.items()}, dtype)
   missing, read = list(dict.fromkeys(tensor.ours for tensor in tensors.values())), 0
@@ -174,10 +202,21 @@ def _write_tensors(folder: pathlib.Path, model: ModelConfig, pieces, dtype: np.d
   def refuse(ours, got):
     raise UserError(f'export: parameter {ours} must be {shapes.get(ours, "absent")}, got {got}')
 
+  def pass_over(ours, start):
+    """Takes as read what other processes write, up to row `start` of `ours`."""
+    nonlocal read
+    rest = lambda: (missing[0], read, shapes[missing[0]][names.AXES[missing[0]]])
+    while missing and missing[0] != ours and process not in whose(*rest()):
+      missing.pop(0)
+      read = 0
+    if missing and missing[0] == ours and read < start and process not in whose(ours, read, start):
+      read = start
+
   try:
     for ours, start, piece in pieces:
       if ours not in missing:
         refuse(ours, piece.shape)
+      pass_over(ours, start)
       if ours != missing[0]:
         refuse(missing[0], f'{read} of its rows' if read else 'none')
       axis, wanted = names.AXES[ours], shapes[ours]
@@ -187,6 +226,8 @@ def _write_tensors(folder: pathlib.Path, model: ModelConfig, pieces, dtype: np.d
       stacked = (ours, None) not in published
       for layer, array in enumerate(piece, start) if stacked else [(None, piece)]:
         name = published[ours, layer]
+        if process not in whose(ours, layer or 0, (layer or 0) + 1):
+          continue
         for rows in tensors[name].publish(array, dtype):
           shards.append(name, rows)
       read += length
@@ -194,6 +235,7 @@ def _write_tensors(folder: pathlib.Path, model: ModelConfig, pieces, dtype: np.d
         missing.pop(0)
         read = 0
       del piece, array, rows  # before the next is read
+    pass_over('', 0)
     if missing:
       refuse(missing[0], f'{read} of its rows' if read else 'none')
     shards.finish()

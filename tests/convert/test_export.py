@@ -110,6 +110,38 @@ def test_a_kill_leaves_neither_half_a_checkpoint_nor_half_an_export(commands, ex
   assert sorted(path.name for path in tmp_path.iterdir()) == ['in', 'out', 'work']
 
 
+def test_two_processes_import_and_export_what_one_does_and_each_moves_its_part(commands, tmp_path, unused_port):
+  source = small_models.write_checkpoint(tmp_path / 'in', small_models.LOOP)
+  total = sum(array.nbytes for array in load_file(source / 'model.safetensors').values())
+  moved = {count: {name: [] for name in ('tensors', 'pieces', 'rows')} for count in (1, 2)}
+  for count in (1, 2):
+    stage = (f'--workdir={tmp_path / f"work_{count}"}', '--stage=pretrain')
+    for arguments in (('from_hf', source, *stage), ('to_hf', *stage, f'--out={tmp_path / f"out_{count}"}')):
+      of_process = [tmp_path / f'moved_{process}' for process in range(count)]
+      command = lambda file: ['-m', 'tests.programs.small_pieces', '6000', '2500', str(file), '-m', 'launch.export',
+                              *map(str, arguments)]  # fmt: skip
+      several = {'JAX_COORDINATOR_ADDRESS': f'localhost:{unused_port}', 'JAX_NUM_PROCESSES': '2'} if count == 2 else {}
+      started = [
+          commands.start(command(file), **several, **({'JAX_PROCESS_ID': str(process)} if several else {}))
+          for process, file in enumerate(of_process)
+      ]
+      printed = [processes.finish(process).stdout for process in started]
+      assert [' -> ' in text for text in printed] == [True, False][:count]
+      for file in of_process:
+        for name, size in json.loads(file.read_text()).items():
+          moved[count][name].append(size)
+  out = [{path.name: path.read_bytes() for path in (tmp_path / f'out_{count}').iterdir()} for count in (1, 2)]
+  assert out[0] == out[1] and sum(name.endswith('.safetensors') for name in out[0]) > 4
+  fingerprints = 'pretrain/checkpoints/0/integrity/fingerprints.json'
+  ours, theirs = (json.loads((tmp_path / f'work_{count}' / fingerprints).read_text()) for count in (1, 2))
+  assert ours == theirs
+  for name, sizes in moved[2].items():
+    # Only a piece that lies across files of both is read by both.
+    most = total * (1.25 if name == 'pieces' else 1)
+    assert sum(moved[1][name]) == total <= sum(sizes) <= most, name
+    assert all(size > total / 4 for size in sizes if size), name
+
+
 def test_logits_are_those_of_the_published_implementation(export, tmp_path):
   golden = np.load(LOOP / 'golden.npz')
   np.save(tmp_path / 'tokens.npy', golden['input_ids'])
