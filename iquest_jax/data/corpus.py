@@ -120,6 +120,7 @@ def prepare(run: RunFolder, inputs: Inputs, executor: Executor, progress: Progre
   served = {given.name: given.sources for given in inputs.inputs}
   key = key_of(VERSION, [shard.key for shard in shards], inputs.shard_mb, served)
   if _is_current(folder, key):
+    _sweep(folder, json.loads((folder / _NAME).read_text()))  # the preparation may have been killed before it could
     return load(run)
   collected = executor.run('collect', [shard.task(folder / _COLLECTED / shard.key) for shard in shards], folder, progress)
   work = _Work(folder, folder / _DEALT / key, inputs, shards, collected, executor, progress)

@@ -5,14 +5,17 @@ marks the task as complete: a step that was killed runs only the tasks that have
 the input alone, so the number of workers changes nothing but the time.
 """
 
+import ctypes
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -23,6 +26,7 @@ from iquest_jax.run_folder import write_whole
 
 KINDS = ('local', 'slurm', 'ray')
 _POLL_SECONDS = 0.2
+_PR_SET_PDEATHSIG = 1
 # A Slurm job may wait in the queue; its tasks report by their results alone.
 _SLURM_POLL_SECONDS = 5.0
 _LOGS, _LOCK = 'logs', 'tasks.lock'
@@ -122,6 +126,7 @@ class Executor:
       import multiprocess
       from datatrove.executor.local import LocalPipelineExecutor
 
+      _end_children_with_us()
       # The server that workers are forked from imports these once, not each worker of each step.
       multiprocess.set_forkserver_preload([task.function.__module__ for task in tasks[:1]])
       executor = LocalPipelineExecutor(**common, workers=min(self.workers, len(tasks)))
@@ -156,6 +161,14 @@ def quiet() -> None:
   from loguru import logger
 
   logger.disable('datatrove')
+
+
+@functools.cache
+def _end_children_with_us() -> None:
+  """Has the kernel end processes that are forked from here when this one is killed: datatrove's manager outlives it."""
+  if sys.platform == 'linux':
+    prctl = ctypes.CDLL(None).prctl
+    os.register_at_fork(after_in_child=lambda: prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL)))
 
 
 class _Block:

@@ -55,8 +55,8 @@ def alone(run: RunFolder) -> Iterator[None]:
   run.path.mkdir(parents=True, exist_ok=True)
   with open(run.path / 'prepare.lock', 'w') as lock:
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+      fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which processes that we fork would share
+    except (BlockingIOError, PermissionError):
       way_out = 'wait for it or choose another --workdir'
       raise UserError(f'prepare: another preparation of {run.path} is running; {way_out}') from None
     yield

@@ -258,11 +258,17 @@ def test_a_damaged_file_is_found_and_its_rows_are_made_again(prepared, corpus, t
 
 
 def test_two_preparations_of_one_folder_do_not_meet(tmp_path):
-  run = RunFolder(tmp_path)
+  program = (
+      'import sys, pathlib; from iquest_jax.data import prepare; from iquest_jax.run_folder import RunFolder\n'
+      'with prepare.alone(RunFolder(pathlib.Path(sys.argv[1]))): print("alone", flush=True); sys.stdin.read()'
+  )
+  other = subprocess.Popen([sys.executable, '-c', program, tmp_path], cwd=ROOT, stdin=-1, stdout=-1, text=True)
+  assert other.stdout.readline() == 'alone\n'
   refused = pytest.raises(UserError, match='another preparation of .* is running; wait for it')
-  with prepare_lib.alone(run), refused, prepare_lib.alone(run):
+  with refused, prepare_lib.alone(RunFolder(tmp_path)):
     pass
-  with prepare_lib.alone(run):
+  other.communicate('')
+  with prepare_lib.alone(RunFolder(tmp_path)):
     pass
 
 
