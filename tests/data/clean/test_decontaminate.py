@@ -112,6 +112,15 @@ def test_what_many_problems_of_a_suite_share_identifies_none():
   assert EvalIndex.build({'suite': [(f'{i}', template) for i in range(3)]}).skipped == ['suite/0', 'suite/1', 'suite/2']
 
 
+def test_rows_of_numbers_identify_no_problem():
+  rng = random.Random(6)
+  rows = lambda: ', '.join(str([rng.randrange(3) for _ in range(6)]) for _ in range(10))
+  text = f'Count the ones in {rows()} and return how many rows have none at all.'
+  index = EvalIndex.build({'s': [('p', text), ('q', rows())]})
+  assert index.skipped == ['s/q']
+  assert all(index.match(', '.join(rows() for _ in range(500))) is None for _ in range(5))
+
+
 def test_two_texts_of_a_problem_count_once_as_template():
   text = ' '.join(f'word{i}' for i in range(20))
   assert EvalIndex.build({'s': [('p', text)] * 5}).match(text)
