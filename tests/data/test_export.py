@@ -73,6 +73,7 @@ def test_every_document_is_exported_once_with_its_split_and_sources(documents, t
   }  # fmt: skip
   exported = [from_json(row['record']) for row in found['train/code.commit/000000.parquet']]
   assert exported == COMMITS and from_json(found['train/chats.conversation/000000.parquet'][0]['record']) == CHAT
+  assert not list((tmp_path / 'out').rglob('*.partial'))
   ids = [row['id'] for table in found.values() for row in table]
   assert len(set(ids)) == len(ids)
 

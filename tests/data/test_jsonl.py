@@ -211,6 +211,8 @@ def test_a_row_of_parquet_that_cannot_be_read_takes_no_other_with_it(tmp_path, m
   as_text = pyarrow.Array.from_buffers(pyarrow.string(), len(text), text.buffers())
   monkeypatch.setattr('iquest_jax.data.read.parquet.LINE_BYTES', 1000)
   for column in (text, as_text):
+    pyarrow.parquet.write_table(pyarrow.table({'text': column[:3]}), path)
+    assert outcomes(path) == ['a', 'line: not UTF-8', 'b']
     pyarrow.parquet.write_table(pyarrow.table({'text': column, 'unread': [object.__name__] * 6}), path)
     assert outcomes(path) == ['a', 'line: not UTF-8', 'b', 'line: too long', 'd', 'line: no text']
 

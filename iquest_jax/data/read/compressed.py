@@ -36,7 +36,7 @@ def input_files(path: str | os.PathLike, suffixes: tuple[str, ...] = SUFFIXES) -
 
 
 def lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes | Drop]]:
-  """(number, line) of a file whose name may end in .gz or .zst, without blank lines, line ends and a byte order mark.
+  """(number, line) of a file whose name may end in .gz or .zst, without blank lines and a byte order mark.
 
   A line longer than LINE_BYTES is a Drop in its place. A compressed file that is cut off, damaged or a bomb ends with a
   Drop; the whole lines before are given.
@@ -70,7 +70,7 @@ def lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes | Drop]]:
 def _joined(path: str | os.PathLike, number: int, parts: list[bytes], size: int) -> bytes | Drop:
   if size > LINE_BYTES:
     return Drop('line: too long', f'{path}:{number}: {size:,} bytes, at most {LINE_BYTES:,}')
-  return b''.join(parts).removesuffix(b'\r')
+  return b''.join(parts)
 
 
 def _chunks(path: str | os.PathLike) -> Iterator[bytes | Drop]:
