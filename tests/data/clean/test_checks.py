@@ -67,6 +67,7 @@ HOSTILE = {
     'mojibake': 'Ã©' * 400_000, 'accents': 'é' * 500_000, 'urls': 'http://a:b' * 100_000, 'base64': 'QUJD' * 250_000,
     'tabs': '\t\n' * 500_000,
     'surrogates': '\ud800' * 500_000, 'links': 'www.a ' * 160_000, 'hashes': '# ' * 500_000, 'words': 'a b ' * 250_000,
+    'blanks': ('   \nx' + ' ' * 90_000 + 'y') * 11,
 }  # fmt: skip
 
 
@@ -113,7 +114,8 @@ def test_rules_are_phrases_without_numbers_and_names():
 def test_the_better_of_two_versions_has_the_higher_quality():
   text = pathlib.Path(sysconfig.get_paths()['stdlib'], 'heapq.py').read_text()
   without_comments = '\n'.join(line for line in text.split('\n') if not line.strip().startswith('#'))
-  for worse in (text[: len(text) // 2], text[:3000] * 2, without_comments, '', '\n' * 99):
+  half = text[: len(text) // 2]
+  for worse in (half, half + half, text[:3000] * 2, without_comments, '', '\n' * 99):
     assert 0 <= quality('heapq.py', worse) < quality('heapq.py', text) <= 1
 
 

@@ -74,6 +74,10 @@ def test_lines_end_one_way_and_controls_go():
   assert encoding.repair('', 'a\r\nb\x00') == 'a\nb'
 
 
+def test_what_one_repair_uncovers_is_repaired_too():
+  assert encoding.repair('', 'Ã\x80©') == 'é'
+
+
 def test_surrogate_pairs_are_one_character_and_lone_ones_are_none():
   assert encoding.repair('', 'a \ud83d\ude00 b') == 'a \U0001f600 b'
   assert encoding.repair('', 'a \ud83d b') == 'a \ufffd b'

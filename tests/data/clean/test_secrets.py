@@ -36,6 +36,7 @@ REPLACED = [
     ('String dbPwd := "kL9#mN2$pQ";', f'String dbPwd := "{PASSWORD}";'),
     ('postgres://app:s3cr7tpw9@db.internal/x', f'postgres://app:{PASSWORD}@db.internal/x'),
     ('# by Jane Doe <jane.doe@mail.acme.org>', f'# by Jane Doe <{EMAIL}>'),
+    ('-joe@acme.org', f'-{EMAIL}'),
     ('mailto:j+x@acme.co.uk, k@acme.de.', f'mailto:{EMAIL}, {EMAIL}.'),
     ('host = "93.184.216.34"', f'host = "{IP}"'),
     ('http://93.184.216.34:80/', f'http://{IP}:80/'),
