@@ -17,7 +17,7 @@ import tree_sitter_c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iquest_jax.data import syntax
+from iquest_jax.data import grammars, syntax
 from iquest_jax.data.languages import PARSED
 
 # A text in each language; then, of each level, nodes that must be found, and one that must not.
@@ -301,6 +301,23 @@ def test_the_other_process_ends_with_this_one():
   while pathlib.Path(f'/proc/{pid}/cmdline').exists() and pathlib.Path(f'/proc/{pid}/cmdline').read_bytes():
     assert time.monotonic() < deadline
     time.sleep(0.02)
+
+
+def test_a_node_with_errors_is_given_at_no_level():
+  text = 'f(1)\ng(2 +)\ndef h():\n  return (\n'
+  tree = syntax.parse(text, 'python')
+  assert tree.wrong_bytes
+  got = {text[start:end] for level in syntax.LEVELS for start, end in syntax.spans(tree, level)}
+  assert 'f(1)' in got and not any('+' in node or 'def' in node for node in got)
+
+
+def test_an_offset_within_a_character_is_not_given():
+  text = 'case "$b" in 3) exit\ud800" 1;; esac\nf 1\n'
+  offsets = syntax.definitions(syntax.parse(text, 'bash'))
+  assert [syntax.decode(syntax.encode(text)[:offset]) for offset in offsets]
+  tree = tree_sitter.Parser(tree_sitter.Language(tree_sitter_c.language())).parse(b'int a = f(1);')
+  assert grammars.spans(tree, 'c', 'expression', b'int a = f(1);') == [(8, 12)]
+  assert grammars.spans(tree, 'c', 'expression', b'int a = f(1)\x80') == []
 
 
 @settings(max_examples=100, deadline=None)
