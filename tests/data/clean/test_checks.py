@@ -119,6 +119,11 @@ def test_the_better_of_two_versions_has_the_higher_quality():
     assert 0 <= quality('heapq.py', worse) < quality('heapq.py', text) <= 1
 
 
+def test_repeated_lines_lower_the_quality():
+  different = ''.join(f'x{number} = {number}\n' for number in range(100, 200))
+  assert quality('a.py', 'x100 = 100\n' * 100) < quality('a.py', different)
+
+
 @given(PATHS, TEXTS)
 def test_quality_is_a_share(path, text):
   assert 0 <= quality(path, text) <= 1
