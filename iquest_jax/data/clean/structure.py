@@ -14,7 +14,10 @@ _MOST_ERRORS_OF = {'c': 0.25, 'cpp': 0.25, 'bash': 0.11}
 
 
 def check(path: str, text: str) -> str | Drop:
-  """Code that its language's grammar parses, up to a share of bytes in errors; languages without a grammar pass."""
+  """Code that its language's grammar parses, up to a share of bytes in errors; languages without a grammar pass.
+
+  A parser that data/syntax.py had to end, for its time, its memory or a crash, took too long.
+  """
   language = language_of(path, text)
   if language not in PARSED:
     return text
