@@ -2,7 +2,6 @@
 
   <rows_dir>/manifest.json                          its replacement is the only commit
   <rows_dir>/<source>/<split>-<hash>/               a segment: a TFDS dataset of one split, never changed once it exists
-  <rows_dir>/.lock                                  held by runs; see lock.py
 
 Rows are only appended: a longer stage gets another segment. So the hash of a manifest covers its segments in order, and a
 manifest that was extended still recognises the hashes it had before. Imports no TensorFlow.

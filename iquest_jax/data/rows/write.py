@@ -124,10 +124,9 @@ def sweep(rows_dir: str | pathlib.Path, manifest: Manifest) -> bool:
 
   Only folders that have the name of a segment are removed, `<rows_dir>/<source>/<split>-<hash>`.
   """
-  locked = lock.alone(rows_dir)
-  if locked is None:
-    return False
-  with locked:
+  with lock.alone(rows_dir) as locked:
+    if not locked:
+      return False
     named = {
         segment['folder']
         for source in manifest['sources'] for split in SPLITS for segment in segments_of(manifest, source, split)
