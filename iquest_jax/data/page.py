@@ -74,6 +74,19 @@ class Preparation:
       grouped.setdefault(source.stage, []).append(source)
     return grouped
 
+  @property
+  def found_duplicates(self) -> dict[str, Mapping[str, int]]:
+    """`duplicates` without the kinds that have none."""
+    return {kind: counts for kind, counts in self.duplicates.items() if counts['documents']}
+
+  @property
+  def inputs(self) -> list[str]:
+    return list(dict.fromkeys(given for given, _, _ in self.funnels))
+
+  def steps(self, given: str) -> list[tuple[str, Funnel]]:
+    """(step, funnel) of an input."""
+    return [(step, funnel) for name, step, funnel in self.funnels if name == given]
+
   def totals(self) -> dict[str, int]:
     """The headline: name -> number."""
     step = lambda wanted: [funnel for _, name, funnel in self.funnels if name == wanted]
@@ -129,24 +142,24 @@ def _falling(counts: Mapping[str, int]) -> dict[str, int]:
 def tables(report: Preparation, console: Console) -> None:
   """Prints the report in short; samples only if it is of one stage."""
   console.print()
-  table = _table('What came in', 'input', 'step', '>in', '>dropped', '>out', 'dropped by')
-  before = ''
-  for given, step, funnel in report.funnels:
-    if before and given != before:
-      table.add_section()
-    drops = ', '.join(f'{rule} {count:,}' for rule, count in _falling(funnel.drops).items())
-    dropped = funnel.read - funnel.kept
-    named = Text(visible(given if given != before else ''))
-    table.add_row(named, Text(visible(step)), f'{funnel.read:,}', f'{dropped:,}' if dropped else '',
-                  f'{funnel.kept:,}', Text(visible(drops), 'dim'))  # fmt: skip
-    before = given
+  table = _table('What came in', 'input, step', '>in', '>dropped', '>out', 'by rule')
+  for given in report.inputs:
+    steps = report.steps(given)
+    table.add_row(Text(visible(given), 'bold'))
+    for step, funnel in steps:
+      dropped = funnel.read - funnel.kept
+      # Between the first step and the last, those that dropped something.
+      if dropped or step in (steps[0][0], steps[-1][0]):
+        rules = ', '.join(f'{rule} {count:,}' for rule, count in _falling(funnel.drops).items())
+        table.add_row(Text(visible(f'  {step}')), f'{funnel.read:,}', f'{dropped:,}' if dropped else '',
+                      f'{funnel.kept:,}', Text(visible(rules), 'dim'))  # fmt: skip
   console.print(table)
   seen = _added(funnel.seen for _, _, funnel in report.funnels)
   if seen:
     console.print(Text(' also ' + ', '.join(f'{what} {count:,}' for what, count in _falling(seen).items()), 'dim'))
-  if any(counts['documents'] for counts in report.duplicates.values()):
+  if duplicates := report.found_duplicates:
     table = _table('Duplicates', 'kind', '>clusters', '>documents in them')
-    for kind, counts in report.duplicates.items():
+    for kind, counts in duplicates.items():
       table.add_row(kind, f'{counts["clusters"]:,}', f'{counts["documents"]:,}')
     console.print(table)
   if report.contaminated:
@@ -157,9 +170,9 @@ def tables(report: Preparation, console: Console) -> None:
   for stage, sources in report.stages.items():
     table = _table(stage, 'source', '>documents', '>rows', '>tokens', '>of rows', '>of loss', 'languages')
     for source in sources:
-      languages = ', '.join(f'{name} {_share(count, source.tokens)}' for name, count in _top(source.languages))
+      languages = _languages(source, _TERMINAL_LANGUAGES)
       table.add_row(source.name, f'{source.documents:,}', f'{source.rows:,}', f'{source.tokens:,}',
-                    f'{source.rows_share:.1%}', f'{source.loss_share:.1%}', Text(languages, 'dim'))  # fmt: skip
+                    f'{source.rows_share:.1%}', f'{source.loss_share:.1%}', Text(visible(languages), 'dim'))  # fmt: skip
     console.print(table)
   if len(report.stages) == 1:
     for source in report.sources:
@@ -173,12 +186,16 @@ def _table(title: str, *columns: str) -> Table:
   """A table; a column whose name begins with > holds numbers."""
   table = Table(title=title, title_justify='left', title_style='bold', box=box.SIMPLE_HEAD, pad_edge=False)
   for column in columns:
-    table.add_column(column.lstrip('>'), justify='right' if column.startswith('>') else 'left', overflow='fold')
+    justify = 'right' if column.startswith('>') else 'left'
+    # The first column names things and stays on one line; the last may be long.
+    table.add_column(column.lstrip('>'), justify=justify, overflow='fold', no_wrap=column != columns[-1])
   return table
 
 
-def _top(languages: Mapping[str, int]) -> list[tuple[str, int]]:
-  return list(languages.items())[:_TERMINAL_LANGUAGES]
+def _languages(source: Source, most: int | None = None) -> str:
+  """Shares of a source's tokens by language; '' if no language is known."""
+  known = list(source.languages.items())[:most] if source.languages.keys() - {'other'} else []
+  return ', '.join(f'{name} {_share(count, source.tokens)}' for name, count in known)
 
 
 def _share(part: int, whole: int) -> str:
@@ -215,8 +232,8 @@ def page(report: Preparation) -> str:
 
 def _funnels(report: Preparation) -> str:
   parts = []
-  for given in dict.fromkeys(given for given, _, _ in report.funnels):
-    steps = [(step, funnel) for name, step, funnel in report.funnels if name == given]
+  for given in report.inputs:
+    steps = report.steps(given)
     most, rows = max(max(funnel.read for _, funnel in steps), 1), []
     for step, funnel in steps:
       dropped = funnel.read - funnel.kept
@@ -236,7 +253,7 @@ def _funnels(report: Preparation) -> str:
 def _duplicates(report: Preparation) -> str:
   rows = [
       f'<tr><th scope="row">{_escape(kind)}</th><td>{counts["clusters"]:,}</td><td>{counts["documents"]:,}</td></tr>'
-      for kind, counts in report.duplicates.items() if counts['documents']
+      for kind, counts in report.found_duplicates.items()
   ]  # fmt: skip
   note = '<p>Of each cluster of exact or near copies the best document is kept.</p>'
   return _scrolled(note, '<th>kind</th><th>clusters</th><th>documents in them</th>', rows, 'narrow') if rows else ''
@@ -258,12 +275,11 @@ def _stage(stage: str, sources: Sequence[Source]) -> str:
   for source in sources:
     counts = f'<td>{source.documents:,}</td><td>{source.rows:,}</td><td>{source.tokens:,}</td>'
     shares = ''.join(f'<td class="share">{share:.1%}{_bar(share)}</td>' for share in (source.rows_share, source.loss_share))
-    languages = ', '.join(f'{_escape(name)} {_share(count, source.tokens)}' for name, count in source.languages.items())
     rows.append(f'<tr><th scope="row">{_escape(source.name)}</th>{counts}{shares}</tr>')
     for rule, count in source.drops.items():
       rows.append(f'<tr class="note"><th scope="row">− {_escape(rule)}</th><td>{count:,}</td>{"<td></td>" * 4}</tr>')
-    if source.languages.keys() - {'other'}:
-      rows.append(f'<tr class="note"><td class="text wide" colspan="6">{languages}</td></tr>')
+    if languages := _languages(source):
+      rows.append(f'<tr class="note"><td class="text wide" colspan="6">{_escape(languages)}</td></tr>')
   head = ''.join(f'<th>{name}</th>' for name in ('source', 'documents', 'rows', 'tokens', 'of rows', 'of what is learned'))
   return _scrolled(f'<h3>{_escape(stage)}</h3>', head, rows)
 

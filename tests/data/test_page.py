@@ -104,6 +104,15 @@ def test_terminal_and_page_show_every_count_and_rule(report):
   assert 'too long for a row' in text
 
 
+def test_the_terminal_leaves_out_steps_that_dropped_nothing_and_fits_80_columns():
+  steps = ('read', 'clean', 'decontaminate', 'deduplicate')
+  report = page.preparation({'funnels': {f'reasoning_thinking: {step}': funnel(8) for step in steps}}, [manifest()])
+  text = printed(report, 80)
+  assert 'reasoning_thinking' in text
+  assert 'read' in text and 'deduplicate' in text and 'clean' not in text
+  assert all(len(line) <= 80 for line in text.splitlines())
+
+
 def test_whatever_documents_hold_is_shown_as_text(report):
   source = page.page(report)
   found = Page(source)
