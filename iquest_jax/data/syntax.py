@@ -9,6 +9,8 @@ import array
 import atexit
 import contextlib
 import dataclasses
+import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -17,6 +19,7 @@ import sys
 import threading
 
 from iquest_jax.data.languages import LANGUAGES
+from iquest_jax.errors import UserError
 
 LEVELS = ('expression', 'statement', 'function')
 
@@ -46,10 +49,14 @@ def parse(text: str | bytes, language: str, seconds: float = SECONDS) -> Tree | 
 
   None if the language has no grammar (it is not in languages.PARSED), if the text has more than MAX_BYTES bytes, or if
   parsing takes more than `seconds` of processor time, too much memory, or crashes.
+
+  Raises:
+    UserError: tree-sitter or the grammar is not installed.
   """
   data = encode(text) if isinstance(text, str) else text
   if language not in LANGUAGES or not LANGUAGES[language].grammar or len(data) > MAX_BYTES:
     return None
+  _check_installed(language)
   with _lock:
     process = _process()
     answer = process.parse(data, language, seconds)
@@ -117,7 +124,8 @@ class _Process:
 
   def ask(self, request: dict, data: bytes = b'') -> array.array | None:
     """The numbers of the answer; None if the process ended instead."""
-    self._process = self._process or _start()
+    if self._process is None:
+      self._start()
     try:
       self._process.stdin.write(json.dumps(request).encode() + b'\n' + data)
       self._process.stdin.flush()
@@ -145,15 +153,26 @@ class _Process:
     numbers.fromfile(self._process.stdout, count)  # EOFError if there are fewer
     return numbers
 
+  def _start(self) -> None:
+    root = pathlib.Path(__file__).parents[2]
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(root), *filter(None, sys.path)])}
+    # Whatever it writes when it ends is of no use to anybody.
+    self._process = subprocess.Popen(
+        [sys.executable, '-S', '-m', 'iquest_jax.data.grammars'],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
+    )  # fmt: skip
+    try:
+      self._numbers(1)
+    except EOFError:  # otherwise every text would seem to be too hard
+      self.close()
+      raise RuntimeError('python -m iquest_jax.data.grammars does not start') from None
 
-def _start() -> subprocess.Popen:
-  root = pathlib.Path(__file__).parents[2]
-  environment = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(root), *filter(None, sys.path)])}
-  # Whatever it writes when it ends is of no use to anybody.
-  return subprocess.Popen(
-      [sys.executable, '-S', '-m', 'iquest_jax.data.grammars'],
-      stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
-  )  # fmt: skip
+
+@functools.cache
+def _check_installed(language: str) -> None:
+  for module in ('tree_sitter', LANGUAGES[language].grammar.split('.')[0]):
+    if importlib.util.find_spec(module) is None:
+      raise UserError(f'syntax: {module} is not installed, and {language} needs it; pip install -e .[data]')
 
 
 _lock = threading.Lock()

@@ -2,6 +2,7 @@
 
 import ast
 import concurrent.futures
+import importlib.util
 import inspect
 import itertools
 import multiprocessing
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from iquest_jax.data import grammars, syntax
 from iquest_jax.data.languages import PARSED
+from iquest_jax.errors import UserError
 
 # A text in each language; then, of each level, nodes that must be found, and one that must not.
 SNIPPETS = {
@@ -337,6 +339,18 @@ def test_spans_lie_between_characters_in_whatever_text(language, seed):
       syntax.decode(tree.data[start:end])  # raises UnicodeDecodeError if it begins or ends within a character
   for start in syntax.definitions(tree):
     syntax.decode(tree.data[start:])
+
+
+def test_a_grammar_that_is_missing_is_named_and_not_taken_for_a_hard_text(monkeypatch):
+  syntax._check_installed.cache_clear()
+  with monkeypatch.context() as patch, pytest.raises(UserError, match='tree_sitter_go is not installed, and go needs it'):
+    patch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'tree_sitter_go' else name)
+    syntax.parse('x', 'go')
+  syntax._process().close()
+  with monkeypatch.context() as patch, pytest.raises(RuntimeError, match='does not start'):
+    patch.setattr(sys, 'executable', '/bin/false')
+    syntax.parse('x', 'go')
+  assert syntax.parse('x', 'go') is not None
 
 
 def test_no_grammar_is_loaded_here():
