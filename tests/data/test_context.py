@@ -141,11 +141,12 @@ def shown(monkeypatch, split, *others, room=4000, path='t.py'):
   return context.repository(repository, room, TOKENIZER, random.Random(0), ALWAYS).context
 
 
-def test_what_the_target_imports_stands_nearest_unless_the_middle_imports_it(monkeypatch):
+def test_import_relations_stand_nearest_unless_the_middle_imports(monkeypatch):
   split = FimSplit('import near\nalpha = beta\n', 'import far\nsecret_name = 1\n', 'gamma = delta\n')
   near, far = ('near.py', 'unrelated = 1\n'), ('far.py', 'unknown = 2\n')
   similar, hidden = ('similar.py', 'alpha = beta + gamma\n'), ('hidden.py', 'secret_name = 2\n')
-  assert shown(monkeypatch, split, near, far, similar, hidden) == (similar, near)
+  user = ('user.py', 'import t\nt.alpha(unheard, unseen, untold)\n')
+  assert shown(monkeypatch, split, near, far, similar, user, hidden) == (similar, near, user)
 
 
 def test_a_rare_name_says_more_than_a_common_one(monkeypatch):

@@ -14,7 +14,7 @@ from iquest_jax.data import syntax
 from iquest_jax.data.build import excerpts, fim
 from iquest_jax.data.build.neighbours import identifiers
 from iquest_jax.data.documents import File, FimSplit, Repository, RepositoryView
-from iquest_jax.data.imports import imported
+from iquest_jax.data.imports import Layout, imported
 from iquest_jax.data.languages import language_of
 from iquest_jax.text.tokenizer import Tokenizer
 
@@ -53,9 +53,9 @@ def repository(
 ) -> RepositoryView:
   """All files in reading order, or, for a share of the repositories, a completion that fits into `context` tokens.
 
-  A completion gives at most half of the room to the file itself. The rest goes to what that file imports and to the files
-  most similar to it, the most useful last, at most a quarter of the room to each. None of them holds three consecutive
-  lines of the middle, blank lines and indentation aside.
+  A completion gives at most half of the room to the file itself. The rest goes to files that it imports or that import it
+  and to those most similar to it, the most useful last, at most a quarter of the room to each. None of them holds three
+  consecutive lines of the middle, blank lines and indentation aside.
   """
   proportions = proportions or fim.Proportions()
   targets = [file for file in document.files if file[1]]
@@ -90,10 +90,10 @@ def _shown(
 
 
 def _others(split: FimSplit, path: str, files: _Files) -> list[tuple[str, str]]:
-  """The other files of a repository, the most useful first; those that share no name with the target are left out.
+  """The other files of a repository, the most useful first; those that have nothing in common with the target are left out.
 
-  ours: files that the target imports come first, all by the cosine of their identifiers, rare ones weighing more. The
-  middle is not looked at, since nobody who completes code knows it.
+  ours: files that the target imports, or that import it, come before others; within both, the cosine of identifiers
+  decides, rare ones weighing more. The middle is not looked at, since nobody who completes code knows it.
   """
   names = {other: identifiers(text) for other, text in files}
   count = collections.Counter(itertools.chain.from_iterable(names.values()))
@@ -101,14 +101,14 @@ def _others(split: FimSplit, path: str, files: _Files) -> list[tuple[str, str]]:
   weight = {name: round(1e6 * math.log(1 + len(files) / times) ** 2) for name, times in count.items()}
   size = lambda found: sum(weight.get(name, 0) for name in found)
   target = identifiers(split.prefix) | identifiers(split.suffix)
-  needed = set(imported(path, f'{split.prefix}\n{split.suffix}', names.keys()))
-  scores = {}
-  for other, found in names.items():
-    shared = size(target & found)
-    if other != path and (shared or other in needed):
-      # The cosine, but for the norm of the target, which is the same for all.
-      scores[other] = (other not in needed, -shared / math.sqrt(size(found) or 1))
-  return sorted((file for file in files if file[0] in scores), key=lambda file: scores[file[0]])
+  # The cosine, but for the norm of the target, which is the same for all.
+  cosine = {other: size(target & found) / math.sqrt(size(found) or 1) for other, found in names.items()}
+  layout = Layout(names)
+  related = set(imported(path, f'{split.prefix}\n{split.suffix}', layout))
+  texts = {other: text for other, text in files if other != path and (cosine[other] or other in related)}
+  ranked = sorted(texts, key=lambda other: -cosine[other])
+  related |= {other for other in ranked[:_MAX_FILES] if path in imported(other, texts[other], layout)}
+  return [(other, texts[other]) for other in sorted(ranked, key=lambda other: other not in related)]
 
 
 def _excerpt(
