@@ -59,15 +59,23 @@ MAY_IMPORT = {
     'data.inputs': {'errors', 'data.documents', 'data.sources'},
     'data.deal': {'data.documents'},
     # Half one: what a task collects, what there is to collect, and all of it.
-    'data.collect': DATA_GROUND | {'data.inputs', 'data.read', 'data.clean', 'data.build', 'data.shards'},
-    'data.scan': {'errors', 'data.collect', 'data.clean', 'data.executors', 'data.inputs', 'data.read'},
+    'data.evaluation': {'data.clean', 'data.inputs', 'data.read'},
+    'data.collect': DATA_GROUND | {
+        'data.evaluation', 'data.inputs', 'data.read', 'data.clean', 'data.build', 'data.shards',
+    },
+    'data.scan': {'errors', 'data.collect', 'data.evaluation', 'data.clean', 'data.executors', 'data.inputs', 'data.read'},
     'data.corpus': GROUND | DATA_GROUND | {
-        'data.collect', 'data.scan', 'data.deal', 'data.inputs', 'data.executors', 'data.sources', 'data.clean', 'data.read',
+        'data.collect', 'data.scan', 'data.deal', 'data.inputs', 'data.executors', 'data.sources', 'data.clean',
+        'data.read',
     },
     # Half two: what a task packs, and the rows of a stage.
     'data.pack': GROUND | DATA_GROUND | {'data.sources', 'data.read', 'data.rows', 'text'},
-    'data.prepare': GROUND | DATA_GROUND | {'data.executors', 'data.corpus', 'data.sources', 'data.pack', 'data.rows', 'text'},
-    'data.tasks': GROUND | DATA_GROUND | {'data.sources', 'data.corpus', 'data.prepare', 'data.rows', 'data.loader', 'text'},
+    'data.prepare': GROUND | DATA_GROUND | {
+        'data.executors', 'data.corpus', 'data.sources', 'data.pack', 'data.rows', 'text',
+    },
+    'data.tasks': GROUND | DATA_GROUND | {
+        'data.sources', 'data.corpus', 'data.prepare', 'data.rows', 'data.loader', 'text',
+    },
     'data.export': GROUND | {'data.documents', 'data.corpus', 'data.executors', 'data.read'},
     'data.page': {'run_folder', 'data.funnel', 'data.inspect', 'text'},
     'data.inspect': GROUND | DATA_GROUND | {'data.prepare', 'data.corpus', 'data.rows', 'data.sources', 'text'},

@@ -7,14 +7,13 @@ signature and its quality. Its result counts what was read, dropped by which rul
 import collections
 import contextlib
 import dataclasses
-import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iquest_jax.data import languages, split
+from iquest_jax.data import evaluation, languages, split
 from iquest_jax.data.build import transitions
-from iquest_jax.data.clean import checks, decontaminate, duplicates, encoding, index, licence, minhash, quality
+from iquest_jax.data.clean import checks, duplicates, encoding, index, licence, minhash, quality, semantic
 from iquest_jax.data.documents import (
     Commit,
     Conversation,
@@ -27,15 +26,13 @@ from iquest_jax.data.documents import (
     texts,
 )
 from iquest_jax.data.funnel import Funnel
-from iquest_jax.data.inputs import Input
+from iquest_jax.data.inputs import Input, Semantic
 from iquest_jax.data.read import chats, commits, git, jsonl, problems, repositories
 from iquest_jax.data.shards import ShardWriter
 
 # Raise it when reading or cleaning changes, so that documents are collected again.
 VERSION = 1
 RESULT = 'result.json'
-# Fields that name a problem of an evaluation set.
-_PROBLEM_NAMES = ('task_id', 'question_id', 'id', 'name')
 _EVIDENCE = 20  # contaminated documents that a task reports with their evidence
 
 
@@ -47,11 +44,15 @@ class Settings:
     held_out: documents to hold out per input and kind, so places of so many are reported.
     licences: allowed ones, SPDX.
     evaluation: files of texts that must not occur.
+    index: their index; see evaluation.py.
+    semantic: how texts are embedded, if they are.
   """
 
   held_out: int
   licences: tuple[str, ...]
   evaluation: tuple[str, ...]
+  index: str
+  semantic: Semantic | None
 
 
 def collect(given: Input, paths: Sequence[tuple[str, str]], settings: Settings, folder: str) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class _Collection:
 
   def __init__(self, given: Input, settings: Settings, folder: pathlib.Path):
     self._input, self._settings, self._folder = given, settings, folder
-    self._evaluation = evaluation(settings.evaluation)
+    self._evaluation = evaluation.opened(settings.index, settings.evaluation, settings.semantic)
     self._outputs: dict[str, _Output] = {}
     self._funnels = {'read': Funnel(), 'clean': Funnel(), 'decontaminate': Funnel()}
     self._histories: dict[str, str] = {}
@@ -133,7 +134,9 @@ class _Collection:
       self._funnels['read'].drop(document)
       return None
     self._funnels['read'].keep()
-    if not is_clean:
+    if is_clean:
+      self._funnels['clean'].keep()
+    else:
       document = clean(document, self._input.filter, self._settings.licences, self._funnels['clean'].seen)
       if isinstance(document, Drop):
         self._funnels['clean'].drop(document)
@@ -147,7 +150,8 @@ class _Collection:
     self._funnels['decontaminate'].keep()
     kind = type(document).__name__.lower()
     if kind not in self._outputs:
-      self._outputs[kind] = self._closing.enter_context(_Output(self._folder, kind, self._input.near))
+      output = _Output(self._folder, kind, self._input.near, self._settings.semantic)
+      self._outputs[kind] = self._closing.enter_context(output)
     self._outputs[kind].write(document, self._histories)
     return document
 
@@ -166,11 +170,15 @@ class _Collection:
 class _Output:
   """The documents of one kind, their index, and their counts."""
 
-  def __init__(self, folder: pathlib.Path, kind: str, near: bool):
+  def __init__(self, folder: pathlib.Path, kind: str, near: bool, meaning: Semantic | None):
     """Opens the files; without `near`, only exact copies of a document are duplicates."""
     self._near, self._closing = near, contextlib.ExitStack()
     self._writer = self._closing.enter_context(ShardWriter(folder / f'{kind}.jsonl.zst'))
     self._index = self._closing.enter_context(index.IndexWriter(folder / f'{kind}.index', duplicates.TEXT))
+    self._meanings = None
+    if meaning:
+      embed = evaluation.endpoint(meaning)
+      self._meanings = self._closing.enter_context(semantic.Index(folder / f'{kind}.meanings', embed))
     self.documents = self._characters = 0
     self._places: dict[str, dict[float, int]] = {'repository': {}, 'document': {}}
     self._languages: dict[str, int] = {}
@@ -182,7 +190,10 @@ class _Output:
     text = '\n'.join(parts)
     score = quality.quality(document.path if isinstance(document, File) else '', text)
     vector = minhash.signature(text) if self._near else None
-    self._index.add(document.id, minhash.exact_digest(text), score, vector)
+    digest = minhash.exact_digest(text)
+    self._index.add(document.id, digest, score, vector)
+    if self._meanings:
+      self._meanings.add(document.id, digest, score, text)
     self.documents += 1
     self._characters += characters
     kind, place = split.unit(document, histories)
@@ -206,18 +217,6 @@ class _Output:
     self._closing.__exit__(*failure)
 
 
-@functools.cache
-def evaluation(paths: tuple[str, ...]) -> decontaminate.EvalIndex:
-  """The index of evaluation sets: the strings of each line of JSONL, whatever its fields are called."""
-  suites = {}
-  for path in paths:
-    suites[pathlib.Path(path).name.partition('.')[0]] = pairs = []
-    for number, record in enumerate(jsonl.read_objects(path)):
-      name = next((str(record[field]) for field in _PROBLEM_NAMES if field in record), str(number))
-      pairs += [(name, text) for text in record.values() if isinstance(text, str)]
-  return decontaminate.EvalIndex.build(suites)
-
-
 def clean(
     document: Document, rules: bool, licences: Sequence[str], seen: collections.Counter
 ) -> Document | Drop:
@@ -239,36 +238,44 @@ def clean(
       if drop := licence.check(document, licences):
         return drop
       table = lambda path: checks.of_file(path) if rules else checks.CHAT
-      repaired = [(path, checked(path, text, table(path))) for path, text in document.files]
+      licensed = ((path, licence.check_header(path, text, licences)) for path, text in document.files)
+      repaired = [(path, text if isinstance(text, Drop) else checked(path, text, table(path))) for path, text in licensed]
       files = tuple((path, text) for path, text in repaired if not isinstance(text, Drop))
       seen['files of repositories, dropped'] += len(document.files) - len(files)
       return dataclasses.replace(document, files=files) if files else Drop('repository: no file is left')
     case Commit():
-      return _fields(document, ('message', 'patch'), checks.PATCH, seen)
+      return _fields(document, {'message': checks.CHAT, 'patch': checks.PATCH}, seen)
     case Transition():
-      # What a check would change no longer applies as a patch.
-      for text in texts(document):
-        repaired = checked('', text, checks.PATCH)
-        if isinstance(repaired, Drop):
-          return repaired
-        if repaired != text:
-          return Drop('transition: holds a secret')
-      return document
+      return _transition(_fields(document, {'message': checks.CHAT, 'patch': checks.PATCH}, seen), seen)
     case Problem():
-      return _fields(document, ('statement', 'solution'), checks.CHAT, seen)
+      return _fields(document, {'statement': checks.CHAT, 'solution': checks.CHAT}, seen)
     case Conversation():
       return _conversation(document, seen)
   raise TypeError(type(document))
 
 
-def _fields(document: Document, names: Sequence[str], table: Sequence, seen: collections.Counter) -> Document | Drop:
+def _fields(document: Document, tables: Mapping[str, Sequence], seen: collections.Counter) -> Document | Drop:
+  """A document with some of its texts checked, each by a table of its own."""
   changes = {}
-  for name in names:
+  for name, table in tables.items():
     if text := getattr(document, name):
       changes[name] = checks.clean('', text, table, seen)
       if isinstance(changes[name], Drop):
         return changes[name]
   return dataclasses.replace(document, **changes)
+
+
+def _transition(document: Transition | Drop, seen: collections.Counter) -> Transition | Drop:
+  """Its files, cleaned as the patch was, so that the patch still applies to them."""
+  if isinstance(document, Drop):
+    return document
+  parts = {}
+  for part in ('files', 'context'):
+    cleaned = [(path, checks.clean(path, text, checks.PATCHED, seen)) for path, text in getattr(document, part)]
+    if part == 'files' and (drops := [text for _, text in cleaned if isinstance(text, Drop)]):
+      return drops[0]
+    parts[part] = tuple((path, text) for path, text in cleaned if not isinstance(text, Drop))
+  return dataclasses.replace(document, **parts)
 
 
 def _conversation(document: Conversation, seen: collections.Counter) -> Conversation | Drop:

@@ -11,6 +11,7 @@ removed after it.
 
 import collections
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -19,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from iquest_jax.data import collect, deal, scan, sources, split
-from iquest_jax.data.clean import clusters, duplicates
+from iquest_jax.data.clean import clusters, duplicates, semantic
 from iquest_jax.data.documents import KINDS, Document, Drop
 from iquest_jax.data.executors import Executor, Progress, Task, key_of
 from iquest_jax.data.funnel import Funnel
@@ -185,18 +186,20 @@ class _Work:
   def find_duplicates(self) -> dict[str, pathlib.Path]:
     """The clusters of every kind; their references count the shards of `_with`."""
     found, kinds = {}, sorted({kind for one in self._collected for kind in one['kinds']})
-    tasks, links = [], {}
-    for kind in kinds:
+    tasks, links = [], {kind: [] for kind in kinds}
+    # Both ways to be alike: by words, and by meaning.
+    ways = {'index': None} | ({'meanings': self._inputs.semantic.duplicates} if self._inputs.semantic else {})
+    for kind, (way, cosine) in itertools.product(kinds, ways.items()):
       folder = self._target / 'duplicates' / kind
       folder.mkdir(parents=True, exist_ok=True)
-      indices = [self._file(number, f'{kind}.index') for number in self._with(kind)]
+      indices = [self._file(number, f'{kind}.{way}') for number in self._with(kind)]
       parts = duplicates.partitions(indices)
-      write_whole(folder / 'indices.json', json.dumps([str(index) for index in indices]))
-      links[kind] = [folder / f'{part:05}.links' for part in range(parts)]
-      tasks += [
-          Task(find_pairs, (str(folder / 'indices.json'), part, parts, str(path)), path.with_suffix('.json'))
-          for part, path in enumerate(links[kind])
-      ]
+      listed = folder / f'{way}.json'
+      write_whole(listed, json.dumps([str(index) for index in indices]))
+      for part in range(parts):
+        links[kind].append(folder / f'{part:05}.{way}')
+        result = folder / f'{part:05}.{way}.json'
+        tasks.append(Task(find_pairs, (str(listed), part, parts, str(links[kind][-1]), cosine), result))
     self._run('find duplicates', tasks)
     tasks = [Task(merge, ([str(path) for path in links[kind]], str(self._target / 'duplicates' / kind / 'clusters')),
                   self._target / 'duplicates' / kind / 'clusters.json') for kind in kinds]  # fmt: skip
@@ -260,10 +263,16 @@ class _Work:
     return groups
 
 
-def find_pairs(indices: str, part: int, parts: int, target: str) -> dict[str, int]:
-  """Writes the links of one partition of the keys; `indices` is a JSON file with the folders of the indices."""
+def find_pairs(indices: str, part: int, parts: int, target: str, cosine: float | None) -> dict[str, int]:
+  """Writes the links of one partition of the keys.
+
+  Args:
+    indices: a JSON file with the folders of the indices.
+    cosine: from which documents are alike, if they are compared by meaning.
+  """
   folders = [pathlib.Path(folder) for folder in json.loads(pathlib.Path(indices).read_text())]
-  return {'links': duplicates.find_pairs(folders, part, parts, pathlib.Path(target))}
+  measure = duplicates.TEXT if cosine is None else semantic.measure_of(folders, cosine)
+  return {'links': duplicates.find_pairs(folders, part, parts, pathlib.Path(target), measure)}
 
 
 def merge(links: Sequence[str], target: str) -> dict[str, int]:

@@ -11,6 +11,13 @@
   path = "repositories/*"              # repositories or files, relative to this file
   sources = ["code", "repository_level", "commits", "transitions"]
 
+  [semantic]                           # optional: duplicates and contamination by meaning
+  endpoint = "http://localhost:8000/v1"
+  model = "an-embedding-model"
+  key_env = "EMBEDDING_KEY"            # the variable with the key, if the server asks for one
+  duplicates = 0.95                    # cosines; what they mean differs from model to model
+  contamination = 0.9
+
 An input with `filter = false` keeps what the rules on quality would drop; encoding and secrets are still repaired. One with
 `near = false` loses only exact duplicates: texts of one template look like near-duplicates.
 """
@@ -59,6 +66,17 @@ class Input:
 
 
 @dataclasses.dataclass(frozen=True)
+class Semantic:
+  """An OpenAI-compatible endpoint for embeddings, and the cosines from which texts are alike."""
+
+  endpoint: str
+  model: str
+  key_env: str = ''
+  duplicates: float = 0.95
+  contamination: float = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
 class Inputs:
   """A sources.toml, checked; see above for the fields."""
 
@@ -67,6 +85,7 @@ class Inputs:
   shard_mb: float = 512.0
   licences: tuple[str, ...] = ()
   evaluation: tuple[pathlib.Path, ...] = ()
+  semantic: Semantic | None = None
 
 
 def load(path: str | pathlib.Path) -> Inputs:
@@ -90,7 +109,8 @@ def load(path: str | pathlib.Path) -> Inputs:
   names = [one.name for one in inputs]
   if twice := [name for name in names if names.count(name) > 1]:
     raise UserError(f'--sources: {path} has two inputs "{twice[0]}"; give each a name of its own')
-  fields = _checked(f'{path}', content, {'held_out': int, 'shard_mb': (int, float), 'licences': list, 'evaluation': list})
+  kinds = {'held_out': int, 'shard_mb': (int, float), 'licences': list, 'evaluation': list, 'semantic': dict}
+  fields = _checked(f'{path}', content, kinds)
   for name in ('held_out', 'shard_mb'):
     if fields.get(name, 1) <= 0:
       raise UserError(f'--sources: {path}: {name} must be above 0, got {fields[name]}')
@@ -99,7 +119,25 @@ def load(path: str | pathlib.Path) -> Inputs:
       fields[name] = tuple(_strings(f'{path}: {name}', fields[name]))
   if 'evaluation' in fields:
     fields['evaluation'] = tuple(path.parent / one for one in fields['evaluation'])
+  if 'semantic' in fields:
+    fields['semantic'] = _semantic(f'{path}, [semantic]', fields['semantic'], inputs)
   return Inputs(inputs, **fields)
+
+
+def _semantic(where: str, given: dict[str, Any], inputs: tuple[Input, ...]) -> Semantic:
+  number = (int, float)
+  fields = _checked(where, given, {
+      'endpoint': str, 'model': str, 'key_env': str, 'duplicates': number, 'contamination': number,
+  })  # fmt: skip
+  for name in ('endpoint', 'model'):
+    if not fields.get(name):
+      raise UserError(f'--sources: {where}: "{name}" is missing or empty')
+  for name in ('duplicates', 'contamination'):
+    if not 0 < fields.get(name, 1) <= 1:
+      raise UserError(f'--sources: {where}: {name} must be in (0, 1], got {fields[name]}')
+  if exact := [one.name for one in inputs if not one.near]:
+    raise UserError(f'--sources: {where}: needs near = true in every input, "{exact[0]}" has near = false')
+  return Semantic(**fields)
 
 
 def _input(where: str, given: dict[str, Any], folder: pathlib.Path) -> Input:

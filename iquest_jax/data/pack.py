@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from iquest_jax.data import languages, sources, split
-from iquest_jax.data.documents import Document, Drop, File
+from iquest_jax.data.documents import Document, Drop, File, Repository
 from iquest_jax.data.read import jsonl
 from iquest_jax.data.rows import packing, write
 from iquest_jax.text.example import Example
@@ -78,7 +78,15 @@ def pack_shard(how: Packing, is_held_out: bool, documents: str, tokenizer: str, 
 
 
 def _language(document: Document) -> str:
-  return (languages.language_of(document.path) if isinstance(document, File) else '') or 'other'
+  """The language of a file, or of the largest file of a repository; 'other' for chats and changes."""
+  match document:
+    case File():
+      path, text = document.path, document.text
+    case Repository():
+      path, text = max(document.files, key=lambda file: len(file[1]))
+    case _:
+      return 'other'
+  return languages.language_of(path, text) or 'other'
 
 
 class _Samples:

@@ -34,6 +34,8 @@ _SAMPLE_CHARACTERS = 150
 # A first guess of how many shards a source needs; what was packed then tells the rest.
 _CHARACTERS_PER_TOKEN, _COMPRESSION = 4, 3
 _PACKED = 'packed'
+# Examples of a source that are kept to be read by people.
+_SAMPLES = 10
 
 
 def check(config: ConfigDict) -> None:
@@ -221,7 +223,7 @@ class _Plan:
       languages = collections.Counter()
       for _, result in shards:
         languages.update(result['languages'])
-      samples = [] if self._segments else self.results[keys[0]]['samples']
+      samples = [] if self._segments else [text for _, result in shards for text in result['samples']][:_SAMPLES]
       documents = sum(result['documents'] for _, result in shards)
       self._segments.append(segment | {
           'keys': keys, 'documents': documents, 'drops': dict(drops), 'languages': dict(languages), 'samples': samples,

@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Sequence
 
 from iquest_jax.data import collect
+from iquest_jax.data import evaluation as evaluation_lib
 from iquest_jax.data.clean import licence
 from iquest_jax.data.executors import Executor, Progress, Task, key_of
 from iquest_jax.data.inputs import Input, Inputs
@@ -54,12 +55,20 @@ def shards(inputs: Inputs, folder: pathlib.Path, executor: Executor, progress: P
   Raises:
     UserError: an input has no files or repositories, or the texts of `evaluation` are missing.
   """
-  evaluation = [path for pattern in inputs.evaluation for path in compressed.input_files(pattern)]
+  evaluation = []
+  for pattern in inputs.evaluation:
+    if not (paths := compressed.input_files(pattern)):
+      raise UserError(f'--sources: evaluation finds no JSONL or Parquet at {pattern}; name the files of the benchmarks')
+    evaluation += paths
   found = {given: _paths(given) for given in inputs.inputs}
   files = [path for given, paths in found.items() if given.read != 'git' for _, path in paths]
   contents = _hash_files([*files, *evaluation], folder / 'hashes', executor, progress)
-  settings = collect.Settings(inputs.held_out, inputs.licences or (*licence.PERMISSIVE, ''), tuple(map(str, evaluation)))
-  shared = (collect.VERSION, settings.held_out, settings.licences, [contents[path] for path in evaluation])
+  benchmarks = [(path.name, contents[path]) for path in evaluation]
+  index = folder / 'evaluation' / f'{key_of(benchmarks)}.npz'
+  evaluation_lib.save(list(map(str, evaluation)), index)
+  licences, meaning = inputs.licences or (*licence.PERMISSIVE, ''), inputs.semantic
+  settings = collect.Settings(inputs.held_out, licences, tuple(map(str, evaluation)), str(index), meaning)
+  shared = (collect.VERSION, inputs.held_out, licences, benchmarks, dataclasses.asdict(meaning) if meaning else None)
   result = []
   for given, paths in found.items():
     own = (given.name, given.read, sorted(kind.__name__ for kind in given.kinds), given.filter, given.near)

@@ -18,6 +18,7 @@ from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder
 
 from tests.data import raw
+from tests.data.clean.test_semantic import Server
 from tests.processes import ROOT
 
 
@@ -38,7 +39,7 @@ def hashes(prepared):
   return {str(path.relative_to(prepared.folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-def documents(prepared, source):
+def documents_of(prepared, source):
   return list(prepared.read(prepared.shards(source))), list(prepared.read(prepared.held_out(source)))
 
 
@@ -76,7 +77,7 @@ def test_no_document_is_lost_without_a_count(prepared):
 
 
 def test_planted_duplicates_and_problems_are_found_with_evidence(prepared):
-  kept = {document.path for side in documents(prepared, 'web_text') for document in side}
+  kept = {document.path for side in documents_of(prepared, 'web_text') for document in side}
   assert 'leak.txt' not in kept and len(kept & {'3.txt', 'near.txt'}) == 1 and len(kept & {'4.txt', 'copy.txt'}) == 1
   assert len(kept) == 60
   (found,) = prepared.report['contaminated']
@@ -86,20 +87,20 @@ def test_planted_duplicates_and_problems_are_found_with_evidence(prepared):
 def test_train_and_held_out_share_no_repository_and_no_history(prepared):
   sides = [set(), set()]
   for source in ('code', 'repository_level', 'commits', 'transitions'):
-    for side, kept in zip(sides, documents(prepared, source)):
+    for side, kept in zip(sides, documents_of(prepared, source)):
       assert kept or source == 'transitions'
       side |= {getattr(document, 'name', '') or document.repo for document in kept}
   train, held_out = sides
   assert held_out and train and not train & held_out
   assert ('r0' in train) == ('fork-of-r0' in train) or not {'r0', 'fork-of-r0'} <= train | held_out
   for source in ('web_text', 'chat_instruct'):
-    train, held_out = ({texts(document) for document in side} for side in documents(prepared, source))
+    train, held_out = ({texts(document) for document in side} for side in documents_of(prepared, source))
     assert held_out and train and not train & held_out
 
 
 def test_files_that_another_repository_has_leave_the_repository(prepared):
   """The fork's files are the first repository's: each stays in one of the two."""
-  train, held_out = documents(prepared, 'repository_level')
+  train, held_out = documents_of(prepared, 'repository_level')
   owners = {}
   for document in (*train, *held_out):
     for _, text in document.files:
@@ -153,3 +154,25 @@ def test_an_input_that_finds_nothing_is_named(sources, tmp_path, change):
   (sources.parent / 'changed.toml').write_text(sources.read_text().replace(*change))
   with pytest.raises(UserError, match='--sources: input "(histories|text)" finds no .* at .*'):
     corpus.prepare(RunFolder(tmp_path), inputs.load(sources.parent / 'changed.toml'), Executor())
+
+
+def test_the_same_meaning_in_other_words_is_a_duplicate_and_a_contamination(tmp_path):
+  """The toy embedding sees words without their order, and each text has words of its own."""
+  words = lambda number: [f'word{number}x{place}' for place in range(60)]
+  text_of, turned = lambda number: ' '.join(words(number)), lambda number: ' '.join(reversed(words(number)))
+  documents = [{'text': text_of(number), 'path': f'{number}.txt'} for number in range(12)]
+  documents += [{'text': turned(3), 'path': 'same.txt'}, {'text': turned(80), 'path': 'leak.txt'}]
+  (tmp_path / 'text.jsonl').write_text(''.join(f'{json.dumps(document)}\n' for document in documents))
+  (tmp_path / 'benchmark.jsonl').write_text(json.dumps({'task_id': 'b/0', 'prompt': text_of(80)}) + '\n')
+  text = 'evaluation = ["benchmark.jsonl"]\n{}\n[[input]]\nname = "text"\nread = "documents"\npath = "text.jsonl"\n'
+  text += 'sources = ["web_text"]\nfilter = false\n'
+  semantic = '[semantic]\nendpoint = "{}"\nmodel = "toy"\nduplicates = 0.97\ncontamination = 0.97\n'
+  kept = {}
+  with Server() as server:
+    for name, section in (('words', ''), ('meaning', semantic.format(server.url))):
+      (tmp_path / f'{name}.toml').write_text(text.format(section))
+      done = corpus.prepare(RunFolder(tmp_path / name), inputs.load(tmp_path / f'{name}.toml'), Executor())
+      kept[name] = {document.path for side in documents_of(done, 'web_text') for document in side}
+  assert {'3.txt', 'same.txt', 'leak.txt'} <= kept['words']
+  assert len(kept['meaning'] & {'3.txt', 'same.txt'}) == 1
+  assert 'leak.txt' not in kept['meaning'] and len(kept['meaning']) == 12

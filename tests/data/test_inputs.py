@@ -59,3 +59,24 @@ def test_a_mistake_is_one_line(tmp_path, change, reason):
 def test_a_missing_file_is_named(tmp_path):
   with pytest.raises(UserError, match='nowhere.toml is missing'):
     inputs.load(tmp_path / 'nowhere.toml')
+
+
+SEMANTIC = GOOD + """
+[semantic]
+endpoint = "http://localhost:1/v1"
+model = "m"
+duplicates = 0.9
+"""
+
+
+def test_a_semantic_step_needs_an_endpoint_and_inputs_that_are_compared(tmp_path):
+  semantic = load(tmp_path, SEMANTIC).semantic
+  assert (semantic.model, semantic.duplicates, semantic.contamination) == ('m', 0.9, 0.9)
+  for change, reason in (
+      (('model = "m"', ''), '"model" is missing or empty'),
+      (('duplicates = 0.9', 'duplicates = 1.5'), r'duplicates must be in \(0, 1\], got 1.5'),
+      (('duplicates = 0.9', 'duplicate = 0.9'), '"duplicate" does not exist; did you mean "duplicates"'),
+      (('read = "git"', 'read = "git"\nnear = false'), 'needs near = true in every input, "mine" has near = false'),
+  ):
+    with pytest.raises(UserError, match=reason):
+      load(tmp_path, SEMANTIC.replace(*change))
