@@ -137,6 +137,18 @@ def test_adding_a_source_keeps_the_order_of_the_others(rows_dir):
   assert len(alone) == 48 and len(beside) > 24 and alone[: len(beside)] == beside[:48]
 
 
+def test_sources_of_the_same_size_are_shuffled_differently_and_so_are_segments(tmp_path):
+  orders = {}
+  for source in 'ab':
+    segments = [write_segment(tmp_path, source, 'train', _pack(source, 'train', 16)[at : at + 8], CONTEXT) for at in (0, 8)]
+    held_out = [write_segment(tmp_path, source, 'held_out', _pack(source, 'held_out', 1), CONTEXT)]
+    write_manifest(tmp_path, {source: {'train': segments, 'held_out': held_out}}, CONTEXT)
+    loader = make(tmp_path, schedule=((0, ((source, 1.0),)),), batch_rows=1)
+    drawn = [int(batch['tokens'][0, 0]) for batch in read(loader, 0, 16, [0])]
+    orders |= {(source, part): np.argsort(drawn[8 * part : 8 * part + 8]).tolist() for part in (0, 1)}
+  assert len({tuple(order) for order in orders.values()}) == 4
+
+
 @pytest.mark.parametrize('hosts', [2, 4])
 def test_hosts_read_together_what_one_host_reads(rows_dir, hosts):
   whole = read(make(rows_dir), 2, 9)

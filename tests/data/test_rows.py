@@ -87,7 +87,9 @@ def same(left, right):
 def test_a_record_reads_back_as_the_row_it_was(examples, context):
   for row in packing.pack(examples, context, False, packing.Counts()):
     assert same(record.parse(record.serialize(row), context), row)
-    assert record.serialize(row) == record.serialize(row)
+    names = [b'document_lengths', b'tokens', b'weight_lengths', b'weight_values']
+    places = [record.serialize(row).index(name) for name in names]
+    assert places == sorted(places)  # in a fixed order; protobuf's own changes from process to process
 
 
 def test_rows_take_at_most_three_bytes_per_token_of_a_vocabulary_of_76800(tmp_path):
