@@ -70,6 +70,12 @@ def base(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
   config.data = ConfigDict()
   config.data.rows_dir = ''  # '' is <workdir>/rows/<stage>
   config.data.buckets = (0.0, 1.0)  # a hash maps documents to [0, 1); a stage takes an interval
+  # Files and repositories that are completed in the middle instead of read. Report: half of them, at five levels.
+  config.data.fim = ConfigDict()
+  config.data.fim.share = 0.5
+  config.data.fim.spm = 0.5  # ours: how many show the suffix first, as in Bavarian et al. 2022; the report shows the other
+  levels = ('characters', 'lines', 'expression', 'statement', 'function')
+  config.data.fim.levels = tuple((level, 1.0) for level in levels)  # ours: equal weights
 
   config.train = ConfigDict()
   config.train.dtype = run.pick(full='bfloat16', tiny='float32')

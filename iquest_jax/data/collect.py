@@ -88,6 +88,8 @@ class _Collection:
     self._outputs: dict[str, _Output] = {}
     self._funnels = {'read': Funnel(), 'clean': Funnel(), 'decontaminate': Funnel()}
     self._histories: dict[str, str] = {}
+    # The files of a repository tell which of them are duplicates of others.
+    self._kinds = (*given.kinds, File) if given.read == 'git' and Repository in given.kinds else given.kinds
     self._contaminated: list[dict[str, str]] = []
     self._closing = contextlib.ExitStack()
 
@@ -98,11 +100,7 @@ class _Collection:
     self._closing.__exit__(*failure)
 
   def repository(self, name: str, path: str) -> None:
-    """Adds what a repository holds of the kinds that the input's sources are made of.
-
-    Its files are added too where a source takes the repository as a whole: they tell which are duplicates of others.
-    """
-    kinds = set(self._input.kinds)
+    """Adds what a repository holds of the kinds that the input's sources are made of."""
     try:
       with git.Store(path, name) as store:
         self._histories[name] = commits.history_key(store)
@@ -114,8 +112,7 @@ class _Collection:
       self._funnels['read'].drop(Drop(error.rule, str(error)))
       return
     kept: dict[str, str] = {}
-    wanted = kinds | {File} if Repository in kinds else kinds
-    for document in repositories.read_repository(path, wanted, name, encoding.decode, transitions.transitions):
+    for document in repositories.read_repository(path, self._kinds, name, encoding.decode, transitions.transitions):
       if isinstance(document, File):
         if (file := self.add(dataclasses.replace(document, licence=spdx))) is not None:
           kept[file.path] = file.text
@@ -130,6 +127,8 @@ class _Collection:
 
   def add(self, document: Document | Drop, is_clean: bool = False) -> Document | None:
     """Cleans a document and writes it; returns what was written, None if it was dropped."""
+    if not isinstance(document, (Drop, *self._kinds)):
+      document = Drop('read: of a kind that no source of the input is made of', type(document).__name__.lower())
     if isinstance(document, Drop):
       self._funnels['read'].drop(document)
       return None

@@ -22,17 +22,15 @@ class Packing:
   """What the rows of a source depend on beside its documents and the tokenizer.
 
   Attributes:
-    context: T, tokens of a row.
     buckets: the documents the stage may see; see data/split.py.
-    learn: what is learned of a chat; see data/sources.py.
   """
 
   stage: str
   source: str
-  context: int
-  seed: int
   buckets: tuple[float, float]
-  learn: str
+  rendering: sources.Rendering
+
+  context = property(lambda self: self.rendering.context)
 
 
 def pack_shard(how: Packing, is_held_out: bool, documents: str, tokenizer: str, target: str) -> dict[str, Any]:
@@ -55,7 +53,7 @@ def pack_shard(how: Packing, is_held_out: bool, documents: str, tokenizer: str, 
 
   def examples() -> Iterator[Example]:
     for document in split.in_buckets(jsonl.read_shard(pathlib.Path(documents)), how.buckets):
-      example = sources.render(how.source, document, encoder, how.context, how.seed, how.learn)
+      example = sources.render(how.source, document, encoder, how.rendering)
       if isinstance(example, Drop):
         counts.drops[example.rule] += 1
         continue

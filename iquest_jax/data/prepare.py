@@ -42,9 +42,7 @@ def check(config: ConfigDict) -> None:
   """Raises UserError unless the data section of a stage makes sense."""
   for source in mixture.rows_needed(config.data.mixture, config.train.steps, config.train.batch_rows):
     sources.get(source)
-  sources.check_learn(config.data.learn)
-  if config.data.context < 1:
-    raise UserError(f'config: data.context must be at least 1, got {config.data.context}')
+  sources.Rendering.of(config)
   buckets = config.data.buckets
   is_pair = isinstance(buckets, (tuple, list)) and len(buckets) == 2 and all(isinstance(x, (int, float)) for x in buckets)
   if not is_pair or not 0 <= buckets[0] < buckets[1] <= 1:
@@ -108,10 +106,9 @@ def prepare(
     tokenizer = prepare_tokenizer(config, run, corpus)
     before = manifest_lib.read(folder)
     whole = manifest_lib.undamaged(folder, before)
-    whole = manifest_lib.undamaged(folder, before)
-    data, plans = config.data, []
+    plans = []
     for source, rows in needed.items():
-      how = pack.Packing(config.stage, source, data.context, config.seed, tuple(data.buckets), data.learn)
+      how = pack.Packing(config.stage, source, tuple(config.data.buckets), sources.Rendering.of(config))
       splits = {'train': (corpus.shards(source), rows), 'held_out': (corpus.held_out(source), config.eval.rows)}
       for split, (shards, limit) in splits.items():
         # A source that is never drawn in these steps still gets a row: it belongs to the stage.

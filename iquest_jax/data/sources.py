@@ -5,8 +5,11 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from iquest_jax.data.build import context as context_builder
 from iquest_jax.data.build import edits, problems, transitions
+from iquest_jax.data.build.fim import Proportions
 from iquest_jax.data.documents import Commit, Conversation, Document, Drop, File, Problem, Repository, Transition
 from iquest_jax.data.format import commit, fim, repository, text, transition
 from iquest_jax.errors import UserError, check_name
@@ -19,20 +22,56 @@ LEARN = ('all', 'assistant')
 
 
 @dataclasses.dataclass(frozen=True)
+class Rendering:
+  """How a stage shows documents.
+
+  Attributes:
+    context: T, tokens of a row, which completions and views of repositories are made to fit.
+    learn: which tokens of a chat are learned; one of LEARN.
+    fim: how often files are completed in the middle, and how they are cut.
+  """
+
+  context: int
+  seed: int
+  learn: str
+  fim: Proportions
+
+  @classmethod
+  def of(cls, config: ConfigDict) -> 'Rendering':
+    """That of a stage; raises UserError unless seed and data make sense."""
+    data = config.data
+    if data.context < 1:
+      raise UserError(f'config: data.context must be at least 1, got {data.context}')
+    if data.learn not in LEARN:
+      raise UserError(f'config: data.learn must be one of {", ".join(LEARN)}, got "{data.learn}"')
+    return cls(data.context, config.seed, data.learn, Proportions(data.fim.share, data.fim.spm, dict(data.fim.levels)))
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
   """How the documents of a source become examples.
 
   Attributes:
     kind: the record its documents are read as.
     format: what `build` made -> segments; a chat also takes which turns are learned.
-    build: (document, context in tokens, tokenizer, rng) -> what `format` takes, or a Drop.
+    build: (document, rendering, tokenizer, rng) -> what `format` takes, or a Drop.
     whole: whether an example longer than a row is dropped; otherwise it continues in further rows.
   """
 
   kind: type
   format: Callable[..., list[Segment]]
-  build: Callable[[Any, int, Tokenizer, random.Random], Any] = lambda document, *_: document
+  build: Callable[[Any, Rendering, Tokenizer, random.Random], Any] = lambda document, *_: document
   whole: bool = False
+
+
+def _fitting(build: Callable[..., Any]) -> Callable[[Any, Rendering, Tokenizer, random.Random], Any]:
+  """A builder that takes the tokens of a row."""
+  return lambda document, how, tokenizer, rng: build(document, how.context, tokenizer, rng)
+
+
+def _completing(build: Callable[..., Any]) -> Callable[[Any, Rendering, Tokenizer, random.Random], Any]:
+  """A builder that takes the tokens of a row and how often to complete what."""
+  return lambda document, how, tokenizer, rng: build(document, how.context, tokenizer, rng, how.fim)
 
 
 def _chat(conversation: Conversation, learn: str) -> list[Segment]:
@@ -48,9 +87,9 @@ SOURCES = {
     'stage1': Source(File, text.segments),
     'replay': Source(File, text.segments),
     'commits': Source(Commit, commit.segments),
-    'transitions': Source(Transition, transition.segments, build=transitions.view),
-    'file_level': Source(File, fim.segments, build=context_builder.file),
-    'repository_level': Source(Repository, repository.segments, build=context_builder.repository),
+    'transitions': Source(Transition, transition.segments, build=_fitting(transitions.view)),
+    'file_level': Source(File, fim.segments, build=_completing(context_builder.file)),
+    'repository_level': Source(Repository, repository.segments, build=_completing(context_builder.repository)),
     'reasoning_qa': Source(Conversation, _chat, whole=True),
     'agent_trajectories': Source(Conversation, _chat, whole=True),
     'chat_instruct': Source(Conversation, _chat, whole=True),
@@ -58,7 +97,7 @@ SOURCES = {
     'reasoning_thinking': Source(Conversation, _chat, whole=True),
     'problems': Source(Problem, _chat, build=lambda problem, *_: problems.conversation(problem), whole=True),
     'code_edit': Source(Commit, _chat, build=lambda commit, *_: edits.conversation(commit), whole=True),
-    'repository_edit': Source(Transition, _chat, build=edits.repository_conversation, whole=True),
+    'repository_edit': Source(Transition, _chat, build=_fitting(edits.repository_conversation), whole=True),
 }
 
 
@@ -68,21 +107,10 @@ def get(name: str) -> Source:
   return SOURCES[name]
 
 
-def check_learn(learn: str) -> None:
-  """Raises UserError unless data.learn is one of LEARN."""
-  if learn not in LEARN:
-    raise UserError(f'config: data.learn must be one of {", ".join(LEARN)}, got "{learn}"')
-
-
-def render(name: str, document: Document, tokenizer: Tokenizer, context: int, seed: int, learn: str) -> Example | Drop:
-  """The example of a document; its randomness depends only on seed, source and the document's id.
-
-  Args:
-    context: T, tokens of a row, which completions and views of repositories are made to fit.
-    learn: which tokens of a chat are learned; see LEARN.
-  """
-  source, rng = get(name), random.Random(f'{seed}:{name}:{document.id}')
-  built = source.build(document, context, tokenizer, rng)
+def render(name: str, document: Document, tokenizer: Tokenizer, how: Rendering) -> Example | Drop:
+  """The example of a document; its randomness depends only on seed, source and the document's id."""
+  source, rng = get(name), random.Random(f'{how.seed}:{name}:{document.id}')
+  built = source.build(document, how, tokenizer, rng)
   if isinstance(built, Drop):
     return built
-  return build(tokenizer, source.format(built, learn) if source.format is _chat else source.format(built))
+  return build(tokenizer, source.format(built, how.learn) if source.format is _chat else source.format(built))

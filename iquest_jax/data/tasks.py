@@ -54,16 +54,18 @@ def source_task(
   """The Task `<stage>.<source>`: documents, formatted and tokenised, in order; those that are dropped are left out.
 
   Args:
-    config: reads stage, seed, data.context (completions are made to fit) and data.learn.
+    config: reads stage, seed and data; see sources.Rendering.
     read: gives the documents of a split ('train' or 'held_out') that the stage may see, from the first at every call.
 
   Returns:
     A task of features tokens int32 [n] and loss_weights float32 [n].
   """
 
+  how = sources.Rendering.of(config)
+
   def examples(split: str) -> Iterator[dict[str, np.ndarray]]:
     for document in read(split):
-      example = sources.render(source, document, tokenizer, config.data.context, config.seed, config.data.learn)
+      example = sources.render(source, document, tokenizer, how)
       if not isinstance(example, Drop):
         yield {'tokens': example.tokens, 'loss_weights': example.loss_weights}
 

@@ -83,7 +83,7 @@ def write(folder: pathlib.Path, histories: int = 9, texts: int = 60) -> pathlib.
   for name, part in (('text1.jsonl', documents[:half]), ('text2.jsonl', documents[half:])):
     (folder / name).write_text(''.join(f'{json.dumps(document)}\n' for document in part))
   with open(folder / 'text2.jsonl', 'a', encoding='utf-8') as file:
-    file.write('not json\n["a list"]\n')
+    file.write('not json\n["a list"]\n{"kind": "commit", "id": "1", "message": "m", "patch": "p"}\n')
   facts = [{'text': f'Question: What is {n} times 3?\nAnswer: {3 * n}\n'} for n in range(90)]
   (folder / 'facts.jsonl').write_text(''.join(f'{json.dumps(fact)}\n' for fact in facts))
   chats = [

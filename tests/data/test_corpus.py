@@ -72,7 +72,7 @@ def test_no_document_is_lost_without_a_count(prepared):
     assert read.kept >= clean.read and clear.read == last.read + sum(clear.drops.values())
     groups = [group for group in prepared.groups if group.input == name]
     assert last.kept == sum(shard['documents'] for group in groups for shard in (*group.shards, group.held_out))
-  assert funnels['text: read'].drops.total() == 2 and funnels['chats: read'].drops.total() == 1
+  assert funnels['text: read'].drops.total() == 3 and funnels['chats: read'].drops.total() == 1
   assert funnels['text: decontaminate'].drops.total() == 1 and funnels['text: deduplicate'].drops['duplicate'] == 2
 
 

@@ -25,7 +25,8 @@ def doubling(folder, values):
 def test_results_come_in_order_and_a_finished_task_is_not_run_again(tmp_path, workers):
   seen = []
   run = lambda values: Executor(workers=workers).run(
-      'double twice', doubling(tmp_path, values), tmp_path, lambda step, done: seen.append((step, done.tasks, done.total_tasks))
+      'double twice', doubling(tmp_path, values), tmp_path,
+      lambda step, done: seen.append((step, done.tasks, done.total_tasks)),
   )
   assert run([3, 1]) == [{'value': 6}, {'value': 2}] and seen[-1] == ('double twice', 2, 2)
   assert run([2, 1, 3]) == [{'value': 4}, {'value': 2}, {'value': 6}]
