@@ -51,6 +51,7 @@ def main(argv):
 def _prepare():
   from experiments import chain
   from iquest_jax.data import corpus, inputs, page, prepare
+  from iquest_jax.text import tokenizer
 
   run_folder, console = command.run_folder(), Console(file=sys.stdout)
   if 'exp' in FLAGS:
@@ -66,7 +67,9 @@ def _prepare():
     else:
       documents = corpus.load(run_folder)
     if FLAGS.tokenizer:
-      prepare.import_tokenizer(configs[0], run_folder, FLAGS.tokenizer)
+      imported = prepare.import_tokenizer(configs[0], run_folder, FLAGS.tokenizer)
+      for text in imported.round_trip_report(tokenizer.PROBES):
+        console.print(f'tokenizer: {text!r} decodes to {imported.decode(imported.encode(text))!r}', markup=False)
     manifests = [prepare.prepare(config, run_folder, documents, executor, progress) for config in configs]
   report = page.preparation(documents.report, manifests)
   page.tables(report, console)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from iquest_jax.bench import clean
 from iquest_jax.data import pack, sources
+from iquest_jax.data.build.fim import Proportions
 from iquest_jax.data.documents import File, content_id
 from iquest_jax.data.shards import ShardWriter
 from iquest_jax.text.tokenizer import Tokenizer
@@ -34,7 +35,7 @@ def measure(size: int, vocabulary: int, context: int) -> dict:
       for path, text in texts:
         writer.write(File(content_id(path, text), path, text))
     tokenizer.save(names[1])
-    how = pack.Packing('bench', 'code', context, 0, (0.0, 1.0), sources.LEARN[0])
+    how = pack.Packing('bench', 'code', (0.0, 1.0), sources.Rendering(context, 0, sources.LEARN[0], Proportions()))
     written = pack.pack_shard(how, False, *names)
     rates = []
     for call in (lambda: [tokenizer.encode(text) for _, text in texts], lambda: pack.pack_shard(how, False, *names)):

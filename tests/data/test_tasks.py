@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from iquest_jax.data import pack, sources, tasks
+from iquest_jax.data.build.fim import LEVELS
 from iquest_jax.data.documents import Conversation, Drop, File, to_json
 from iquest_jax.data.loader import Loader
 from iquest_jax.data.rows import mixture, packing, write
@@ -28,6 +29,7 @@ CONFIG = ConfigDict({
     'data': {
         'context': CONTEXT,
         'learn': sources.LEARN[0],
+        'fim': {'share': 0.5, 'spm': 0.5, 'levels': dict.fromkeys(LEVELS, 1.0)},
         'buckets': (0.0, 1.0),
         'mixture': ((0, (('code', 3.0), ('file_level', 1.0))), (2, (('reasoning_qa', 1.0), ('code', 0.5)))),
     },
@@ -60,7 +62,7 @@ def test_a_task_gives_what_the_workers_write(tmp_path_factory, source, made, tex
   lines = ''.join(to_json(document) + '\n' for document in documents)
   (folder / 'documents.jsonl.zst').write_bytes(zstandard.compress(lines.encode()))
   TOKENIZER.save(folder / 'tokenizer.json')
-  how = pack.Packing(CONFIG.stage, source, CONTEXT, CONFIG.seed, (0.0, 1.0), CONFIG.data.learn)
+  how = pack.Packing(CONFIG.stage, source, (0.0, 1.0), sources.Rendering.of(CONFIG))
   names = [str(folder / name) for name in ('documents.jsonl.zst', 'tokenizer.json', 'by worker')]
   worker = pack.pack_shard(how, False, *names)
   task = tasks.source_task(CONFIG, source, lambda split: iter(documents), TOKENIZER)
