@@ -35,8 +35,9 @@ REMAT_POLICIES = {
     'dots': jax.checkpoint_policies.save_only_these_names('product'),
 }
 
-# Layers that a CPU trains without a loop, which would copy what each layer keeps for the backward pass in and out of
-# stacked arrays. Decoding keeps nothing, and its loop is faster. XLA's CPU compiler takes as long either way for 4 layers.
+# Layers that a CPU runs without a loop, which would copy what a layer keeps for the backward pass in and out of stacked
+# arrays, and so that later passes share what the first one makes of cached keys. Decoding with a dense model gains neither
+# and is faster in a loop. For four layers XLA's CPU compiler takes as long either way.
 _UNROLLED = 8
 
 
@@ -103,7 +104,7 @@ class Transformer(nn.Module):
         split_rngs={'params': True},
         in_axes=(nn.broadcast, 0, nn.broadcast, 0),
         length=c.layers,
-        unroll=min(c.layers, _UNROLLED) if platform.target() == 'cpu' and not self.keep_keys else 1,
+        unroll=min(c.layers, _UNROLLED) if platform.target() == 'cpu' and (c.loops > 1 or not self.keep_keys) else 1,
         metadata_params={nn.PARTITION_NAME: 'layers'},
     )(c, self.dtype, self.context_transport, self.keep_keys)
     self.embedder = Embedder(c, self.dtype)
