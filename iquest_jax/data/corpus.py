@@ -346,7 +346,7 @@ def _is_current(folder: pathlib.Path, key: str) -> bool:
 def _sweep(folder: pathlib.Path, record: dict[str, Any]) -> None:
   """Removes what the record does not name, and what only its making needed."""
   for room, named in ((_COLLECTED, set(record['collected'])), (_DEALT, {record['key']})):
-    for path in (folder / room).iterdir():
+    for path in (folder / room).glob('*'):
       if path.name not in named:
         shutil.rmtree(path, ignore_errors=True)
   for name in ('pieces', 'duplicates'):

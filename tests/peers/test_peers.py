@@ -65,7 +65,7 @@ TEXTS = ['', 'def f(x):\n  return x  + 12345\n', ' <s> café 漢字 \r\n\t</s> <
 
 @pytest.fixture(scope='module')
 def tokenizer():
-  return Tokenizer.train((document.text for document, _ in zip(packages.code(), range(60))), 1024)
+  return Tokenizer.train((document.text for document, _ in zip(packages.high_quality(), range(60))), 1024)
 
 
 @pytest.fixture(scope='module', params=PEERS)

@@ -152,16 +152,16 @@ def test_a_workdir_without_tokenizer_or_rows_is_refused(shared, workdir):
 
 
 def test_an_empty_source_is_refused_and_prepared_rows_stay(shared, workdir):
-  documents = workdir / 'documents'
-  for source in ('code', 'web_text'):
-    (documents / source).mkdir(parents=True)
-    (documents / source / 'some.jsonl').write_text('')
+  (workdir / 'raw').mkdir()
+  (workdir / 'raw' / 'some.jsonl').write_text('')
+  sources = workdir / 'sources.toml'
+  sources.write_text('[[input]]\nname = "raw"\nread = "documents"\npath = "raw"\nsources = ["code", "web_text"]\n')
   mixture = ((0, (('code', 1.0), ('web_text', 1.0))),)
-  command = ['-m', 'launch.prepare', '--exp=midtrain_32k:tiny', f'--workdir={workdir}', f'--documents={documents}',
+  command = ['-m', 'launch.prepare', '--exp=midtrain_32k:tiny', f'--workdir={workdir}', f'--sources={sources}',
              f'--exp.data.mixture={mixture}', '--exp.model.vocab=320', f'--exp.data.context={CONTEXT}']  # fmt: skip
-  line = refused(shared, workdir, command)
-  assert re.match(r'rows: "\w+" has no train rows \(none dropped\); give it more documents', line)
-  assert not (workdir / 'rows/midtrain_32k/manifest.json').exists()
+  line = refusal(shared.run(command, status=2))
+  assert re.match(r'documents: .* has none for "code"; name it in an \[\[input\]\] of --sources', line)
+  assert not (workdir / 'rows/midtrain_32k/manifest.json').exists() and (workdir / 'rows/anneal/manifest.json').exists()
 
 
 def test_a_refusal_in_the_middle_of_a_run_leaves_its_checkpoints(shared, workdir):
