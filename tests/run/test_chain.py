@@ -26,7 +26,7 @@ def chain(name: str, workdir: pathlib.Path) -> list[str]:
 def with_rows(workdir: pathlib.Path) -> pathlib.Path:
   run_helpers.write_tokenizer(workdir)
   for stage in STAGES:
-    run_helpers.write_rows(workdir, stage, 128, ('code', 'code_high_quality', 'facts', 'web_text'))
+    run_helpers.write_rows(workdir, stage, 128, ('code', 'code_high_quality', 'facts', 'transitions', 'web_text'))
   return workdir
 
 
