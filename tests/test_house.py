@@ -60,7 +60,7 @@ MAY_IMPORT = {
     'data.deal': {'data.documents'},
     # Half one: what a task collects, what there is to collect, and all of it.
     'data.evaluation': {'data.clean', 'data.inputs', 'data.read'},
-    'data.collect': DATA_GROUND | {
+    'data.collect': {'run_folder'} | DATA_GROUND | {
         'data.evaluation', 'data.inputs', 'data.read', 'data.clean', 'data.build', 'data.shards',
     },
     'data.scan': {'errors', 'data.collect', 'data.evaluation', 'data.clean', 'data.executors', 'data.inputs', 'data.read'},

@@ -7,6 +7,7 @@ signature and its quality. Its result counts what was read, dropped by which rul
 import collections
 import contextlib
 import dataclasses
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,10 +30,11 @@ from iquest_jax.data.funnel import Funnel
 from iquest_jax.data.inputs import Input, Semantic
 from iquest_jax.data.read import chats, commits, git, jsonl, problems, repositories
 from iquest_jax.data.shards import ShardWriter
+from iquest_jax.run_folder import write_whole
 
 # Raise it when reading or cleaning changes, so that documents are collected again.
 VERSION = 1
-RESULT = 'result.json'
+RESULT, PLACES = 'result.json', 'places.json'
 _EVIDENCE = 20  # contaminated documents that a task reports with their evidence
 
 
@@ -60,8 +62,8 @@ def collect(given: Input, paths: Sequence[tuple[str, str]], settings: Settings, 
 
   Returns:
     {'documents', 'kinds': {kind: counts}, 'funnels': {step: funnel}, 'histories': {repository: key}, 'contaminated':
-    [evidence]}; the counts of a kind are 'documents', 'characters', 'languages' and 'places', what split.smallest returns
-    per kind of unit.
+    [evidence]}; the counts of a kind are 'documents', 'characters' and 'languages'. The file PLACES has, by kind of
+    document and of unit, what split.smallest returns.
 
   Raises:
     UserError: an input cannot be read at all.
@@ -157,9 +159,11 @@ class _Collection:
   def result(self) -> dict[str, Any]:
     for funnel in self._funnels.values():
       funnel.check()
+    places = {kind: output.places(self._settings.held_out) for kind, output in sorted(self._outputs.items())}
+    write_whole(self._folder / PLACES, json.dumps(places))
     return {
         'documents': sum(output.documents for output in self._outputs.values()),
-        'kinds': {kind: output.counts(self._settings.held_out) for kind, output in sorted(self._outputs.items())},
+        'kinds': {kind: output.counts() for kind, output in sorted(self._outputs.items())},
         'funnels': {step: funnel.to_json() for step, funnel in self._funnels.items()},
         'histories': self._histories,
         'contaminated': self._contaminated,
@@ -201,13 +205,11 @@ class _Output:
       language = languages.language_of(document.path) or 'other'
       self._languages[language] = self._languages.get(language, 0) + characters
 
-  def counts(self, held_out: int) -> dict[str, Any]:
-    return {
-        'documents': self.documents,
-        'characters': self._characters,
-        'places': {kind: split.smallest(places, held_out) for kind, places in self._places.items()},
-        'languages': self._languages,
-    }
+  def counts(self) -> dict[str, Any]:
+    return {'documents': self.documents, 'characters': self._characters, 'languages': self._languages}
+
+  def places(self, held_out: int) -> dict[str, list[tuple[float, int]]]:
+    return {unit: split.smallest(places, held_out) for unit, places in self._places.items()}
 
   def __enter__(self):
     return self

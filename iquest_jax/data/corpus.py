@@ -234,15 +234,20 @@ class _Work:
 
   def _limits(self) -> dict[tuple[str, str], dict[str, float]]:
     """{(input, kind): {unit kind: highest place that is held out}}; all repositories share one."""
-    limits: dict[tuple[str, str], dict[str, float]] = {}
-    for given in self._inputs.inputs:
-      for kind in KINDS:
-        own = [self._collected[n]['kinds'][kind] for n in self._with(kind) if self._shards[n].input.name == given.name]
-        total = sum(one['documents'] for one in own)
-        limits[given.name, kind] = {
-            unit: split.limit((one['places'][unit] for one in own), self._inputs.held_out, total)
-            for unit in ('repository', 'document')
-        }
+    lowest: dict[tuple[str, str, str], list[tuple[float, int]]] = {}
+    total = collections.Counter()
+    # One shard at a time: together they are as large as a small corpus.
+    for number, (shard, one) in enumerate(zip(self._shards, self._collected)):
+      for kind, units in json.loads(self._file(number, collect.PLACES).read_text()).items():
+        total[shard.input.name, kind] += one['kinds'][kind]['documents']
+        for unit, places in units.items():
+          merged = collections.Counter(dict(lowest.get((shard.input.name, kind, unit), ())))
+          merged.update(dict(places))
+          lowest[shard.input.name, kind, unit] = split.smallest(merged, self._inputs.held_out)
+    limits = {}
+    for group, count in total.items():
+      limit = lambda unit, group=group, count=count: split.limit([lowest[*group, unit]], self._inputs.held_out, count)
+      limits[group] = {unit: limit(unit) for unit in ('repository', 'document')}
     highest = max((limit['repository'] for limit in limits.values()), default=-1.0)
     return {group: limit | {'repository': highest} for group, limit in limits.items()}
 
@@ -250,11 +255,13 @@ class _Work:
     """Joins the dealt pieces into the shards of every group."""
     tasks, names = [], []
     for (given, kind), (count, pieces) in dealt.items():
+      listed = self._target / 'pieces' / f'{given}.{kind}.json'
+      write_whole(listed, json.dumps([str(piece) for piece in pieces]))
       for number in range(count + 1):
         name = f'{number:06}' if number < count else 'held_out'
         path = self._target / f'{given}.{kind}' / f'{name}.jsonl.zst'
         names.append(str(path.relative_to(self._folder)))
-        tasks.append(Task(deal.gather, (path, number, pieces), path.with_name(f'{name}.json')))
+        tasks.append(Task(gather_shard, (str(path), number, str(listed)), path.with_name(f'{name}.json')))
     results = iter([{'path': name, **result} for name, result in zip(names, self._run('gather', tasks))])
     groups = []
     for (given, kind), (count, _) in dealt.items():
@@ -317,6 +324,12 @@ def deal_shard(
   deal.deal(pathlib.Path(target), kept())
   funnel.check()
   return funnel.to_json()
+
+
+def gather_shard(target: str, number: int, pieces: str) -> dict[str, Any]:
+  """Joins the pieces of a shard; `pieces` is a JSON file with the dealt files in order."""
+  dealt = [pathlib.Path(piece) for piece in json.loads(pathlib.Path(pieces).read_text())]
+  return deal.gather(pathlib.Path(target), number, dealt)
 
 
 def _dropped(table: tuple[str, int]) -> dict[int, int]:

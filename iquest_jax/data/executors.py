@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import pickle
 import signal
 import socket
 import sys
@@ -119,7 +120,10 @@ class Executor:
     (folder / _LOGS).mkdir(exist_ok=True)
     # One per set of tasks, since datatrove remembers which ranks of a folder are complete.
     logs = tempfile.mkdtemp(prefix=f'{name}-', dir=folder / _LOGS)
-    block = _Block(tuple(tasks), folder / _LOCK)
+    # A file each: the executor copies its pipeline for every task.
+    for rank, task in enumerate(tasks):
+      pathlib.Path(logs, f'{rank}.task').write_bytes(pickle.dumps(task))
+    block = _Block(pathlib.Path(logs), folder / _LOCK)
     common = dict(pipeline=[block], tasks=len(tasks), logging_dir=logs)
     quiet()
     if self.kind == 'local':
@@ -174,7 +178,7 @@ def _end_children_with_us() -> None:
 class _Block:
   """The one step of datatrove's pipeline: the task of a rank. Its process is noted, and holds a lock, while it runs."""
 
-  def __init__(self, tasks: tuple[Task, ...], lock: pathlib.Path):
+  def __init__(self, tasks: pathlib.Path, lock: pathlib.Path):
     self._tasks, self._lock = tasks, lock
 
   def __setstate__(self, state):
@@ -183,7 +187,7 @@ class _Block:
 
   def __call__(self, data, rank: int, world_size: int) -> None:
     del data, world_size
-    task = self._tasks[rank]
+    task = pickle.loads((self._tasks / f'{rank}.task').read_bytes())
     with open(self._lock, 'a') as lock:
       fcntl.flock(lock, fcntl.LOCK_SH)
       if not task.result.exists():
