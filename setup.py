@@ -23,11 +23,9 @@ setup(
         'orbax-checkpoint>=0.12.8,<0.13',  # the checkpoint's integrity item hooks into its handlers
         'rich>=13',
         'safetensors>=0.5',
-        'seqio>=0.0.20,<0.1',
         'tensorstore>=0.1.80',  # pieces of a checkpoint; Orbax brings it
         'tensorboardX>=2.6',  # event files without TensorFlow
-        'tensorflow>=2.19',  # where rows are prepared, as seqio's tensors; training never imports it
-        'tensorflow-datasets>=4.9.9',
+        'tensorflow-datasets>=4.9.9',  # the form of a row on disk
         'array_record>=0.8',
         'tokenizers>=0.21',
     ],
@@ -47,6 +45,7 @@ setup(
             'magika>=1.0.3',  # the language of a file whose name does not say it
             'orjson',  # datatrove's own need
             'pyarrow>=18',
+            'seqio>=0.0.20,<0.1', 'tensorflow>=2.19',  # data/tasks.py, for users of tf.data
             'sentencepiece>=0.2',
             'xxhash>=3,<4',  # datatrove breaks with 4
             'zstandard>=0.23',

@@ -7,7 +7,6 @@ import errno
 import importlib
 import inspect
 import logging as std_logging
-import os
 import sys
 from collections.abc import Callable, Mapping
 
@@ -101,8 +100,6 @@ def run(
     sys.exit(status)
 
   devices.ignore_absent_tpu()
-  # TensorFlow Datasets logs a line per source of rows, which would drown those of the run.
-  logging.get_absl_logger().addFilter(lambda record: f'{os.sep}tensorflow_datasets{os.sep}' not in record.pathname)
   quiet_orbax()
   logging.get_absl_handler().setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
   app.run(lambda argv: guarded(checked, argv), flags_parser=lambda argv: guarded(_parse, argv, rewrite_exp))

@@ -15,6 +15,7 @@ steps keep every earlier batch. Work is divided by the input: workers change not
 inspect shows rows as the model reads them; export writes the documents as Parquet for other trainers.
 """
 
+import importlib.util
 import pathlib
 import sys
 
@@ -39,7 +40,13 @@ flags.declare_key_flag('size')
 FLAGS = flags.FLAGS
 
 
+# Of the extra `data`: what a corpus cannot be prepared without.
+_PACKAGES = ('datatrove', 'pyarrow', 'tree_sitter', 'zstandard')
+
+
 def main(argv):
+  if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
+    raise UserError(f'prepare: the package {missing[0]} is not installed; pip install -e .[data] brings what it needs')
   if argv[1:]:
     commands = {'inspect': _inspect, 'export': _export}
     name, operands = command.subcommand(argv, commands)
