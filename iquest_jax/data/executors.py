@@ -194,6 +194,8 @@ class _Block:
         self._run(task)
 
   def _run(self, task: Task) -> None:
+    # Workers are the parallelism; threads of the tokenizer would only compete, and warn of forks.
+    os.environ['TOKENIZERS_PARALLELISM'] = 'false'
     _process_file(task).write_text(f'{socket.gethostname()} {os.getpid()}')
     try:
       write_whole(task.result, json.dumps(task.function(*task.arguments), sort_keys=True))

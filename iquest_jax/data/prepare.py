@@ -164,7 +164,7 @@ class _Plan:
     self._shards = {key_of(settings, shard['sha256'], place): shard for place, shard in enumerate(shards)}
     keys = list(self._shards)
     self._segments = list(before.get('sources', {}).get(how.source, {}).get(split, {}).get('segments', ()))
-    taken = [key for segment in self._segments for key in segment['keys']]
+    taken = [key for segment in self._segments for key in segment.get('keys', ('',))]
     if taken != keys[: len(taken)]:
       self._segments, taken = [], []
     self._keys = keys[len(taken) :]

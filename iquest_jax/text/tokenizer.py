@@ -110,7 +110,8 @@ class Tokenizer:
         anyone may have written; True for a prompt that the user types.
     """
     inner = self._with_special if allow_special else self._without_special
-    return inner.encode(text, add_special_tokens=False).ids
+    # A batch of one: only batches can leave out the offsets, which cost a third of the time.
+    return inner.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
   def decode(self, ids: Iterable[int]) -> str:
     """Text of ids, special tokens included."""

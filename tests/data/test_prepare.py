@@ -16,6 +16,7 @@ from iquest_jax.data import prepare as prepare_lib
 from iquest_jax.data.documents import Conversation, File, texts
 from iquest_jax.data.executors import Executor
 from iquest_jax.data.prepare import import_tokenizer, prepare, prepare_tokenizer
+from iquest_jax.data.rows import lock
 from iquest_jax.data.rows import manifest as manifest_lib
 from iquest_jax.data.rows.read import Rows
 from iquest_jax.data.shards import ShardWriter
@@ -273,14 +274,13 @@ def test_two_preparations_of_one_folder_do_not_meet(tmp_path):
 
 
 def test_what_no_manifest_names_is_swept_but_not_under_a_run(tmp_path, run):
-  from iquest_jax.data.rows import lock
-
   given, folder = documents(tmp_path, code=code()), run.rows('midtrain_32k')
   first = prepare(stage(data__mixture=CODE), run, given, ONE)
   named = lambda manifest: {segment['folder'] for segment in manifest['sources']['code']['train']['segments']}
-  with lock.hold(folder):  # a run that trains
-    second = prepare(stage(data__mixture=CODE, data__context=32), run, given, ONE)
-    assert all((folder / name).is_dir() for name in named(first) | named(second))
+  training = lock.hold(folder)
+  second = prepare(stage(data__mixture=CODE, data__context=32), run, given, ONE)
+  assert all((folder / name).is_dir() for name in named(first) | named(second))
+  training.release()
   prepare(stage(data__mixture=CODE, data__context=32), run, given, ONE)
   assert not any((folder / name).is_dir() for name in named(first))
   assert all((folder / name).is_dir() for name in named(second))
