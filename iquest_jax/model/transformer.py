@@ -12,7 +12,6 @@ from jax.ad_checkpoint import checkpoint_name
 
 from iquest_jax import sharding
 from iquest_jax.errors import UserError, check_name, nearest
-from iquest_jax.kernels import platform
 from iquest_jax.kernels.gated_attention import Ids, Keys
 from iquest_jax.model.attention import Attention, Past
 from iquest_jax.model.cache import Cache
@@ -34,11 +33,6 @@ REMAT_POLICIES = {
     ),
     'dots': jax.checkpoint_policies.save_only_these_names('product'),
 }
-
-# Layers that a CPU runs without a loop, which would copy what a layer keeps for the backward pass in and out of stacked
-# arrays, and so that later passes share what the first one makes of cached keys. Decoding with a dense model gains neither
-# and is faster in a loop. For four layers XLA's CPU compiler takes as long either way.
-_UNROLLED = 8
 
 
 class Block(nn.Module):
@@ -104,7 +98,6 @@ class Transformer(nn.Module):
         split_rngs={'params': True},
         in_axes=(nn.broadcast, 0, nn.broadcast, 0),
         length=c.layers,
-        unroll=min(c.layers, _UNROLLED) if platform.target() == 'cpu' and (c.loops > 1 or not self.keep_keys) else 1,
         metadata_params={nn.PARTITION_NAME: 'layers'},
     )(c, self.dtype, self.context_transport, self.keep_keys)
     self.embedder = Embedder(c, self.dtype)
