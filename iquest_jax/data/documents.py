@@ -191,7 +191,8 @@ def from_record(record: Mapping[str, Any]) -> Document:
   if unknown := record.keys() - {field.name for field in fields}:
     raise ValueError(f'a {name} has no field "{min(unknown)}"')
   required = [field.name for field in fields if field.default is dataclasses.MISSING]
-  if missing := [field for field in required if field not in record or field in _NEVER_EMPTY and not record[field]]:
+  full = _NEVER_EMPTY - ({'files'} if kind is Transition else set())  # a patch may only add files
+  if missing := [field for field in required if field not in record or field in full and not record[field]]:
     raise ValueError(f'"{missing[0]}" is missing or empty')
   return kind(**{field: _CHECKED.get(field, _string)(field, value) for field, value in record.items()})
 
@@ -238,7 +239,7 @@ def _messages(field: str, value: Any) -> tuple[dict[str, Any], ...]:
   return messages
 
 
-_NEVER_EMPTY = ('id', 'files', 'messages', 'tests')
+_NEVER_EMPTY = {'id', 'files', 'messages', 'tests'}
 _CHECKED = {
     'files': _files, 'context': _files, 'span': _pair, 'messages': _messages, 'tools': _objects, 'tests': _objects,
 }  # fmt: skip

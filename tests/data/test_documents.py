@@ -19,14 +19,16 @@ from iquest_jax.data.documents import (
 
 _TEXT = st.text(st.characters(exclude_categories=['Cs']), max_size=20)
 _ID = _TEXT.filter(bool)
-_FILES = st.lists(st.tuples(_TEXT, _TEXT), min_size=1, max_size=3).map(tuple)
+_ANY_FILES = st.lists(st.tuples(_TEXT, _TEXT), max_size=3).map(tuple)
+_FILES = _ANY_FILES.filter(bool)
 _MESSAGES = st.lists(st.fixed_dictionaries({'role': st.sampled_from(('user', 'assistant')), 'content': _TEXT}), min_size=1)
 _TESTS = st.lists(st.fixed_dictionaries({'input': _TEXT, 'output': _TEXT}), min_size=1, max_size=2).map(tuple)
 DOCUMENTS = st.one_of(
     st.builds(File, _ID, _TEXT, _TEXT, _TEXT, _TEXT),
     st.builds(Repository, _ID, _TEXT, _FILES, _TEXT),
     st.builds(Commit, _ID, _TEXT, _TEXT, _TEXT),
-    st.builds(Transition, _ID, _TEXT, _TEXT, _TEXT, _FILES, _FILES, st.tuples(_TEXT, _TEXT)),
+    # A patch may only add files, and a repository may hold no others.
+    st.builds(Transition, _ID, _TEXT, _TEXT, _TEXT, _ANY_FILES, _ANY_FILES, st.tuples(_TEXT, _TEXT)),
     st.builds(Problem, _ID, _TEXT, _TESTS, _TEXT, _TEXT),
     st.builds(Conversation, _ID, _MESSAGES.map(tuple), st.lists(st.dictionaries(_TEXT, _TEXT), max_size=2).map(tuple)),
 )
