@@ -20,7 +20,8 @@ class Peer:
   """Calling it does one piece of work of a script of this folder; the process lives as long as the context."""
 
   def __init__(self, script: str, *arguments: str):
-    self._command = [python(), str(pathlib.Path(__file__).with_name(script)), *arguments]
+    # -P: a file of this folder may have the name of a module that the script's libraries import.
+    self._command = [python(), '-P', str(pathlib.Path(__file__).with_name(script)), *arguments]
 
   def __enter__(self) -> 'Peer':
     pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
@@ -30,7 +31,7 @@ class Peer:
   def __call__(self) -> None:
     self._process.stdin.write('\n')
     if not self._process.stdout.readline():
-      raise RuntimeError(f'{self._command[1]} ended with status {self._process.wait()}')
+      raise RuntimeError(f'{self._command[2]} ended with status {self._process.wait()}')
 
   def __exit__(self, *raised):
     self._process.stdin.close()
