@@ -23,7 +23,7 @@ from iquest_jax.text.tokenizer import SPECIAL, TAGS
 
 # The order in which documents pass the steps of a corpus.
 _STEPS = ('read', 'clean', 'decontaminate', 'deduplicate')
-_TERMINAL_LANGUAGES, _TERMINAL_CONTAMINATED = 12, 5
+_TERMINAL_LANGUAGES, _TERMINAL_CONTAMINATED = 4, 5
 
 
 @dataclasses.dataclass(frozen=True)
