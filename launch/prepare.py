@@ -9,8 +9,8 @@ Without --exp, every stage of the size. sources.toml names git repositories, doc
 chats and problem sets, and the sources made of them; iquest_jax/data/inputs.py shows one. Without it, a
 tiny size writes a small corpus to WORKDIR/corpus; other sizes use the documents prepared before.
 
-Killed and started again, it continues. What has not changed is kept; rows are only ever appended, so more
-steps keep every earlier batch. Work is divided by the input: workers change nothing but the time.
+Killed and restarted, it resumes. What has not changed is kept; rows are only ever appended, so more
+steps keep every earlier batch. Work is divided by the input: workers affect only the speed.
 
 inspect shows rows as the model reads them; export writes the documents as Parquet for other trainers.
 """
@@ -18,19 +18,20 @@ inspect shows rows as the model reads them; export writes the documents as Parqu
 import importlib.util
 import pathlib
 import sys
+import time
 
 from absl import flags
 from rich.console import Console
 
-from iquest_jax.errors import UserError
+from iquest_jax.errors import RunStopped, UserError
 from launch import command
 
 flags.DEFINE_string('sources', '', 'A sources.toml; see above.')
 flags.DEFINE_string('tokenizer', '', 'A tokenizer.json or SentencePiece model to use instead of training one.')
 flags.DEFINE_integer('workers', 0, 'Tasks at a time; 0 is one per core.')
 flags.DEFINE_string('executor', 'local', 'Where tasks run: local, slurm, ray.')
-flags.DEFINE_string('partition', 'cpu', 'Of Slurm jobs.')
-flags.DEFINE_string('time_limit', '20:00:00', 'Of Slurm jobs.')
+flags.DEFINE_string('partition', 'cpu', 'Partition of Slurm jobs.')
+flags.DEFINE_string('time_limit', '20:00:00', 'Time limit of Slurm jobs.')
 flags.DEFINE_string('source', '', 'The only source that inspect shows.')
 flags.DEFINE_integer('rows', 2, 'Rows per source that inspect shows.', lower_bound=1)
 flags.DEFINE_string('out', '', 'Folder that export writes.')
@@ -47,12 +48,15 @@ _PACKAGES = ('datatrove', 'pyarrow', 'tree_sitter', 'zstandard')
 def main(argv):
   if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
     raise UserError(f'prepare: the package {missing[0]} is not installed; pip install -e .[data] brings what it needs')
-  if argv[1:]:
-    commands = {'inspect': _inspect, 'export': _export}
-    name, operands = command.subcommand(argv, commands)
-    commands[name](*operands)
-  else:
-    _prepare()
+  try:
+    if argv[1:]:
+      commands = {'inspect': _inspect, 'export': _export}
+      name, operands = command.subcommand(argv, commands)
+      commands[name](*operands)
+    else:
+      _prepare()
+  except KeyboardInterrupt:
+    raise RunStopped('prepare: interrupted; run the same command to resume') from None
 
 
 def _prepare():
@@ -70,23 +74,25 @@ def _prepare():
     prepare.check(config)
   with prepare.alone(run_folder), _Progress(console) as progress:
     if FLAGS.sources or configs[0].size.startswith('tiny') and not corpus.exists(run_folder):
-      documents = corpus.prepare(run_folder, inputs.load(FLAGS.sources or _tiny(run_folder)), executor, progress)
+      given = inputs.load(FLAGS.sources or _tiny(run_folder))
+      for config in configs:
+        given.check(prepare.check(config))  # before days of reading
+      documents = corpus.prepare(run_folder, given, executor, progress)
     else:
       documents = corpus.load(run_folder)
     if FLAGS.tokenizer:
       imported = prepare.import_tokenizer(configs[0], run_folder, FLAGS.tokenizer)
       for text in imported.round_trip_report(tokenizer.PROBES):
         console.print(f'tokenizer: {text!r} decodes to {imported.decode(imported.encode(text))!r}', markup=False)
-    manifests = [prepare.prepare(config, run_folder, documents, executor, progress) for config in configs]
-  report = page.preparation(documents.report, manifests)
-  page.tables(report, console)
-  console.print(f'report: {page.write(report, run_folder.preparation)}')
-
-
-def _executor():
-  from iquest_jax.data import executors, prepare
-
-  return executors.Executor(FLAGS.executor, FLAGS.workers or prepare.cores(), FLAGS.partition, FLAGS.time_limit)
+    manifests = []
+    try:
+      for config in configs:
+        manifests.append(prepare.prepare(config, run_folder, documents, executor, progress))
+    finally:
+      # Where a stage has no rows, this says what became of its documents.
+      report = page.preparation(documents.report, manifests)
+      page.tables(report, console)
+      console.print(f'report: {page.write(report, run_folder.preparation)}')
 
 
 def _executor():
@@ -108,6 +114,8 @@ def _inspect(folder: str) -> None:
   from iquest_jax.text.tokenizer import Tokenizer
 
   rows = pathlib.Path(folder).absolute()
+  if not (rows / 'manifest.json').exists():
+    raise UserError(f'inspect: {rows} has no rows; name the folder of a stage, as in runs/7b/rows/midtrain_32k')
   tokenizer = rows.parent.parent / 'tokenizer' / 'tokenizer.json'
   if FLAGS.workdir:
     tokenizer = command.run_folder().tokenizer
@@ -131,12 +139,12 @@ class _Progress:
     from rich import progress
 
     columns = (
-        progress.TextColumn('{task.description:<16}'), progress.BarColumn(), progress.TextColumn('{task.fields[tasks]}'),
-        progress.TextColumn('{task.fields[documents]}'), progress.DownloadColumn(), progress.TransferSpeedColumn(),
+        progress.TextColumn('{task.description:<18}'), progress.BarColumn(), progress.TextColumn('{task.fields[tasks]}'),
+        progress.TextColumn('{task.fields[documents]}'), progress.TextColumn('{task.fields[bytes]}'),
         progress.TimeElapsedColumn(), progress.TextColumn('left'), progress.TimeRemainingColumn(),
     )  # fmt: skip
     self._bar = progress.Progress(*columns, console=console, transient=True)
-    self._step, self._task = '', None
+    self._step, self._task, self._console, self._began = '', None, console, 0.0
 
   def __enter__(self):
     self._bar.start()
@@ -149,10 +157,17 @@ class _Progress:
     if step != self._step:
       if self._task is not None:
         self._bar.remove_task(self._task)
-      self._step, self._task = step, self._bar.add_task(step, tasks='', documents='')
+      self._step, self._task = step, self._bar.add_task(step, tasks='', documents='', bytes='')
+      self._began = time.monotonic()
+      if not self._console.is_terminal:
+        self._console.print(f'{step}: {done.total_tasks:,} tasks, {done.tasks:,} of them done')
     documents = f'{done.documents:,} documents' if done.documents else ''
+    rate = done.bytes / max(time.monotonic() - self._began, 1e-3)
+    size = f'{done.bytes / 1e6:,.0f} of {done.total_bytes / 1e6:,.0f} MB, {rate / 1e6:,.1f} MB/s' if done.total_bytes else ''
+    # A step whose input has no size is measured in tasks.
+    part, whole = (done.bytes, done.total_bytes) if done.total_bytes else (done.tasks, done.total_tasks)
     tasks = f'{done.tasks:,}/{done.total_tasks:,}'
-    self._bar.update(self._task, completed=done.bytes, total=done.total_bytes, tasks=tasks, documents=documents)
+    self._bar.update(self._task, completed=part, total=whole, tasks=tasks, documents=documents, bytes=size)
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ signature and its quality. Its result counts what was read, dropped by which rul
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 from iquest_jax.data import evaluation, languages, split
 from iquest_jax.data.build import transitions
-from iquest_jax.data.clean import checks, duplicates, encoding, index, licence, minhash, quality, semantic
+from iquest_jax.data.clean import checks, duplicates, encoding, index, licence, minhash, quality, secrets, semantic
 from iquest_jax.data.documents import (
     Commit,
     Conversation,
@@ -114,7 +115,8 @@ class _Collection:
       self._funnels['read'].drop(Drop(error.rule, str(error)))
       return
     kept: dict[str, str] = {}
-    for document in repositories.read_repository(path, self._kinds, name, encoding.decode, transitions.transitions):
+    changes = functools.partial(transitions.transitions, by=self._input.life)
+    for document in repositories.read_repository(path, self._kinds, name, encoding.decode, changes):
       if isinstance(document, File):
         if (file := self.add(dataclasses.replace(document, licence=spdx))) is not None:
           kept[file.path] = file.text
@@ -130,7 +132,7 @@ class _Collection:
   def add(self, document: Document | Drop, is_clean: bool = False) -> Document | None:
     """Cleans a document and writes it; returns what was written, None if it was dropped."""
     if not isinstance(document, (Drop, *self._kinds)):
-      document = Drop('read: of a kind that no source of the input is made of', type(document).__name__.lower())
+      document = Drop('read: kind not used by this input', type(document).__name__.lower())
     if isinstance(document, Drop):
       self._funnels['read'].drop(document)
       return None
@@ -288,5 +290,21 @@ def _conversation(document: Conversation, seen: collections.Counter) -> Conversa
         message[part] = checks.clean('', message[part], checks.CHAT, seen)
         if isinstance(message[part], Drop):
           return message[part]
+    if calls := message.get('tool_calls'):
+      message['tool_calls'] = _without_secrets(calls, seen)
     messages.append(message)
-  return dataclasses.replace(document, messages=tuple(messages))
+  tools = tuple(_without_secrets(document.tools, seen))
+  return dataclasses.replace(document, messages=tuple(messages), tools=tools)
+
+
+def _without_secrets(value: Any, seen: collections.Counter) -> Any:
+  """What JSON can hold, with the secrets of all its strings replaced."""
+  if isinstance(value, str):
+    replaced = secrets.replace('', value)
+    seen['secrets: texts changed'] += replaced != value
+    return replaced
+  if isinstance(value, Mapping):
+    return {key: _without_secrets(entry, seen) for key, entry in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_without_secrets(entry, seen) for entry in value]
+  return value

@@ -86,7 +86,8 @@ class Corpus:
 
   def _groups(self, source: str) -> tuple[int, ...]:
     if not self.sources.get(source):
-      raise UserError(f'documents: {self.folder} has none for "{source}"; name it in an [[input]] of --sources')
+      way_out = 'name it in an [[input]] of --sources, or see the report for why all of them were dropped'
+      raise UserError(f'documents: {self.folder} has none for "{source}"; {way_out}')
     return self.sources[source]
 
 
@@ -123,6 +124,8 @@ def prepare(run: RunFolder, inputs: Inputs, executor: Executor, progress: Progre
   if _is_current(folder, key):
     _sweep(folder, json.loads((folder / _NAME).read_text()))  # the preparation may have been killed before it could
     return load(run)
+  if _key(folder) == key:
+    shutil.rmtree(folder / _DEALT / key, ignore_errors=True)  # it was complete and is damaged
   collected = executor.run('collect', [shard.task(folder / _COLLECTED / shard.key) for shard in shards], folder, progress)
   work = _Work(folder, folder / _DEALT / key, inputs, shards, collected, executor, progress)
   groups = work.gather(work.deal(work.find_duplicates()))
@@ -200,10 +203,10 @@ class _Work:
         links[kind].append(folder / f'{part:05}.{way}')
         result = folder / f'{part:05}.{way}.json'
         tasks.append(Task(find_pairs, (str(listed), part, parts, str(links[kind][-1]), cosine), result))
-    self._run('find duplicates', tasks)
+    self._run('compare', tasks)
     tasks = [Task(merge, ([str(path) for path in links[kind]], str(self._target / 'duplicates' / kind / 'clusters')),
                   self._target / 'duplicates' / kind / 'clusters.json') for kind in kinds]  # fmt: skip
-    for kind, counts in zip(kinds, self._run('join duplicates', tasks)):
+    for kind, counts in zip(kinds, self._run('cluster', tasks)):
       found[kind] = self._target / 'duplicates' / kind / 'clusters'
       self.duplicates[kind] = counts
     return found
@@ -211,6 +214,10 @@ class _Work:
   def deal(self, tables: dict[str, pathlib.Path]) -> dict[tuple[str, str], tuple[int, list[pathlib.Path]]]:
     """{(input, kind): (number of shards, dealt files)}; the shard after the last is the held-out one."""
     limits, groups, tasks = self._limits(), {}, []
+    histories = self._target / 'pieces' / 'histories.json'
+    histories.parent.mkdir(parents=True, exist_ok=True)
+    pairs = (pair for one in self._collected for pair in one['histories'].items())
+    write_whole(histories, json.dumps(split.joined(pairs), sort_keys=True))
     for given in self._inputs.inputs:
       for kind in sorted(one.__name__.lower() for one in given.kinds):
         own = [number for number in self._with(kind) if self._shards[number].input.name == given.name]
@@ -222,13 +229,13 @@ class _Work:
           places = {which: self._with(which).index(number) for which in (kind, 'file') if number in self._with(which)}
           arguments = (
               str(self._file(number, '')), kind, {which: (str(tables[which]), place) for which, place in places.items()},
-              limits[given.name, kind], count, str(pieces[-1]),
+              limits[given.name, kind], count, str(histories), str(pieces[-1]),
           )  # fmt: skip
           size = self._collected[number]['kinds'][kind]['characters']
           tasks.append((given.name, Task(deal_shard, arguments, pieces[-1].with_name(pieces[-1].name + '.json'), size)))
         if own:
           groups[given.name, kind] = count, pieces
-    for (name, _), result in zip(tasks, self._run('deal', [task for _, task in tasks])):
+    for (name, _), result in zip(tasks, self._run('shuffle', [task for _, task in tasks])):
       self._count(f'{name}: deduplicate', Funnel.from_json(result))
     return groups
 
@@ -262,7 +269,7 @@ class _Work:
         path = self._target / f'{given}.{kind}' / f'{name}.jsonl.zst'
         names.append(str(path.relative_to(self._folder)))
         tasks.append(Task(gather_shard, (str(path), number, str(listed)), path.with_name(f'{name}.json')))
-    results = iter([{'path': name, **result} for name, result in zip(names, self._run('gather', tasks))])
+    results = iter([{'path': name, **result} for name, result in zip(names, self._run('join shards', tasks))])
     groups = []
     for (given, kind), (count, _) in dealt.items():
       parts = [next(results) for _ in range(count + 1)]
@@ -288,7 +295,13 @@ def merge(links: Sequence[str], target: str) -> dict[str, int]:
 
 
 def deal_shard(
-    folder: str, kind: str, tables: dict[str, tuple[str, int]], limits: dict[str, float], count: int, target: str
+    folder: str,
+    kind: str,
+    tables: dict[str, tuple[str, int]],
+    limits: dict[str, float],
+    count: int,
+    histories_of: str,
+    target: str,
 ) -> dict[str, Any]:
   """Deals the documents of one kind of one collected shard, without the duplicates; returns the funnel.
 
@@ -296,9 +309,10 @@ def deal_shard(
     folder: of the collected shard.
     tables: {kind: (folder of clusters, number of this shard in them)}, of this kind and of files.
     limits: {unit kind: highest place that is held out}; held-out documents go to shard `count`.
+    histories_of: JSON file of {repository: key of its history}, of all inputs.
   """
   collected = pathlib.Path(folder)
-  histories = json.loads((collected / collect.RESULT).read_text())['histories']
+  histories = json.loads(pathlib.Path(histories_of).read_text())
   dropped = _dropped(tables[kind])
   gone = _dropped_files(collected, tables) if kind == 'repository' else frozenset()
   funnel = Funnel()
@@ -344,6 +358,14 @@ def _dropped_files(collected: pathlib.Path, tables: dict[str, tuple[str, int]]) 
   dropped = _dropped(tables['file'])
   files = enumerate(jsonl.read_shard(collected / 'file.jsonl.zst'))
   return frozenset((file.repo, file.path) for number, file in files if number in dropped)
+
+
+def _key(folder: pathlib.Path) -> str:
+  """The key of the documents that are prepared, '' if there are none."""
+  try:
+    return str(json.loads((folder / _NAME).read_text())['key'])
+  except (OSError, ValueError, KeyError, TypeError):
+    return ''
 
 
 def _is_current(folder: pathlib.Path, key: str) -> bool:

@@ -152,7 +152,7 @@ class RepositoryView:
 
 
 def texts(document: Document) -> tuple[str, ...]:
-  """All text of a document, paths and tool calls aside."""
+  """All text of a document but paths; a tool call is its JSON."""
   match document:
     case File():
       return (document.text,)
@@ -164,7 +164,11 @@ def texts(document: Document) -> tuple[str, ...]:
       return (document.message, document.patch, *(text for _, text in (*document.files, *document.context)))
     case Problem():
       return (document.statement, document.solution)
-  return tuple(message[part] for message in document.messages for part in ('thinking', 'content') if part in message)
+  found = []
+  for message in document.messages:
+    found += [message[part] for part in ('thinking', 'content') if part in message]
+    found += [json.dumps(call, ensure_ascii=False) for call in message.get('tool_calls', ())]
+  return tuple(found)
 
 
 def to_json(document: Document) -> str:

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import pickle
+import shutil
 import signal
 import socket
 import sys
@@ -31,7 +32,6 @@ _PR_SET_PDEATHSIG = 1
 # A Slurm job may wait in the queue; its tasks report by their results alone.
 _SLURM_POLL_SECONDS = 5.0
 _LOGS, _LOCK = 'logs', 'tasks.lock'
-
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,17 +102,17 @@ class Executor:
       _error_file(task).unlink(missing_ok=True)
       _process_file(task).unlink(missing_ok=True)
     if missing:
-      with _Watch(step, tasks, progress) as watch:
+      with _Watch(step, tasks, progress):
         try:
           self._execute(step, missing, folder)
-        except KeyboardInterrupt:
-          if not watch.killed:
-            raise
+        except _WorkerKilled:
+          step = f'{step}: a worker was killed, perhaps for lack of memory'
     for task in missing:
       if (error := _error_file(task)).exists():
         raise UserError(error.read_text())
     if lost := [task for task in missing if not task.result.exists()]:
-      raise RunStopped(f'prepare: {step}: {len(lost)} of {len(tasks)} tasks ended without a result; run the command again')
+      way_out = 'rerun the same command to resume, perhaps with fewer --workers'
+      raise RunStopped(f'prepare: {step}: {len(lost)} of {len(tasks)} tasks have no result; {way_out}')
     return [json.loads(task.result.read_text()) for task in tasks]
 
   def _execute(self, step: str, tasks: Sequence[Task], folder: pathlib.Path) -> None:
@@ -135,6 +135,8 @@ class Executor:
       multiprocess.set_forkserver_preload([task.function.__module__ for task in tasks[:1]])
       executor = LocalPipelineExecutor(**common, workers=min(self.workers, len(tasks)))
     elif self.kind == 'slurm':
+      if shutil.which('sbatch') is None:
+        raise UserError('--executor: slurm needs sbatch, which is not on PATH; start the command where Slurm is installed')
       from datatrove.executor.slurm import SlurmPipelineExecutor
 
       executor = SlurmPipelineExecutor(
@@ -179,7 +181,7 @@ class _Block:
   """The one step of datatrove's pipeline: the task of a rank. Its process is noted, and holds a lock, while it runs."""
 
   def __init__(self, tasks: pathlib.Path, lock: pathlib.Path):
-    self._tasks, self._lock = tasks, lock
+    self._tasks, self._lock, self._owner = tasks, lock, os.getpid()
 
   def __setstate__(self, state):
     self.__dict__.update(state)
@@ -187,6 +189,8 @@ class _Block:
 
   def __call__(self, data, rank: int, world_size: int) -> None:
     del data, world_size
+    if os.getpid() != self._owner:
+      signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the owner ends its workers
     task = pickle.loads((self._tasks / f'{rank}.task').read_bytes())
     with open(self._lock, 'a') as lock:
       fcntl.flock(lock, fcntl.LOCK_SH)
@@ -215,19 +219,25 @@ def _wait_for_orphans(folder: pathlib.Path) -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)
 
 
+class _WorkerKilled(Exception):
+  """A worker was killed."""
+
+
+def _raise_worker_killed(*_) -> None:
+  raise _WorkerKilled
+
+
 class _Watch:
   """Reports how many tasks have a result, from a thread, while they run.
 
-  A pool of processes waits forever for a worker that was killed, as for memory; the watch then interrupts the main thread.
-
-  Attributes:
-    killed: whether it did.
+  A pool of processes waits forever for a worker that was killed, as for memory; the watch then raises _WorkerKilled in the
+  main thread.
   """
 
   def __init__(self, step: str, tasks: Sequence[Task], progress: Progress):
     self._step, self._tasks, self._progress = step, tasks, progress
     self._open, self._bytes, self._documents = list(tasks), 0, 0
-    self._ended, self.killed = threading.Event(), False
+    self._ended, self._handler = threading.Event(), None
     self._thread = threading.Thread(target=self._run, daemon=True)
 
   def _report(self) -> None:
@@ -243,18 +253,19 @@ class _Watch:
     while not self._ended.wait(max(_POLL_SECONDS, len(self._open) / 20_000)):
       self._report()
       if any(_is_killed(task) for task in self._open) and not self._ended.is_set():
-        self.killed = True
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
         return
 
   def __enter__(self):
+    # Not SIGINT, which a shell ignores for what it starts in the background.
+    self._handler = signal.signal(signal.SIGUSR1, _raise_worker_killed)
     self._report()
     self._thread.start()
-    return self
 
   def __exit__(self, *_):
     self._ended.set()
     self._thread.join()
+    signal.signal(signal.SIGUSR1, self._handler)
     self._report()
 
 

@@ -25,6 +25,7 @@ An input with `filter = false` keeps what the rules on quality would drop; encod
 import dataclasses
 import pathlib
 import tomllib
+from collections.abc import Iterable
 from typing import Any
 
 from iquest_jax.data import sources
@@ -40,6 +41,9 @@ READERS = {
 }
 
 
+LIVES = ('commits', 'dates')
+
+
 @dataclasses.dataclass(frozen=True)
 class Input:
   """Raw documents of one form.
@@ -50,6 +54,7 @@ class Input:
     sources: names of the table in data/sources.py that are made of its documents.
     filter: whether the rules on quality apply.
     near: whether near-duplicates are dropped, beside exact ones.
+    life: what the life of a repository, in which transitions start, is measured in: 'commits' or 'dates'.
   """
 
   name: str
@@ -58,6 +63,7 @@ class Input:
   sources: tuple[str, ...]
   filter: bool = True
   near: bool = True
+  life: str = 'commits'
 
   @property
   def kinds(self) -> tuple[type, ...]:
@@ -86,6 +92,12 @@ class Inputs:
   licences: tuple[str, ...] = ()
   evaluation: tuple[pathlib.Path, ...] = ()
   semantic: Semantic | None = None
+
+  def check(self, names: Iterable[str]) -> None:
+    """Raises UserError unless every one of these sources has an input."""
+    if missing := sorted(set(names).difference(*(given.sources for given in self.inputs))):
+      listed = ', '.join(f'"{name}"' for name in missing)
+      raise UserError(f'--sources: no input is for {listed}; add the names to the sources of an [[input]]')
 
 
 def load(path: str | pathlib.Path) -> Inputs:
@@ -141,7 +153,7 @@ def _semantic(where: str, given: dict[str, Any], inputs: tuple[Input, ...]) -> S
 
 
 def _input(where: str, given: dict[str, Any], folder: pathlib.Path) -> Input:
-  kinds = {'name': str, 'read': str, 'path': str, 'sources': list, 'filter': bool, 'near': bool}
+  kinds = {'name': str, 'read': str, 'path': str, 'sources': list, 'filter': bool, 'near': bool, 'life': str}
   fields = _checked(where, given, kinds)
   for name in ('name', 'read', 'path', 'sources'):
     if not fields.get(name):
@@ -149,8 +161,11 @@ def _input(where: str, given: dict[str, Any], folder: pathlib.Path) -> Input:
   if not fields['name'].replace('-', '').replace('_', '').isalnum():
     raise UserError(f'--sources: {where}: name must have letters, digits, - and _ only, got "{fields["name"]}"')
   check_name(f'--sources: {where}: read', fields['read'], READERS)
+  if 'life' in fields:
+    check_name(f'--sources: {where}: life', fields['life'], LIVES)
   fields['sources'] = tuple(_strings(f'{where}: sources', fields['sources']))
   for source in fields['sources']:
+    check_name(f'--sources: {where}: source', source, sources.SOURCES)
     kind = sources.get(source).kind
     if kind not in READERS[fields['read']]:
       raise UserError(

@@ -158,7 +158,7 @@ def tables(report: Preparation, console: Console) -> None:
   if seen:
     console.print(Text(' also ' + ', '.join(f'{what} {count:,}' for what, count in _falling(seen).items()), 'dim'))
   if duplicates := report.found_duplicates:
-    table = _table('Duplicates', 'kind', '>clusters', '>documents in them')
+    table = _table('Duplicates', 'kind', '>clusters', '>documents')
     for kind, counts in duplicates.items():
       table.add_row(kind, f'{counts["clusters"]:,}', f'{counts["documents"]:,}')
     console.print(table)
@@ -168,11 +168,13 @@ def tables(report: Preparation, console: Console) -> None:
       table.add_row(*(Text(visible(found[field])) for field in ('problem', 'document', 'evidence')))
     console.print(table)
   for stage, sources in report.stages.items():
-    table = _table(stage, 'source', '>documents', '>rows', '>tokens', '>of rows', '>of loss', 'languages')
+    table = _table(stage, 'source', '>documents', '>rows', '>tokens', '>share of rows', '>share of loss', 'languages', 'dropped')
     for source in sources:
       languages = _languages(source, _TERMINAL_LANGUAGES)
+      dropped = ', '.join(f'{rule} {count:,}' for rule, count in _falling(source.drops).items())
       table.add_row(source.name, f'{source.documents:,}', f'{source.rows:,}', f'{source.tokens:,}',
-                    f'{source.rows_share:.1%}', f'{source.loss_share:.1%}', Text(visible(languages), 'dim'))  # fmt: skip
+                    f'{source.rows_share:.1%}', f'{source.loss_share:.1%}', Text(visible(languages), 'dim'),
+                    Text(visible(dropped), 'dim'))  # fmt: skip
     console.print(table)
   if len(report.stages) == 1:
     for source in report.sources:
@@ -280,7 +282,7 @@ def _stage(stage: str, sources: Sequence[Source]) -> str:
       rows.append(f'<tr class="note"><th scope="row">− {_escape(rule)}</th><td>{count:,}</td>{"<td></td>" * 4}</tr>')
     if languages := _languages(source):
       rows.append(f'<tr class="note"><td class="text wide" colspan="6">{_escape(languages)}</td></tr>')
-  head = ''.join(f'<th>{name}</th>' for name in ('source', 'documents', 'rows', 'tokens', 'of rows', 'of what is learned'))
+  head = ''.join(f'<th>{name}</th>' for name in ('source', 'documents', 'rows', 'tokens', 'share of rows', 'share of loss'))
   return _scrolled(f'<h3>{_escape(stage)}</h3>', head, rows)
 
 

@@ -38,15 +38,17 @@ _PACKED = 'packed'
 _SAMPLES = 10
 
 
-def check(config: ConfigDict) -> None:
-  """Raises UserError unless the data section of a stage makes sense."""
-  for source in mixture.rows_needed(config.data.mixture, config.train.steps, config.train.batch_rows):
+def check(config: ConfigDict) -> list[str]:
+  """The sources of a stage; raises UserError unless its data section makes sense."""
+  names = list(mixture.rows_needed(config.data.mixture, config.train.steps, config.train.batch_rows))
+  for source in names:
     sources.get(source)
   sources.Rendering.of(config)
   buckets = config.data.buckets
   is_pair = isinstance(buckets, (tuple, list)) and len(buckets) == 2 and all(isinstance(x, (int, float)) for x in buckets)
   if not is_pair or not 0 <= buckets[0] < buckets[1] <= 1:
     raise UserError(f'config: data.buckets must be (from, to) with 0 <= from < to <= 1, got {buckets}')
+  return names
 
 
 @contextlib.contextmanager

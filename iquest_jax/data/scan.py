@@ -1,7 +1,7 @@
 """Finds what there is to read: the files and repositories of every input, parted into shards that one task reads each.
 
 A shard is named by the hash of its contents and of everything else its documents depend on. A file is hashed by a task, and
-again only when its size or time has changed; a repository is known by the commit it stands at.
+again only when its size or time has changed; a repository is known by its current commit and the objects it has.
 """
 
 import concurrent.futures
@@ -71,7 +71,7 @@ def shards(inputs: Inputs, folder: pathlib.Path, executor: Executor, progress: P
   shared = (collect.VERSION, inputs.held_out, licences, benchmarks, dataclasses.asdict(meaning) if meaning else None)
   result = []
   for given, paths in found.items():
-    own = (given.name, given.read, sorted(kind.__name__ for kind in given.kinds), given.filter, given.near)
+    own = (given.name, given.life, given.read, sorted(kind.__name__ for kind in given.kinds), given.filter, given.near)
     if given.read == 'git':
       heads = _heads([path for _, path in paths])
       parts = _grouped(paths)
@@ -98,8 +98,14 @@ def _paths(given: Input) -> list[tuple[str, pathlib.Path]]:
   if not paths:
     what = 'git repositories' if given.read == 'git' else f'files that "{given.read}" reads'
     raise UserError(f'--sources: input "{given.name}" finds no {what} at {given.path}')
-  root = os.path.commonpath([str(path.parent) for path in paths])
-  return sorted((os.path.relpath(path, root), path) for path in paths)
+  return sorted((os.path.relpath(path, _root(given.path)), path) for path in paths)
+
+
+def _root(pattern: pathlib.Path) -> pathlib.Path:
+  """The folder that names are relative to: of a glob, the part before its first wildcard; whatever is found there."""
+  parts = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts)
+  root = pathlib.Path(*parts)
+  return root.parent if root == pattern and (root.is_file() or git.is_repository(root)) else root
 
 
 def _repositories(pattern: pathlib.Path) -> list[pathlib.Path]:
@@ -115,12 +121,19 @@ def _repositories(pattern: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _head(path: pathlib.Path) -> str:
-  """The commit a repository stands at; '' if it cannot be read, which the task that reads it counts."""
+  """What identifies a repository: its commit, where a shallow clone ends, its packs and the number of loose objects.
+
+  Objects count because a repository that lacks some may be repaired. One that cannot be read is counted by the task that
+  reads it.
+  """
+  objects = next((folder for folder in (path / '.git' / 'objects', path / 'objects') if folder.is_dir()), path)
+  packs = sorted(pack.name for pack in objects.glob('pack/*.pack'))
+  loose = sum(1 for _ in objects.glob('??/*'))
   try:
     with git.Store(path) as store:
-      return store.head
+      return key_of(store.head, sorted(store.boundary), packs, loose)
   except git.GitError:
-    return ''
+    return key_of('', packs, loose)
 
 
 def _grouped(paths: Sequence[tuple[str, pathlib.Path]]) -> list[list[tuple[str, pathlib.Path]]]:

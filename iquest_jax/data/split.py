@@ -48,6 +48,27 @@ def unit(document: Document, histories: Mapping[str, str]) -> tuple[str, float]:
   return 'document', unit_hash('held out', document.id)
 
 
+def joined(histories: Iterable[tuple[str, str]]) -> dict[str, str]:
+  """{repository: key} over all inputs, from (repository, key of its history) pairs.
+
+  A name that occurs with several keys, as of a full and a shallow clone, joins them: all names of joined keys share the
+  least key.
+  """
+  parents: dict[tuple[str, str], tuple[str, str]] = {}
+
+  def root(node: tuple[str, str]) -> tuple[str, str]:
+    while (parent := parents.setdefault(node, node)) != node:
+      parents[node] = parents[parent]
+      node = parent
+    return node
+
+  for name, key in histories:
+    a, b = root(('name', name)), root(('key', key))
+    # 'key' sorts before 'name', so the root of a component is its least key.
+    parents[max(a, b)] = min(a, b)
+  return {node[1]: root(node)[1] for node in list(parents) if node[0] == 'name'}
+
+
 def smallest(places: Mapping[float, int], documents: int) -> list[tuple[float, int]]:
   """The lowest places that together have at least so many documents: [(place, documents)], sorted.
 

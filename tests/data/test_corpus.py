@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from iquest_jax.data import corpus, inputs
 from iquest_jax.data.documents import texts
 from iquest_jax.data.executors import Executor
 from iquest_jax.data.funnel import Funnel
+from iquest_jax.data.tiny import history
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder
 
@@ -176,3 +178,71 @@ def test_the_same_meaning_in_other_words_is_a_duplicate_and_a_contamination(tmp_
   assert {'3.txt', 'same.txt', 'leak.txt'} <= kept['words']
   assert len(kept['meaning'] & {'3.txt', 'same.txt'}) == 1
   assert 'leak.txt' not in kept['meaning'] and len(kept['meaning']) == 12
+
+
+def test_tool_calls_are_compared_searched_and_cleaned_of_secrets(tmp_path):
+  """Trajectories that differ in their calls alone are not copies; what a call holds counts like any text."""
+
+  def chat(command):
+    call = {'id': 'c', 'type': 'function', 'function': {'name': 'sh', 'arguments': json.dumps({'command': command})}}
+    messages = [{'role': 'user', 'content': 'Fix it.'}, {'role': 'assistant', 'content': '', 'tool_calls': [call]}]
+    return {'messages': [*messages, {'role': 'tool', 'tool_call_id': 'c', 'content': 'done'}]}
+
+  chats = [chat(f'cat file{number}.py') for number in range(20)]
+  chats += [chat(raw.PROBLEM), chat('mail jane.roe@corp.com the token')]
+  (tmp_path / 'chats.jsonl').write_text(''.join(f'{json.dumps(one)}\n' for one in chats))
+  (tmp_path / 'benchmark.jsonl').write_text(json.dumps({'task_id': 'b/0', 'prompt': raw.PROBLEM}) + '\n')
+  (tmp_path / 'sources.toml').write_text(
+      'evaluation = ["benchmark.jsonl"]\n[[input]]\nname = "chats"\nread = "chats"\npath = "chats.jsonl"\n'
+      'sources = ["agent_trajectories"]\nnear = false\n'
+  )
+  done = corpus.prepare(RunFolder(tmp_path / 'run'), inputs.load(tmp_path / 'sources.toml'), Executor())
+  kept = [text for side in documents_of(done, 'agent_trajectories') for document in side for text in texts(document)]
+  commands = [text for text in kept if 'command' in text]
+  assert len(commands) == 21 and not any('closest_pair' in text for text in kept)
+  assert not any('jane.roe' in text for text in kept) and any('<EMAIL>' in text for text in commands)
+
+
+def test_a_clone_of_a_held_out_repository_is_held_out_in_any_input(tmp_path):
+  """Shallow, it does not know its first commit; as JSONL, it has only its name."""
+  raw.write(tmp_path, histories=9, texts=4)
+  (tmp_path / 'shallow').mkdir()
+  for number in range(9):
+    source, target = tmp_path / 'histories' / f'r{number}', tmp_path / 'shallow' / f'r{number}'
+    subprocess.run(['git', 'clone', '--quiet', '--depth=3', f'file://{source}', target], check=True)
+  lines = [{'text': f'def named_{n}():\n  return {n} * {n + 7}\n', 'path': f'{n}.py', 'repo': f'r{n}'} for n in range(9)]
+  (tmp_path / 'named.jsonl').write_text(''.join(f'{json.dumps(line)}\n' for line in lines))
+  (tmp_path / 'sources.toml').write_text(
+      'held_out = 12\n[[input]]\nname = "a"\nread = "git"\npath = "histories"\nsources = ["code", "commits"]\n'
+      '[[input]]\nname = "b"\nread = "git"\npath = "shallow"\nsources = ["commits"]\n'
+      '[[input]]\nname = "c"\nread = "documents"\npath = "named.jsonl"\nsources = ["code"]\nfilter = false\nnear = false\n'
+  )
+  done = corpus.prepare(RunFolder(tmp_path / 'run'), inputs.load(tmp_path / 'sources.toml'), Executor())
+  sides = [set(), set()]
+  for source in ('code', 'commits'):
+    for side, kept in zip(sides, documents_of(done, source)):
+      side |= {document.repo for document in kept}
+  assert sides[1] and not sides[0] & sides[1]
+
+
+def test_a_shard_that_is_gone_is_made_again(sources, prepared, tmp_path):
+  shutil.copytree(prepared.folder, tmp_path / 'documents')
+  group = prepared.groups[0]
+  (tmp_path / 'documents' / group.shards[0]['path']).unlink()
+  again = corpus.prepare(RunFolder(tmp_path), inputs.load(sources), Executor())
+  assert hashes(again) == hashes(prepared)
+
+
+def test_names_do_not_depend_on_what_else_is_found(tmp_path):
+  for owner in ('o0/r0', 'o0/r1'):
+    (tmp_path / 'all' / owner).mkdir(parents=True)
+    history.generated_repository(tmp_path / 'all' / owner, int(owner[-1]), 12)
+  text = '[[input]]\nname = "a"\nread = "git"\npath = "all"\nsources = ["commits"]\n'
+  (tmp_path / 'sources.toml').write_text(text)
+  run = RunFolder(tmp_path / 'run')
+  first = corpus.prepare(run, inputs.load(tmp_path / 'sources.toml'), Executor())
+  names = {path.name for path in (first.folder / 'collected').iterdir()}
+  (tmp_path / 'all' / 'o1' / 'r2').mkdir(parents=True)
+  history.generated_repository(tmp_path / 'all' / 'o1' / 'r2', 2, 12)
+  second = corpus.prepare(run, inputs.load(tmp_path / 'sources.toml'), Executor())
+  assert names < {path.name for path in (second.folder / 'collected').iterdir()}

@@ -80,3 +80,10 @@ def test_a_semantic_step_needs_an_endpoint_and_inputs_that_are_compared(tmp_path
   ):
     with pytest.raises(UserError, match=reason):
       load(tmp_path, SEMANTIC.replace(*change))
+
+
+def test_sources_without_an_input_are_named_together(tmp_path):
+  loaded = load(tmp_path, GOOD)
+  loaded.check(['code', 'commits'])
+  with pytest.raises(UserError, match='no input is for "facts", "web_text"; add the names to the sources of an'):
+    loaded.check(['web_text', 'code', 'facts'])

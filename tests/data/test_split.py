@@ -49,3 +49,20 @@ def test_buckets_and_shards_part_the_documents(ids, shards):
   halves = [list(split.in_buckets(iter(documents), buckets)) for buckets in ((0.0, 0.5), (0.5, 1.0))]
   assert sorted(halves[0] + halves[1], key=lambda file: file.id) == sorted(documents, key=lambda file: file.id)
   assert all(0 <= split.shard(document, shards) < shards for document in documents)
+
+
+@given(st.lists(st.tuples(st.sampled_from('abcdef'), st.sampled_from('123456')), max_size=12), st.randoms())
+def test_repositories_that_share_a_name_or_a_history_are_joined_in_any_order(pairs, random):
+  """Against the components of the graph, found by repeated merging of sets."""
+  components = [{('name', name), ('key', key)} for name, key in pairs]
+  for _ in components:
+    merged = []
+    for part in components:
+      touching = [other for other in merged if other & part]
+      merged = [other for other in merged if not other & part] + [part.union(*touching)]
+    components = merged
+  least = lambda part: min(key for kind, key in part if kind == 'key')
+  expected = {name: least(part) for part in components for kind, name in part if kind == 'name'}
+  assert split.joined(pairs) == expected
+  random.shuffle(pairs)
+  assert split.joined(pairs) == expected
