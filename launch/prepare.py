@@ -163,7 +163,7 @@ class _Progress:
         self._console.print(f'{step}: {done.total_tasks:,} tasks, {done.tasks:,} of them done')
     documents = f'{done.documents:,} documents' if done.documents else ''
     rate = done.bytes / max(time.monotonic() - self._began, 1e-3)
-    size = f'{done.bytes / 1e6:,.0f} of {done.total_bytes / 1e6:,.0f} MB, {rate / 1e6:,.1f} MB/s' if done.total_bytes else ''
+    size = f'{done.bytes / 1e6:,.0f}/{done.total_bytes / 1e6:,.0f} MB, {rate / 1e6:,.1f} MB/s' if done.total_bytes else ''
     # A step whose input has no size is measured in tasks.
     part, whole = (done.bytes, done.total_bytes) if done.total_bytes else (done.tasks, done.total_tasks)
     tasks = f'{done.tasks:,}/{done.total_tasks:,}'

@@ -129,10 +129,15 @@ class Executor:
     if self.kind == 'local':
       import multiprocess
       from datatrove.executor.local import LocalPipelineExecutor
+      from multiprocess import forkserver
 
       _end_children_with_us()
       # The server that workers are forked from imports these once, not each worker of each step.
       multiprocess.set_forkserver_preload([task.function.__module__ for task in tasks[:1]])
+      # Ctrl-C reaches all processes of a terminal: workers, which inherit this, leave it to us.
+      handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+      forkserver.ensure_running()
+      signal.signal(signal.SIGINT, handler)
       executor = LocalPipelineExecutor(**common, workers=min(self.workers, len(tasks)))
     elif self.kind == 'slurm':
       if shutil.which('sbatch') is None:
@@ -181,7 +186,7 @@ class _Block:
   """The one step of datatrove's pipeline: the task of a rank. Its process is noted, and holds a lock, while it runs."""
 
   def __init__(self, tasks: pathlib.Path, lock: pathlib.Path):
-    self._tasks, self._lock, self._owner = tasks, lock, os.getpid()
+    self._tasks, self._lock = tasks, lock
 
   def __setstate__(self, state):
     self.__dict__.update(state)
@@ -189,8 +194,6 @@ class _Block:
 
   def __call__(self, data, rank: int, world_size: int) -> None:
     del data, world_size
-    if os.getpid() != self._owner:
-      signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the owner ends its workers
     task = pickle.loads((self._tasks / f'{rank}.task').read_bytes())
     with open(self._lock, 'a') as lock:
       fcntl.flock(lock, fcntl.LOCK_SH)

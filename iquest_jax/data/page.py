@@ -168,7 +168,8 @@ def tables(report: Preparation, console: Console) -> None:
       table.add_row(*(Text(visible(found[field])) for field in ('problem', 'document', 'evidence')))
     console.print(table)
   for stage, sources in report.stages.items():
-    table = _table(stage, 'source', '>documents', '>rows', '>tokens', '>share of rows', '>share of loss', 'languages', 'dropped')
+    columns = ('source', '>documents', '>rows', '>tokens', '>share of rows', '>share of loss', 'languages', 'dropped')
+    table = _table(stage, *columns)
     for source in sources:
       languages = _languages(source, _TERMINAL_LANGUAGES)
       dropped = ', '.join(f'{rule} {count:,}' for rule, count in _falling(source.drops).items())
