@@ -117,7 +117,7 @@ def _comments(language: str) -> tuple[str, ...]:
 
 
 # What counts as a node of a level: types of nodes, or supertypes, which match where the grammar wants an expression or a
-# statement (a name that is being defined is no expression).
+# statement (a name that is being defined is not an expression).
 _C = {
     'expression': 'expression initializer_list',
     'statement': 'statement declaration type_definition preproc_include preproc_def preproc_function_def',

@@ -210,7 +210,7 @@ class _Plan:
     """The entry of the manifest; shards that were packed for it are sealed as a further segment.
 
     Raises:
-      UserError: there is no row.
+      UserError: the split has no rows.
     """
     keys, _ = self._chosen()
     shards = [(folder / _PACKED / f'{key}.array_record', self.results[key]) for key in keys if self.results[key]['rows']]

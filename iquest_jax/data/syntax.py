@@ -88,7 +88,7 @@ def definitions(tree: Tree) -> list[int]:
 
 
 def encode(text: str) -> bytes:
-  """UTF-8; a lone surrogate, which is no character, becomes three bytes that `decode` turns back."""
+  """UTF-8; a lone surrogate, which is not a character, becomes three bytes that `decode` turns back."""
   return text.encode('utf-8', 'surrogatepass')
 
 

@@ -66,6 +66,7 @@ def check_file(path):
 
 
 def test_200_files_of_the_standard_library_keep_the_invariants():
+  assert len(SAMPLE) == 200
   for path in SAMPLE:
     check_file(path)
 

@@ -294,6 +294,13 @@ def test_workers_import_neither_tensorflow_nor_jax():
   subprocess.run([sys.executable, '-c', program], cwd=ROOT, check=True)
 
 
+def test_a_held_out_document_gives_one_row_and_a_longer_one_for_training_all_of_it(tmp_path, run):
+  """A few held-out rows should not all be pieces of one document."""
+  long = [File(str(n), 'a.py', f'x{n} = {n}\n' * 200) for n in range(20)]
+  prepare(stage(data__mixture=CODE, eval__rows=50), run, documents(tmp_path, code=long), ONE)
+  assert len(rows_of(run, 'code', 'held_out')) == 2 and len(rows_of(run, 'code')) > 18 * 5
+
+
 def test_the_manifest_says_what_came_of_the_documents(prepared):
   manifest = json.loads((prepared[0].rows('midtrain_32k') / 'manifest.json').read_text())
   for entry in manifest['sources'].values():

@@ -273,7 +273,7 @@ ODD = {
     'transition: binary files': {b'i.bin': b'\0\1'},
     'transition: a symbolic link or a submodule': {b'link': (LINK, b'a.py')},
     'transition: not UTF-8': {b'a.py': b'caf\xe9\n'},
-    'transition: a path that is no name of a file': {b'line\nbreak.py': b'x\n'},
+    'transition: an invalid path': {b'line\nbreak.py': b'x\n'},
     'transition: a huge patch': {b'a.txt': b'0123456789\n' * 100_000},
     'transition: no change': {},
 }
@@ -294,7 +294,7 @@ def test_trees_that_name_places_outside_are_not_written(tmp_path):
   outer = git(tmp_path, 'hash-object', '-t', 'tree', '-w', '--literally', '--stdin', stdin=raw).decode().strip()
   commit = git(tmp_path, '-c', 'user.name=a', '-c', 'user.email=a', 'commit-tree', outer, '-m', 'x').decode().strip()
   with Store(tmp_path) as store:
-    assert states.patch(store, commit, store.head).rule == 'transition: a path that is no name of a file'
+    assert states.patch(store, commit, store.head).rule == 'transition: an invalid path'
 
 
 def test_a_history_that_is_too_short_says_so(tmp_path):

@@ -116,7 +116,7 @@ def _excerpt(
 ) -> tuple[str, int]:
   """Whole lines of a file that fill at most `room` tokens with its path, and the byte of the file they start at.
 
-  They start at the first line or, if the file is longer, at a definition; at any line if there is no grammar.
+  They start at the first line or, if the file is longer, at a definition; at any line if the language has no grammar.
   """
   path, text = file
   limit = room * _CHARACTERS_PER_TOKEN

@@ -62,7 +62,7 @@ def cut(
   """Cuts a text in three; prefix + middle + suffix is the text, and only an empty text has an empty middle.
 
   Args:
-    level: one of LEVELS. A syntax level falls back to lines if there is no tree, or the text has no such node.
+    level: one of LEVELS. A syntax level falls back to lines without a tree or without a node of that level.
     parse: gives the tree of this text, or of a longer one; called for syntax levels only.
     first_byte: where the text begins in that of the tree.
   """

@@ -33,7 +33,7 @@ class Names:
     self._known: collections.OrderedDict[str, frozenset[bytes]] = collections.OrderedDict()
 
   def of(self, hashes: Sequence[str]) -> Iterator[frozenset[bytes]]:
-    """The identifiers of each file; none if it is no text."""
+    """The identifiers of each file; a file that is not text has none."""
     for first in range(0, len(hashes), _GROUP):
       group = hashes[first : first + _GROUP]
       texts = self.texts(name for name in group if name not in self._known)

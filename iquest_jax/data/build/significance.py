@@ -18,7 +18,7 @@ LINES = (8, 32, 256, 1024)
 _MAX_LINES, _MAX_FILES = 2048, 32
 MEANINGFUL = 0.6
 _WEIGHTS = {'size': 0.25, 'code': 0.2, 'tests': 0.15, 'message': 0.2, 'focus': 0.2}
-# Longer subjects are no subjects; patterns need not look at all of them.
+# Longer first lines are not subjects; patterns look at no more than this.
 _SUBJECT_CHARACTERS = 300
 
 _MERGE = re.compile(r'Merge\b')
@@ -142,7 +142,7 @@ def message_quality(commit: LogEntry) -> float:
 
 
 def message_of(commits: Sequence[LogEntry]) -> str:
-  """What several commits do: the leading one's message, then the subjects of the others that are no upkeep."""
+  """What several commits do: the leading one's message, then the subjects of the others, upkeep aside."""
   first = leading(commits)
   message = first.message.strip()
   if first.parents > 1 and _MERGE.match(message):

@@ -56,7 +56,7 @@ class History(Protocol):
     """Path to hash of the files of a commit."""
 
   def texts(self, names: Iterable[str]) -> Mapping[str, str]:
-    """Texts by hash; what is no text is missing."""
+    """Texts by hash; files that are not text are missing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +177,7 @@ def triplet(history: History, window: Window, names: neighbours.Names) -> Transi
     return Drop('transition: only formatting', span)
   texts = history.texts(name for _, name in old)
   if any(name not in texts for _, name in old):
-    return Drop('transition: an old file that is no text', span)
+    return Drop('transition: an old file is not text', span)
   files = tuple((path, texts[name]) for path, name in old)
   if sum(len(text) for _, text in files) > _MAX_OLD_BYTES:
     return Drop('transition: huge old files', span)

@@ -1,4 +1,4 @@
-"""Encoding: bytes to text, and the repair of text that was decoded wrongly or holds characters that are no text."""
+"""Encoding: bytes to text, and the repair of text that was decoded wrongly or holds characters that are not text."""
 
 import re
 
@@ -31,7 +31,7 @@ _MAX_LOST = 0.01
 def decode(data: bytes) -> str | Drop:
   """The text of a file: UTF-8, UTF-16 with a byte order mark, or the encoding that a coding cookie names.
 
-  Other bytes are read as cp1252 if they are few, since a name in a comment is no reason to lose a file.
+  Other bytes are read as cp1252 if they are few, since a name in a comment should not lose a file.
   """
   if len(data) > MAX_BYTES:
     return Drop('encoding: too large', f'{len(data)} bytes')

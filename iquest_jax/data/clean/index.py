@@ -149,5 +149,5 @@ def describe(folder: pathlib.Path) -> dict:
 
 
 def _map(path: pathlib.Path, dtype: np.dtype) -> np.ndarray:
-  # Mapped anew for each use, since a mapping holds a file open and there may be many shards; nothing can map an empty file.
+  # Mapped again for each use: a mapping holds a file open, and there may be many shards. An empty file cannot be mapped.
   return np.memmap(path, dtype, mode='r') if path.stat().st_size else np.empty(0, dtype)

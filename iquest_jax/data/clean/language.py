@@ -15,7 +15,7 @@ _MAGIKA = {
 _LEAST_SCORE = 0.7  # ours
 _HEAD = 16 << 10  # characters that magika sees: it looks at the beginning, the middle and the end of what it gets
 
-# How formats begin that are no source text, whatever the file is called.
+# How formats other than source text begin, whatever the file is called.
 _SIGNATURES = (
     ('%PDF-', 'PDF'), ('{\\rtf', 'RTF'), ('%!PS', 'PostScript'), ('PK\x03\x04', 'ZIP'), ('\x7fELF', 'ELF'), ('GIF8', 'GIF'),
     ('-----BEGIN PGP MESSAGE', 'PGP'), ('version https://git-lfs.github.com/spec/', 'Git LFS pointer'),

@@ -1,4 +1,4 @@
-"""Text from the web, documentation and READMEs: what crawling left in it is removed, and what is no prose is dropped.
+"""Text from the web, documentation and READMEs: what crawling left in it is removed, and what is not prose is dropped.
 
 The dropping rules are Gopher's (arXiv 2112.11446, table A1), without its English stop words, since the text may be in any
 language; the lines removed follow C4 (arXiv 1910.10683) and FineWeb (arXiv 2406.17557), and the patterns are ours. Code

@@ -4,7 +4,7 @@ import math
 
 from iquest_jax.data.languages import LANGUAGES, language_of
 
-# ours: from here on a longer text is no better, and more comments say no more.
+# ours: from here on greater length and more comments no longer raise the score.
 _LONG_ENOUGH, _ENOUGH_LETTERS, _ENOUGH_COMMENTS = 1 << 18, 0.7, 0.15
 # ours: of copies the longer one is usually whole, so half the length outweighs any comments; the others part texts of
 # about one length.

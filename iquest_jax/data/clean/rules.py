@@ -72,7 +72,7 @@ def encoded(path: str, text: str) -> str | Drop:
     marked = data.translate(table)
     if _RUN not in marked:
       continue
-    # Blank space alone is no data.
+    # White space alone is not data.
     runs, place = [], 0
     for piece in marked.split(b' '):
       if len(piece) >= _ENCODED_RUN:

@@ -202,7 +202,7 @@ def _ipv6(match: re.Match) -> str:
 
 
 def _international(match: re.Match) -> str:
-  # E.164 allows fifteen digits; fewer than eight are no number of a person.
+  # E.164 allows fifteen digits; fewer than eight are not a person's number.
   return PHONE if 8 <= sum(map(str.isdigit, match[0])) <= 15 else match[0]
 
 

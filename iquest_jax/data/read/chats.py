@@ -26,7 +26,7 @@ class _Malformed(ValueError):
 
 
 def read_chats(path: str | os.PathLike) -> Iterator[Conversation | Drop]:
-  """The chats of a file of .jsonl, .jsonl.gz, .jsonl.zst or .parquet; a line that is none is a Drop in its place.
+  """The chats of a file of .jsonl, .jsonl.gz, .jsonl.zst or .parquet; a malformed line is a Drop in its place.
 
   Raises:
     UserError: the file is missing, a folder, or unreadable.

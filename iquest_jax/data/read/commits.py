@@ -118,7 +118,7 @@ def history_key(store: Store) -> str:
 def _records(
     store: Store, walk: Sequence[str], options: Sequence[str], limit: int
 ) -> Iterator[tuple[str, bytes | None]]:
-  """(hash, what the log prints) of each commit of a walk, the oldest first; None if git cannot read it, and goes on."""
+  """(hash, what the log prints) of each commit of a walk, the oldest first; None for one that git cannot read."""
   names = store.run('rev-list', '--reverse', *walk, store.head).split()
   done = failures = 0
   while done < len(names):

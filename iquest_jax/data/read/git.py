@@ -176,7 +176,7 @@ class Store:
 
 
 def _answer(answers: IO[bytes], limit: int) -> bytes | None:
-  """One answer of `git cat-file --batch`, None if it is missing or too large; raises ValueError if it is no answer."""
+  """One answer of `git cat-file --batch`, None if it is missing or too large; raises ValueError if it is malformed."""
   header = answers.readline().split()
   if header[-1:] == [b'missing']:
     return None

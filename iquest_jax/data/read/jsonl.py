@@ -29,7 +29,7 @@ _COLUMNS = (*_TEXT, *_ID, *_PATH, *_REPO, *_LICENCE, 'ext', *sorted(_OWN))
 
 
 def read_documents(path: str | os.PathLike) -> Iterator[Document | Drop]:
-  """The documents of a file of .jsonl, .jsonl.gz, .jsonl.zst or .parquet; a line that is none is a Drop in its place.
+  """The documents of a file of .jsonl, .jsonl.gz, .jsonl.zst or .parquet; a malformed line is a Drop in its place.
 
   Memory is bounded by compressed.LINE_BYTES, the longest line that is read.
 

@@ -87,7 +87,7 @@ def _is_plain(schema: Any) -> bool:
 
 
 def _as_json(value: Any) -> Any:
-  """A value of Parquet as JSON would have it; raises UnicodeDecodeError for bytes that are no text."""
+  """A value of Parquet as JSON would have it; raises UnicodeDecodeError for bytes that are not text."""
   match value:
     case bytes():
       return value.decode()

@@ -37,7 +37,7 @@ class _Malformed(ValueError):
 
 
 def read_problems(path: str | os.PathLike) -> Iterator[Problem | Drop]:
-  """The problems of a file of .jsonl, .jsonl.gz, .jsonl.zst or .parquet; a line that is none is a Drop in its place.
+  """The problems of a file of .jsonl, .jsonl.gz, .jsonl.zst or .parquet; a malformed line is a Drop in its place.
 
   Raises:
     UserError: the file is missing, a folder, or unreadable.

@@ -57,7 +57,7 @@ def patch(store: Store, start: str, end: str) -> tuple[str, tuple[tuple[str, str
   if any(entry.old_mode not in _MODES or entry.new_mode not in _MODES for entry in entries):
     return Drop('transition: a symbolic link or a submodule', span)
   if not all(_is_plain(path) for entry in entries for path in (entry.old_path, entry.new_path)):
-    return Drop('transition: a path that is no name of a file', span)
+    return Drop('transition: an invalid path', span)
   old = {entry.old_path: entry for entry in entries if entry.old_mode != _ABSENT}
   contents = list(store.blobs([entry.old_hash for entry in old.values()], MAX_FILE_BYTES))
   if None in contents:

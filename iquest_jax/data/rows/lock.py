@@ -25,7 +25,7 @@ class Held:
 
 
 def hold(rows_dir: str | pathlib.Path) -> Held:
-  """Shares the lock. Where the folder cannot be locked nothing is held: that is no reason not to train."""
+  """Shares the lock. Where the folder cannot be locked, nothing is held and training goes ahead."""
   return Held(_locked(rows_dir, fcntl.LOCK_SH))
 
 

@@ -27,7 +27,7 @@ _REASONING_QA, _REASONING_THINKING, _CHATS, _SESSIONS = 1300, 1300, 700, 420
 # In problems, as many of each level; those held out take seconds to answer.
 _PROGRAMS_QA, _PROGRAMS_CHAT, _HELD_OUT_PROGRAMS, _RL_PROGRAMS = 1000, 1800, 60, 480
 
-# Generated documents follow templates: their like is no near-duplicate, and rules made for real text do not fit them.
+# Generated documents follow templates: they look alike without being duplicates, and rules for real text do not fit them.
 _GENERATED = 'filter = false\nnear = false\n'
 _INPUTS = """\
 held_out = 64
