@@ -17,7 +17,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 $(STAMP): setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .[test,data]
+	$(BIN)/python -m pip install --quiet --editable .[test,data,serve]
 	# Tests read the problems it ships; what it would install is for the models it calls.
 	$(BIN)/python -m pip install --quiet --no-deps bfcl-eval==2026.3.23
 	touch $@
@@ -40,7 +40,7 @@ test-long: lint $(TPU_STAMP)
 
 # What the compiler for TPUs makes of the kernels and of whole steps. It is libtpu (200 MB) and needs no TPU.
 $(TPU_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --editable .[test,data,tpu]
+	$(BIN)/python -m pip install --quiet --editable .[test,data,serve,tpu]
 	touch $@
 
 test-tpu: $(TPU_STAMP)

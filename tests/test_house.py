@@ -18,7 +18,7 @@ GROUND = {'errors', 'config', 'batch', 'hardware', 'run_folder'}
 DATA_GROUND = {'data.documents', 'data.funnel', 'data.languages', 'data.imports', 'data.syntax', 'data.split'}
 LIBRARY = GROUND | {
     'sharding', 'text', 'sandbox', 'kernels', 'parallel', 'model', 'checkpoint', 'data', 'train', 'infer', 'convert',
-    'eval',
+    'eval', 'endpoint', 'serve',
 }  # fmt: skip
 MAY_IMPORT = {
     'errors': set(),
@@ -29,6 +29,8 @@ MAY_IMPORT = {
     'sharding': {'errors', 'batch'},
     'text': {'errors', 'run_folder'},
     'sandbox': {'errors'},
+    'endpoint': {'errors', 'run_folder', 'text'},
+    'serve': {'errors', 'run_folder', 'text', 'infer', 'model', 'checkpoint', 'sharding'},
     'kernels': GROUND | {'sharding'},
     'parallel': GROUND | {'sharding', 'kernels'},
     'model': GROUND | {'sharding', 'kernels', 'parallel'},
@@ -38,6 +40,7 @@ MAY_IMPORT = {
     'convert': GROUND | {'model', 'checkpoint', 'text'},
     'eval': GROUND | {
         'sharding', 'kernels', 'infer', 'model', 'checkpoint', 'sandbox', 'text', 'data.documents', 'data.loader',
+        'endpoint',
     },
     # The ground of data, then its steps, none of which imports another, then what joins them.
     'data.documents': {'errors'},
@@ -48,20 +51,24 @@ MAY_IMPORT = {
     'data.grammars': {'data.languages'},
     'data.split': {'errors', 'data.documents'},
     'data.read': {'errors', 'text'} | DATA_GROUND,
-    'data.clean': {'errors', 'text', 'run_folder'} | DATA_GROUND,
-    'data.build': {'errors', 'text'} | DATA_GROUND,
+    'data.clean': {'errors', 'text', 'run_folder', 'endpoint'} | DATA_GROUND,
+    'data.build': {'errors', 'text', 'sandbox'} | DATA_GROUND,
+    'data.synthesis': {'errors', 'text', 'run_folder', 'sandbox', 'endpoint'} | DATA_GROUND,
+    'data.plan': {'errors', 'run_folder'},
     'data.format': {'errors', 'data.documents', 'text'},
     'data.rows': GROUND | {'text', 'data.documents', 'data.funnel'},
     'data.tiny': GROUND | {'data.documents', 'data.read'},
+    # What is made of documents, and the check of what carries tests.
+    'data.makers': {'errors', 'data.documents', 'data.build', 'data.synthesis', 'sandbox'},
     'data.sources': {'errors', 'data.documents', 'data.build', 'data.format', 'text'},
     'data.executors': GROUND | {'data.funnel'},
     'data.shards': {'data.documents'},
-    'data.inputs': {'errors', 'data.documents', 'data.sources'},
+    'data.inputs': {'errors', 'data.documents', 'data.makers', 'data.sources'},
     'data.deal': {'data.documents'},
     # Half one: what a task collects, what there is to collect, and all of it.
     'data.evaluation': {'data.clean', 'data.inputs', 'data.read'},
     'data.collect': {'run_folder'} | DATA_GROUND | {
-        'data.evaluation', 'data.inputs', 'data.read', 'data.clean', 'data.build', 'data.shards',
+        'data.evaluation', 'data.inputs', 'data.read', 'data.clean', 'data.build', 'data.shards', 'data.makers', 'sandbox',
     },
     'data.scan': {'errors', 'data.collect', 'data.evaluation', 'data.clean', 'data.executors', 'data.inputs', 'data.read'},
     'data.corpus': GROUND | DATA_GROUND | {

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 ROLES = ('system', 'user', 'assistant', 'tool')
+DIFFICULTIES = ('easy', 'medium', 'hard')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,9 @@ class Problem:
   Attributes:
     tests: {'input', 'output'} each; text of standard input and output, or, with `function`, JSON of arguments and result.
     function: name of the function that the tests call; '' if they run a program.
+    language: of the solution, as sandbox/languages.py names it.
+    difficulty: one of DIFFICULTIES, '' if unknown.
+    checks: what the solution passed; see Fact.
   """
 
   id: str
@@ -82,19 +86,72 @@ class Problem:
   tests: tuple[Mapping[str, Any], ...]
   solution: str = ''
   function: str = ''
+  language: str = 'python'
+  difficulty: str = ''
+  checks: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-  """A chat: messages as in text/chat.py, and definitions of the tools that the assistant may call."""
+  """A chat.
+
+  Attributes:
+    messages: as in text/chat.py.
+    tools: definitions of those that the assistant may call.
+    repo: the repository it is about, '' if there is none.
+    tests, function: what code in the last answer must pass, as of a Problem; () if there are none.
+    difficulty: one of DIFFICULTIES, '' if unknown.
+    checks: what its answers passed; see Fact.
+  """
 
   id: str
   messages: tuple[Mapping[str, Any], ...]
   tools: tuple[Mapping[str, Any], ...] = ()
+  repo: str = ''
+  tests: tuple[Mapping[str, Any], ...] = ()
+  function: str = ''
+  difficulty: str = ''
+  checks: tuple[str, ...] = ()
 
 
-Document = File | Repository | Commit | Transition | Problem | Conversation
-KINDS = {kind.__name__.lower(): kind for kind in (File, Repository, Commit, Transition, Problem, Conversation)}
+@dataclasses.dataclass(frozen=True)
+class Fact:
+  """A question about code with one right answer.
+
+  Attributes:
+    path: the file it is about; its name tells the language.
+    checks: names of what it was held against and could have failed, as in ('answer in source', 'one answer'); a document
+      that was made, not found, has at least one.
+  """
+
+  id: str
+  question: str
+  answer: str
+  path: str = ''
+  repo: str = ''
+  checks: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+  """One function in several languages.
+
+  Attributes:
+    sides: ((language, code), ...), at least two, named as in sandbox/languages.py.
+    tests, function: what every side must pass, as of a Problem.
+    checks: see Fact.
+  """
+
+  id: str
+  sides: tuple[tuple[str, str], ...]
+  tests: tuple[Mapping[str, Any], ...]
+  function: str = ''
+  checks: tuple[str, ...] = ()
+
+
+Document = File | Repository | Commit | Transition | Problem | Conversation | Fact | Parallel
+_KINDS = (File, Repository, Commit, Transition, Problem, Conversation, Fact, Parallel)
+KINDS = {kind.__name__.lower(): kind for kind in _KINDS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +221,10 @@ def texts(document: Document) -> tuple[str, ...]:
       return (document.message, document.patch, *(text for _, text in (*document.files, *document.context)))
     case Problem():
       return (document.statement, document.solution)
+    case Fact():
+      return (document.question, document.answer)
+    case Parallel():
+      return tuple(code for _, code in document.sides)
   found = []
   for message in document.messages:
     found += [message[part] for part in ('thinking', 'content') if part in message]
@@ -243,7 +304,26 @@ def _messages(field: str, value: Any) -> tuple[dict[str, Any], ...]:
   return messages
 
 
-_NEVER_EMPTY = {'id', 'files', 'messages', 'tests'}
+def _strings(field: str, value: Any) -> tuple[str, ...]:
+  if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    raise ValueError(f'"{field}" must be a list of strings')
+  return tuple(value)
+
+
+def _sides(field: str, value: Any) -> tuple[tuple[str, str], ...]:
+  if len(sides := _files(field, value)) < 2:
+    raise ValueError(f'"{field}" must have at least two languages')
+  return sides
+
+
+def _difficulty(field: str, value: Any) -> str:
+  if value not in ('', *DIFFICULTIES):
+    raise ValueError(f'"{field}" must be one of {", ".join(DIFFICULTIES)}, got {json.dumps(value)}')
+  return value
+
+
+_NEVER_EMPTY = {'id', 'files', 'messages', 'tests', 'sides'}
 _CHECKED = {
     'files': _files, 'context': _files, 'span': _pair, 'messages': _messages, 'tools': _objects, 'tests': _objects,
+    'checks': _strings, 'sides': _sides, 'difficulty': _difficulty,
 }  # fmt: skip

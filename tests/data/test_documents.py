@@ -5,9 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iquest_jax.data.documents import (
+    DIFFICULTIES,
     Commit,
     Conversation,
+    Fact,
     File,
+    Parallel,
     Problem,
     Repository,
     Transition,
@@ -23,14 +26,21 @@ _ANY_FILES = st.lists(st.tuples(_TEXT, _TEXT), max_size=3).map(tuple)
 _FILES = _ANY_FILES.filter(bool)
 _MESSAGES = st.lists(st.fixed_dictionaries({'role': st.sampled_from(('user', 'assistant')), 'content': _TEXT}), min_size=1)
 _TESTS = st.lists(st.fixed_dictionaries({'input': _TEXT, 'output': _TEXT}), min_size=1, max_size=2).map(tuple)
+_CHECKS = st.lists(_TEXT, max_size=2).map(tuple)
+_DIFFICULTY = st.sampled_from(('', *DIFFICULTIES))
 DOCUMENTS = st.one_of(
     st.builds(File, _ID, _TEXT, _TEXT, _TEXT, _TEXT),
     st.builds(Repository, _ID, _TEXT, _FILES, _TEXT),
     st.builds(Commit, _ID, _TEXT, _TEXT, _TEXT),
     # A patch may only add files, and a repository may hold no others.
     st.builds(Transition, _ID, _TEXT, _TEXT, _TEXT, _ANY_FILES, _ANY_FILES, st.tuples(_TEXT, _TEXT)),
-    st.builds(Problem, _ID, _TEXT, _TESTS, _TEXT, _TEXT),
-    st.builds(Conversation, _ID, _MESSAGES.map(tuple), st.lists(st.dictionaries(_TEXT, _TEXT), max_size=2).map(tuple)),
+    st.builds(Problem, _ID, _TEXT, _TESTS, _TEXT, _TEXT, _TEXT, _DIFFICULTY, _CHECKS),
+    st.builds(
+        Conversation, _ID, _MESSAGES.map(tuple), st.lists(st.dictionaries(_TEXT, _TEXT), max_size=2).map(tuple), _TEXT,
+        st.one_of(st.just(()), _TESTS), _TEXT, _DIFFICULTY, _CHECKS,
+    ),
+    st.builds(Fact, _ID, _TEXT, _TEXT, _TEXT, _TEXT, _CHECKS),
+    st.builds(Parallel, _ID, st.lists(st.tuples(_TEXT, _TEXT), min_size=2, max_size=3).map(tuple), _TESTS, _TEXT, _CHECKS),
 )
 
 
@@ -52,7 +62,8 @@ def test_a_line_says_its_kind_and_may_leave_out_defaults():
     [
         ('{"id": "1", "files": [["a", "b"]]', "Expecting ',' delimiter"),
         ('[]', 'a document must be a JSON object, got list'),
-        ('{"id": "1"}', '"kind" must be one of file, repository, commit, transition, problem, conversation, got null'),
+        ('{"id": "1"}', '"kind" must be one of file, repository, commit, transition, problem, conversation, fact, parallel, '
+         'got null'),
         ('{"kind": ["file"]}', 'got ["file"]'),
         ('{"kind": "file", "path": "a", "text": "b"}', '"id" is missing'),
         ('{"kind": "file", "id": "", "path": "a", "text": "b"}', '"id" is missing or empty'),
@@ -66,6 +77,10 @@ def test_a_line_says_its_kind_and_may_leave_out_defaults():
         ('{"kind": "problem", "id": "1", "statement": "a", "tests": [1]}', '"tests" must be a list of objects'),
         ('{"kind": "transition", "id": "1", "repo": "", "message": "", "patch": "", "files": [["a", ""]], "span": ["b"]}',
          '"span" must be two strings'),
+        ('{"kind": "fact", "id": "1", "question": "a", "answer": "b", "checks": "c"}', '"checks" must be a list of strings'),
+        ('{"kind": "parallel", "id": "1", "sides": [["go", "a"]], "tests": [{}]}', '"sides" must have at least two languages'),
+        ('{"kind": "problem", "id": "1", "statement": "a", "tests": [{}], "difficulty": "mild"}',
+         '"difficulty" must be one of easy, medium, hard, got "mild"'),
         ('{"kind": "conversation", "id": "1", "messages": []}', '"messages" is missing or empty'),
         ('{"kind": "conversation", "id": "1", "messages": [3]}', '"messages" must be a list of objects'),
         ('{"kind": "conversation", "id": "1", "messages": [{"role": "bot", "content": ""}]}', 'got "bot"'),
