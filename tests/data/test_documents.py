@@ -62,8 +62,8 @@ def test_a_line_says_its_kind_and_may_leave_out_defaults():
     [
         ('{"id": "1", "files": [["a", "b"]]', "Expecting ',' delimiter"),
         ('[]', 'a document must be a JSON object, got list'),
-        ('{"id": "1"}', '"kind" must be one of file, repository, commit, transition, problem, conversation, fact, parallel, '
-         'got null'),
+        ('{"id": "1"}', '"kind" must be one of file, repository, commit, transition, problem, conversation, fact, '
+         'parallel, got null'),
         ('{"kind": ["file"]}', 'got ["file"]'),
         ('{"kind": "file", "path": "a", "text": "b"}', '"id" is missing'),
         ('{"kind": "file", "id": "", "path": "a", "text": "b"}', '"id" is missing or empty'),
@@ -77,8 +77,10 @@ def test_a_line_says_its_kind_and_may_leave_out_defaults():
         ('{"kind": "problem", "id": "1", "statement": "a", "tests": [1]}', '"tests" must be a list of objects'),
         ('{"kind": "transition", "id": "1", "repo": "", "message": "", "patch": "", "files": [["a", ""]], "span": ["b"]}',
          '"span" must be two strings'),
-        ('{"kind": "fact", "id": "1", "question": "a", "answer": "b", "checks": "c"}', '"checks" must be a list of strings'),
-        ('{"kind": "parallel", "id": "1", "sides": [["go", "a"]], "tests": [{}]}', '"sides" must have at least two languages'),
+        ('{"kind": "fact", "id": "1", "question": "a", "answer": "b", "checks": "c"}',
+         '"checks" must be a list of strings'),
+        ('{"kind": "parallel", "id": "1", "sides": [["go", "a"]], "tests": [{}]}',
+         '"sides" must have at least two languages'),
         ('{"kind": "problem", "id": "1", "statement": "a", "tests": [{}], "difficulty": "mild"}',
          '"difficulty" must be one of easy, medium, hard, got "mild"'),
         ('{"kind": "conversation", "id": "1", "messages": []}', '"messages" is missing or empty'),
