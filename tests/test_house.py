@@ -63,7 +63,7 @@ MAY_IMPORT = {
     'data.sources': {'errors', 'data.documents', 'data.build', 'data.format', 'text'},
     'data.executors': GROUND | {'data.funnel'},
     'data.shards': {'data.documents'},
-    'data.inputs': {'errors', 'data.documents', 'data.makers', 'data.sources'},
+    'data.inputs': {'errors', 'data.documents', 'data.clean', 'data.makers', 'data.sources'},
     'data.deal': {'data.documents'},
     # Half one: what a task collects, what there is to collect, and all of it.
     'data.evaluation': {'data.clean', 'data.inputs', 'data.read'},

@@ -30,8 +30,10 @@ from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder, write_whole
 
 # Raise it when deduplication or dealing changes; collect.VERSION when reading or cleaning does.
-VERSION = 1
+VERSION = 2
 _NAME, _COLLECTED, _DEALT = 'corpus.json', 'collected', 'dealt'
+# Steps that make documents or execute them; see collect.py, and launch.synthesize.
+MADE = ('synthesis', 'make', 'verify')
 # Contaminated documents that the report shows.
 _EVIDENCE = 100
 
@@ -84,6 +86,12 @@ class Corpus:
     for shard in shards:
       yield from jsonl.read_shard(self.folder / shard['path'])
 
+  def made(self, source: str) -> dict[str, dict[str, Any]]:
+    """{'input: step': funnel} of what made or checked a source's documents: candidates, and rejected by which check."""
+    given = {self.groups[number].input for number in self._groups(source)}
+    funnels = self.report.get('funnels', {}).items()
+    return {key: funnel for key, funnel in funnels if (parts := key.rpartition(': '))[0] in given and parts[2] in MADE}
+
   def _groups(self, source: str) -> tuple[int, ...]:
     if not self.sources.get(source):
       way_out = 'name it in an [[input]] of --sources, or see the report for why all of them were dropped'
@@ -134,6 +142,7 @@ def prepare(run: RunFolder, inputs: Inputs, executor: Executor, progress: Progre
       'duplicates': work.duplicates,
       'characters': _added({shard.input.name: _sum(one, 'characters')} for shard, one in zip(shards, collected)),
       'languages': _added(kind['languages'] for one in collected for kind in one['kinds'].values()),
+      'checks': _added(kind['checks'] for one in collected for kind in one['kinds'].values()),
       'contaminated': [found for one in collected for found in one['contaminated']][:_EVIDENCE],
   }
   kinds = {kind: name for name, kind in KINDS.items()}

@@ -40,7 +40,7 @@ def test_paths_are_relative_to_the_file_and_kinds_follow_from_the_sources(tmp_pa
         (('name = "mine"', 'name = "a/b"'), 'name must have letters, digits, - and _ only, got "a/b"'),
         (('sources = ["code"', 'source = ["code"'), '"source" does not exist; did you mean "sources"'),
         (('"commits"', '"commmits"'), 'source "commmits" does not exist; did you mean "commits"'),
-        (('"commits"', '"facts", "chat_instruct"'), '"chat_instruct" is made of a conversation, which "git" does not read'),
+        (('"commits"', '"web_text", "chat_instruct"'), '"chat_instruct" is made of a conversation, which "git" does not read'),
         (('"commits"', '7'), 'must be a list of names, got'),
         (('held_out = 5', 'held_out = "5"'), "held_out must be of type int, got '5'"),
         (('held_out = 5', 'held_out = true'), 'held_out must be of type int, got True'),
