@@ -103,7 +103,6 @@ class _Collection:
     self._histories: dict[str, str] = {}
     # The files of a repository tell which of them are duplicates of others.
     self._kinds = (*given.reads, File) if given.read == 'git' and Repository in given.reads else given.reads
-    self._classifier = classifier.Classifier.load(given.quality.model) if given.quality else None
     self._contaminated: list[dict[str, str]] = []
     self._closing = contextlib.ExitStack()
     self._sandboxes = self._closing.enter_context(makers.Sandboxes())
@@ -160,8 +159,8 @@ class _Collection:
       document = self._passed('clean', documents.clean(document, self._input.filter, self._settings.licences, seen))
     if document is None:
       return None
-    if self._classifier:
-      drop = self._classifier.check(document, self._input.quality)
+    if self._input.quality:
+      drop = classifier.check('\n'.join(texts(document)), self._input.quality)
       if self._passed('quality', drop or document) is None:
         return None
     if not self._input.make:

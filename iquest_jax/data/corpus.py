@@ -34,6 +34,8 @@ VERSION = 2
 _NAME, _COLLECTED, _DEALT = 'corpus.json', 'collected', 'dealt'
 # Steps that make documents or execute them; see collect.py, and launch.synthesize.
 MADE = ('synthesis', 'make', 'verify')
+# Beside the documents that launch.synthesize writes, what became of its samples.
+_SYNTHESIS = '.funnel.json'
 # Contaminated documents that the report shows.
 _EVIDENCE = 100
 
@@ -183,6 +185,9 @@ class _Work:
     for shard, one in zip(shards, collected):
       for step, funnel in one['funnels'].items():
         self._count(f'{shard.input.name}: {step}', Funnel.from_json(funnel))
+      for _, path in shard.paths:
+        if (report := pathlib.Path(path).with_suffix(_SYNTHESIS)).is_file():
+          self._count(f'{shard.input.name}: synthesis', _synthesised(report))
 
   def _count(self, step: str, funnel: Funnel) -> None:
     before = Funnel.from_json(self.funnels[step]) if step in self.funnels else Funnel()
@@ -396,6 +401,13 @@ def _sweep(folder: pathlib.Path, record: dict[str, Any]) -> None:
   for name in ('pieces', 'duplicates'):
     shutil.rmtree(folder / _DEALT / record['key'] / name, ignore_errors=True)
   shutil.rmtree(folder / 'logs', ignore_errors=True)
+
+
+def _synthesised(report: pathlib.Path) -> Funnel:
+  try:
+    return Funnel.from_json(json.loads(report.read_text())['funnel'])
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(f'--sources: {report} is damaged ({error!r}); run launch.synthesize again, or remove it') from None
 
 
 def _sum(collected: dict[str, Any], field: str) -> int:

@@ -49,7 +49,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from iquest_jax.data import makers, sources
-from iquest_jax.data.clean.classifier import Quality
+from iquest_jax.data.clean import classifier
 from iquest_jax.data.documents import KINDS, Commit, Conversation, File, Problem, Repository, Transition
 from iquest_jax.errors import UserError, check_name, nearest
 
@@ -92,7 +92,7 @@ class Input:
   filter: bool = True
   near: bool = True
   life: str = 'commits'
-  quality: Quality | None = None
+  quality: classifier.Quality | None = None
   make: str = ''
   generator: str = ''
   count: int = 0
@@ -213,7 +213,7 @@ def _input(where: str, given: dict[str, Any], folder: pathlib.Path) -> Input:
   if is_generated and fields.get('count', 0) < 1:
     raise UserError(f'--sources: {where}: count must be at least 1, got {fields.get("count", 0)}')
   if 'quality' in fields:
-    fields['quality'] = Quality.parse(f'--sources: {where}, quality', fields['quality'], folder)
+    fields['quality'] = classifier.parse(f'{where}, [quality]', fields['quality'], folder)
   fields['sources'] = tuple(_strings(f'{where}: sources', fields['sources']))
   read, maker = READERS[fields['read']], makers.MAKERS.get(fields.get('make', ''))
   if maker and maker.takes not in read:

@@ -65,8 +65,7 @@ def shards(inputs: Inputs, folder: pathlib.Path, executor: Executor, progress: P
     evaluation += paths
   found = {given: _paths(given) for given in inputs.inputs if given.read != 'generated'}
   files = [path for given, paths in found.items() if given.read != 'git' for _, path in paths]
-  models = sorted({given.quality.model for given in inputs.inputs if given.quality})
-  contents = _hash_files([*files, *evaluation, *models], folder / 'hashes', executor, progress)
+  contents = _hash_files([*files, *evaluation], folder / 'hashes', executor, progress)
   benchmarks = [(path.name, contents[path]) for path in evaluation]
   index = folder / 'evaluation' / f'{key_of(benchmarks)}.npz'
   evaluation_lib.save(list(map(str, evaluation)), index)
@@ -79,7 +78,7 @@ def shards(inputs: Inputs, folder: pathlib.Path, executor: Executor, progress: P
     own = dataclasses.asdict(given) | {'kinds': [kind.__name__ for kind in (*given.kinds, *given.reads)]}
     del own['path'], own['sources']
     if given.quality:
-      own['quality'] |= {'model': contents[given.quality.model]}
+      del own['quality']['model']  # where it lies; its hash is there too
     if given.make or given.generator:
       own['seed'] = inputs.seed
     if given.generator:

@@ -53,7 +53,9 @@ def repository(
   """All files in reading order, or, for a share of the repositories, completions that fit into `context` tokens each.
 
   There are about as many completions as all files would fill rows, each in another file, so that the share of the
-  repositories is also about the share of what is learned. A completion gives at most half of the room to the file itself. The rest goes to files that it imports or that import it
+  repositories is also about the share of what is learned.
+
+  A completion gives at most half of the room to the file itself. The rest goes to files that it imports or that import it
   and to those most similar to it, the most useful last, at most a quarter of the room to each. None of them holds three
   consecutive lines of the middle, blank lines and indentation aside.
   """
