@@ -5,12 +5,13 @@
 
 attention    gated attention, forward and backward: milliseconds, TFLOP/s, and time relative to two mixed calls of a library
 train_step   tokens/s, and MFU on devices whose peak is known
-decode       tokens/s of 64 slots
+decode       tokens/s with all slots live
 loader       tokens/s per core, and milliseconds to the first batch at step 1,000,000
 packing      MB/s of token ids
 tokenize     tokens/s of real source, by the tokenizer alone and to packed rows on disk
 transitions  commits/s scanned of a git history, for commits and for verified transitions
 clean        MB/s of the cleaning checks, parsing and quality on real source
+quality      MB/s of texts scored for density, education and toxicity by a classifier
 dedup        MB/s of near-deduplication and decontamination
 fim          MB/s of completions with syntax levels
 pipeline     MB/s of preparing documents, with one worker and two
@@ -46,6 +47,7 @@ def main(argv):
       machine,
       packing,
       pipeline,
+      quality,
       sandbox,
       tokenize,
       train_step,
@@ -60,6 +62,7 @@ def main(argv):
       'packing': packing.results,
       'tokenize': tokenize.results,
       'clean': clean.results,
+      'quality': quality.results,
       'dedup': dedup.results,
       'fim': fim.results,
       'pipeline': pipeline.results,

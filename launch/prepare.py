@@ -4,6 +4,9 @@
   python -m launch.prepare --exp=midtrain_32k:size=7b --sources=sources.toml --workdir=runs/7b --workers=16
   python -m launch.prepare inspect runs/7b/rows/midtrain_32k
   python -m launch.prepare export runs/7b/documents --out=parquet
+  python -m launch.prepare label --documents=code.jsonl --kind=code --out=labels.jsonl --count=5000 --key_env=KEY \
+      --endpoint=https://HOST/v1 --model=MODEL --budget=5 --prices=0.5,1.5
+  python -m launch.prepare train-quality labels.jsonl --out=quality/code.json
 
 Without --exp, every stage of the size. sources.toml names git repositories, documents (JSONL, Parquet),
 chats and problem sets, and the sources made of them; iquest_jax/data/inputs.py shows one. Without it, a
@@ -13,6 +16,8 @@ Killed and restarted, it resumes. What has not changed is kept; rows are only ev
 steps keep every earlier batch. Work is divided by the input: workers affect only the speed.
 
 inspect shows rows as the model reads them; export writes the documents as Parquet for other trainers.
+label asks a model how dense, educational and toxic texts are; train-quality trains a classifier on such labels,
+of any origin, and shows how good it is on texts held out. Inputs of sources.toml name it and its thresholds.
 """
 
 import importlib.util
@@ -34,7 +39,17 @@ flags.DEFINE_string('partition', 'cpu', 'Partition of Slurm jobs.')
 flags.DEFINE_string('time_limit', '20:00:00', 'Time limit of Slurm jobs.')
 flags.DEFINE_string('source', '', 'The only source that inspect shows.')
 flags.DEFINE_integer('rows', 2, 'Rows per source that inspect shows.', lower_bound=1)
-flags.DEFINE_string('out', '', 'Folder that export writes.')
+flags.DEFINE_string('out', '', 'Folder that export writes, or file that label and train-quality write.')
+flags.DEFINE_string('documents', '', 'Documents that label draws from: a file, a folder or a glob.')
+flags.DEFINE_string('kind', '', 'What is labelled: text, code, mathematics.')
+flags.DEFINE_integer('count', 1000, 'Documents that label draws.', lower_bound=1)
+flags.DEFINE_integer('seed', 0, 'Seed of the draw, and of the split for training a classifier.', lower_bound=0)
+flags.DEFINE_string('endpoint', '', 'URL of an OpenAI-compatible API that label asks.')
+flags.DEFINE_string('model', '', 'Name of the model at the endpoint.')
+flags.DEFINE_string('key_env', '', "Environment variable that holds the endpoint's key.")
+flags.DEFINE_integer('parallel', 8, 'Requests at a time.', lower_bound=1)
+flags.DEFINE_float('budget', float('inf'), 'Dollars that the requests may cost.', lower_bound=0.0)
+flags.DEFINE_string('prices', '0,0', 'Dollars per million input and output tokens, as in 0.5,1.5.')
 flags.declare_key_flag('workdir')
 flags.declare_key_flag('size')
 
@@ -42,7 +57,7 @@ FLAGS = flags.FLAGS
 
 
 # Of the extra `data`: what a corpus cannot be prepared without.
-_PACKAGES = ('datatrove', 'pyarrow', 'tree_sitter', 'zstandard')
+_PACKAGES = ('datatrove', 'pyarrow', 'sklearn', 'tree_sitter', 'zstandard')
 
 
 def main(argv):
@@ -50,7 +65,7 @@ def main(argv):
     raise UserError(f'prepare: the package {missing[0]} is not installed; pip install -e .[data] brings what it needs')
   try:
     if argv[1:]:
-      commands = {'inspect': _inspect, 'export': _export}
+      commands = {'inspect': _inspect, 'export': _export, 'label': _label, 'train-quality': _train_quality}
       name, operands = command.subcommand(argv, commands)
       commands[name](*operands)
     else:
@@ -130,6 +145,67 @@ def _export(folder: str) -> None:
   with _Progress(Console(file=sys.stdout)) as progress:
     counts = export.export(pathlib.Path(folder), pathlib.Path(FLAGS.out), _executor(), progress)
   print(f'{FLAGS.out}: {sum(counts.values()):,} documents in {len(counts)} files')
+
+
+def _label() -> None:
+  import asyncio
+
+  from iquest_jax.data import executors
+  from iquest_jax.data.read import compressed, jsonl
+  from iquest_jax.data.synthesis import labels
+  from iquest_jax.endpoint.client import Endpoint
+
+  for name in ('documents', 'kind', 'endpoint', 'model', 'out'):
+    if not FLAGS[name].value:
+      raise UserError(f'label: --{name} is missing; the help of launch.prepare shows an example')
+  if not (paths := compressed.input_files(FLAGS.documents)):
+    raise UserError(f'label: --documents: {FLAGS.documents} has no file that ends in {", ".join(compressed.SUFFIXES)}')
+  documents, out = (document for path in paths for document in jsonl.read_documents(path)), pathlib.Path(FLAGS.out)
+  how = dict(key_env=FLAGS.key_env, parallel=FLAGS.parallel, budget=FLAGS.budget, prices=_prices(FLAGS.prices))
+  with (
+      Endpoint(FLAGS.endpoint, FLAGS.model, cache=out.with_name(f'{out.name}.replies'), **how) as endpoint,
+      _Progress(Console(file=sys.stdout)) as progress,
+  ):
+    shown = lambda funnel: progress('label', executors.Done(funnel.read, FLAGS.count, 0, 0, funnel.kept))
+    try:
+      asking = labels.label(documents, endpoint, FLAGS.kind, out, FLAGS.count, FLAGS.seed, shown)
+      _say_funnel(str(out), asyncio.run(asking))
+    finally:
+      used = endpoint.usage
+      print(
+          f'{used.requests:,} requests, {used.cached:,} answers from disk, {used.input_tokens:,} tokens in, '
+          f'{used.output_tokens:,} out, ${used.cost:.4f}'
+      )
+
+
+def _prices(text: str) -> tuple[float, ...]:
+  try:
+    return tuple(float(price) for price in text.split(','))
+  except ValueError:
+    raise UserError(f'--prices: must be two numbers, as in 0.5,1.5, got "{text}"') from None
+
+
+def _train_quality(labels: str) -> None:
+  import json
+
+  from iquest_jax.data.clean import classifier_training
+  from iquest_jax.data.read import records
+  from iquest_jax.run_folder import write_whole
+
+  if not FLAGS.out:
+    raise UserError('train-quality: --out is missing; name the file to write, as in --out=quality/code.json')
+  given, kind, funnel = classifier_training.read_labels(records.records(labels))
+  _say_funnel(labels, funnel)
+  model = classifier_training.train(given, kind, FLAGS.seed)
+  out = pathlib.Path(FLAGS.out)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  write_whole(out, json.dumps(model))
+  print('\n'.join([f'{out}: on texts held out (in brackets: always the majority)', *classifier_training.lines(model)]))
+
+
+def _say_funnel(name: str, funnel) -> None:
+  dropped = ''.join(f'; {count:,} dropped, {rule}' for rule, count in sorted(funnel.drops.items()))
+  print(f'{name}: {funnel.kept:,} labels of {funnel.read:,}{dropped}')
 
 
 class _Progress:

@@ -26,8 +26,8 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
   """Answers until there are no more requests, or until one takes too long and ends the process.
 
   An empty answer says that it is ready. A request with 'bytes' brings a text in a 'language' and asks for the bytes of its
-  errors; one with a 'level' asks where the nodes of that level lie in the last text. Each may take 'seconds' of processor
-  time.
+  errors; one with a 'level' asks where the nodes of that level lie in the last text, one with a 'query' for its captures.
+  Each may take 'seconds' of processor time.
   """
   language, data, tree = '', b'', None
   _answer(answers, [])
@@ -39,6 +39,8 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
       language, data = request['language'], requests.read(request['bytes'])
       tree = tree_sitter.Parser(_grammar(language)).parse(data)
       numbers = [errors(tree)]
+    elif 'query' in request:
+      numbers = captures(tree, language, request['query'])
     elif request['level'] == 'definition':
       numbers = definitions(tree, language, data)
     else:
@@ -76,6 +78,14 @@ def spans(tree: tree_sitter.Tree, language: str, level: str, data: bytes) -> lis
   return sorted(span for span in found if span[0] < span[1] and all(_is_boundary(data, offset) for offset in span))
 
 
+def captures(tree: tree_sitter.Tree, language: str, text: str) -> list[int]:
+  """Three numbers for each capture of a query; see syntax.captures."""
+  found = tree_sitter.QueryCursor(query := _compiled(language, text)).captures(tree.root_node)
+  names = [query.capture_name(number) for number in range(query.capture_count)]
+  spans = {(node.start_byte, -node.end_byte, number) for number, name in enumerate(names) for node in found.get(name, ())}
+  return [value for start, end, number in sorted(spans) for value in (number, start, -end)]
+
+
 def definitions(tree: tree_sitter.Tree, language: str, data: bytes) -> list[int]:
   """First bytes of definitions, sorted; see syntax.definitions."""
   captures = tree_sitter.QueryCursor(_query(language, 'definition')).captures(tree.root_node)
@@ -101,6 +111,11 @@ def _is_boundary(data: bytes, offset: int) -> bool:
 def _grammar(language: str) -> tree_sitter.Language:
   module, function = LANGUAGES[language].grammar.split('.')
   return tree_sitter.Language(getattr(importlib.import_module(module), function)())
+
+
+@functools.cache
+def _compiled(language: str, text: str) -> tree_sitter.Query:
+  return tree_sitter.Query(_grammar(language), text)
 
 
 @functools.cache

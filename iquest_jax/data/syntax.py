@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import threading
@@ -87,6 +88,17 @@ def definitions(tree: Tree) -> list[int]:
   return list(_ask(tree, 'definition'))
 
 
+def captures(tree: Tree, query: str) -> list[tuple[str, int, int]]:
+  """(name, first byte, byte after the last) of what a tree-sitter query captures, outer before inner.
+
+  Of captures with the same span, the one whose name comes first in the query is the outer one. Empty if the query takes more
+  than the limits; the query must be valid for the grammar.
+  """
+  names = list(dict.fromkeys(re.findall(r'@(\w+)', query)))
+  numbers = _request(tree, {'query': query})
+  return [(names[number], start, end) for number, start, end in zip(numbers[::3], numbers[1::3], numbers[2::3])]
+
+
 def encode(text: str) -> bytes:
   """UTF-8; a lone surrogate, which is not a character, becomes three bytes that `decode` turns back."""
   return text.encode('utf-8', 'surrogatepass')
@@ -97,13 +109,17 @@ def decode(data: bytes) -> str:
 
 
 def _ask(tree: Tree, level: str) -> array.array:
+  return _request(tree, {'level': level})
+
+
+def _request(tree: Tree, question: dict) -> array.array:
   """The numbers that answer a question about a tree; none if that is beyond the limits."""
   with _lock:
     process = _process()
     if process.tree is not tree:  # it has parsed another text since, or is a new one
       process.parse(tree.data, tree.language, tree.seconds)
       process.tree = tree
-    return process.ask({'level': level, 'seconds': tree.seconds}) or array.array('I')
+    return process.ask({**question, 'seconds': tree.seconds}) or array.array('I')
 
 
 class _Process:

@@ -37,11 +37,12 @@ class Request:
   """What to continue.
 
   Attributes:
-    id: unique among the requests of an engine, int32; with the seed it decides the random numbers.
+    id: unique among the requests of an engine, int32.
     prompt: int32 [n], n >= 1.
     length: most tokens to draw, at least 1.
     stop: ids that end the text.
     hold: whether the slot is kept when the text ends, for `extend`.
+    noise: int32; with the seed it decides the random numbers. By default the id.
   """
 
   id: int
@@ -50,6 +51,7 @@ class Request:
   sampling: Sampling = GREEDY
   stop: tuple[int, ...] = ()
   hold: bool = False
+  noise: int | None = None
 
 
 class Token(NamedTuple):
@@ -237,8 +239,9 @@ def _int32(values) -> np.ndarray:
 
 
 def _sampled(requests: Sequence[Request]) -> tuple[Sampling, np.ndarray]:
-  """How tokens of requests are drawn, and their ids."""
-  return batched([request.sampling for request in requests]), _int32(request.id for request in requests)
+  """How tokens of requests are drawn, and what their random numbers follow from besides the seed."""
+  noise = _int32(request.id if request.noise is None else request.noise for request in requests)
+  return batched([request.sampling for request in requests]), noise
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -56,7 +56,7 @@ def sample(logits_BV, sampling: Sampling, request_B, index_B):
   Args:
     logits_BV: float32.
     sampling: arrays [B]; see `batched`.
-    request_B: int32, the id of a slot's request.
+    request_B: int32, what the random numbers of a slot follow from besides the seed, by default the id of its request.
     index_B: int32, how many tokens the request has drawn.
   """
 

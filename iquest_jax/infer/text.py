@@ -1,7 +1,8 @@
 """Text in, text out: prompts as token ids, and drawn tokens as text while they come."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,9 +28,9 @@ def infill(tokenizer: Tokenizer, prefix: str, suffix: str) -> np.ndarray:
   return example.build(tokenizer, [(part, 0.0) for part in parts]).tokens
 
 
-def turn(tokenizer: Tokenizer, messages: Sequence[Message]) -> np.ndarray:
+def turn(tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> np.ndarray:
   """Ids of a conversation that the assistant is to continue; nothing in a message becomes a special token."""
-  return example.build(tokenizer, chat.prompt(messages)).tokens
+  return example.build(tokenizer, chat.prompt(messages, tools)).tokens
 
 
 @dataclasses.dataclass
@@ -53,14 +54,14 @@ def stream(
 
   A text ends at a token of `Tokenizer.ends` or a stop word, none of which is part of it, or after `length` tokens.
   """
-  texts: dict[int, _Text] = {}
+  texts: dict[int, Text] = {}
   requests = (Request(index, prompt, length, sampling, tokenizer.ends) for index, prompt in enumerate(prompts))
   for token in engine.run(requests):
-    text = texts.setdefault(token.request, _Text(tokenizer, stop_words))
+    text = texts.setdefault(token.request, Text(tokenizer, stop_words))
     piece = text.add(token)
-    if text.ended and not token.end:
+    if text.end and not token.end:
       engine.release(token.request)
-    yield Piece(token.request, piece, text.ended)
+    yield Piece(token.request, piece, bool(text.end))
 
 
 def complete(engine: Engine, tokenizer: Tokenizer, prompts: Sequence[np.ndarray], length: int, **how) -> list[str]:
@@ -71,14 +72,17 @@ def complete(engine: Engine, tokenizer: Tokenizer, prompts: Sequence[np.ndarray]
   return texts
 
 
-class _Text:
+class Text:
   """The text of one request, of which as much is shown as later tokens cannot change.
 
   Only the last tokens are kept and decoded: decoding all of them for each token would take quadratic time.
+
+  Attributes:
+    end: 'stop' or 'length' once the text has ended, else ''; a stop word ends it, too.
   """
 
   def __init__(self, tokenizer: Tokenizer, stop_words: Sequence[str]):
-    self._decode, self._stop_words, self.ended = tokenizer.decode, stop_words, False
+    self._decode, self._stop_words, self.end = tokenizer.decode, stop_words, ''
     # The last tokens, how many characters of their text are shown, and how many tokens there may be.
     self._ids, self._shown, self._room = [], 0, _TAIL
 
@@ -86,11 +90,11 @@ class _Text:
     """The text that a token makes certain."""
     if token.end != 'stop':
       self._ids.append(token.token)
-    text, self.ended = self._decode(self._ids)[self._shown :], bool(token.end)
-    certain = len(text) if self.ended else len(text) - self._open(text)
+    text, self.end = self._decode(self._ids)[self._shown :], token.end
+    certain = len(text) if self.end else len(text) - self._open(text)
     # A stop word begins in what is not shown, because `_open` holds its beginning back.
     if found := [at for word in self._stop_words if (at := text.find(word)) >= 0]:
-      certain, self.ended = min(found), True
+      certain, self.end = min(found), 'stop'
     self._shown += certain
     if len(self._ids) >= self._room:
       self._forget()

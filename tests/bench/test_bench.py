@@ -55,7 +55,7 @@ def test_tokenising_is_measured_from_documents_to_rows():
 
 def test_decoding_is_measured_with_all_slots_live():
   model = dataclasses.replace(sizes.get('tiny_loop'), layers=1, d_model=16, d_ff=16, vocab=64)
-  seconds, peer_seconds = decode.measure(model, prompt=4, steps=2, with_peer=False)
+  seconds, peer_seconds = decode.measure(model, slots=3, prompt=4, steps=2, with_peer=False)
   assert seconds > 0 and peer_seconds is None
 
 

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iquest_jax.bench import quality as bench
 from iquest_jax.data.clean import classifier, classifier_training, shingles
 from iquest_jax.data.clean.classifier import Classifier
 from iquest_jax.data.clean.classifier_training import Label
 from iquest_jax.data.documents import Drop
 from iquest_jax.errors import UserError
 
+from tests import processes
 from tests.data import raw
 
 TAUGHT = ('because', 'for', 'example', 'therefore', 'note', 'that', 'returns', 'explains', 'means', 'suppose')
@@ -311,3 +313,19 @@ def test_a_classifier_that_was_replaced_in_the_middle_stops_the_run(path, model)
   path.write_text(json.dumps({**other, 'sha256': classifier.digest(other)}))
   with pytest.raises(UserError, match='was replaced while it was in use'):
     classifier.check('x', quality)
+
+
+def test_the_command_trains_from_lines_and_says_what_it_left_out(tmp_path, commands):
+  lines = [json.dumps(vars(label) | {'kind': 'text'}) for label in some_labels()]
+  (tmp_path / 'labels.jsonl').write_text('\n'.join([*lines, 'nonsense', lines[0]]))
+  arguments = ['-m', 'launch.prepare', 'train-quality', str(tmp_path / 'labels.jsonl')]
+  assert 'train-quality: --out is missing' in processes.refusal(commands.run(arguments, status=2, fresh=True))
+  done = commands.run([*arguments, f'--out={tmp_path / "quality/text.json"}'], fresh=True)
+  assert '120 labels of 122; 1 dropped, label: the same id twice; 1 dropped, line: not JSON' in done.stdout
+  assert 'education: 96 labels for training, 24 held out; rank correlation 0.' in done.stdout
+  assert Classifier.load(tmp_path / 'quality/text.json').kind == 'text'
+
+
+def test_the_bench_scores_every_text():
+  result = bench.scoring('code', ['x = 1\n' * 100, 'y' * 100_000])
+  assert result['mb'] == 0.1 and result['mb_per_second'] > result['of_excerpts'] > 0

@@ -28,9 +28,8 @@ Points = Sequence[tuple[float, float, float]]
 
 # A fit needs at least so many sizes, and token counts: three parameters of the law belong to each.
 _FEWEST = 3
-# Exponents from which a fit starts; the other three parameters follow from them by linear least squares.
+# Exponents among which a fit finds its start; the other three parameters follow from them by linear least squares.
 _EXPONENTS = np.geomspace(0.03, 4.0, 36)
-_STARTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Surface:
 def fit(points: Points, name: str = 'losses') -> Surface:
   """The surface of least squared errors, unweighted, in float64.
 
-  The starts are the best of a grid of exponents, so the result does not depend on a guess.
+  Starts from the best pair of exponents of a grid, so the result does not depend on a guess.
 
   Raises:
     UserError: too few points, a number that is not positive and finite, or losses that do not fall with size and tokens;
@@ -83,13 +82,10 @@ def fit(points: Points, name: str = 'losses') -> Surface:
     columns = [powers_n, -x[0] * np.log(n) * powers_n, powers_d, -x[2] * np.log(d) * powers_d, np.ones_like(n)]
     return np.stack(columns, axis=1)
 
+  best = np.argmin(errors)
+  start = (linear[best, 0], a_n[best], linear[best, 1], a_d[best], linear[best, 2])
   tight = dict(method='lm', xtol=1e-14, ftol=1e-14, gtol=1e-14, max_nfev=10_000)
-  polished = []
-  for start in np.argsort(errors, kind='stable')[:_STARTS]:
-    guess = (linear[start, 0], a_n[start], linear[start, 1], a_d[start], linear[start, 2])
-    polished.append(optimize.least_squares(residuals, guess, jacobian, **tight))
-  best = min(polished, key=lambda result: result.cost)
-  surface = Surface(*map(float, best.x))
+  surface = Surface(*map(float, optimize.least_squares(residuals, start, jacobian, **tight).x))
   if min(surface.a, surface.a_n, surface.b, surface.a_d) <= 0:
     raise UserError(f'{name}: the losses do not fall with size and tokens, so the law does not fit; check or measure them')
   return surface

@@ -1,7 +1,7 @@
 """Runs a domain: many samples at a time, every finished one on disk, and a killed run resumes.
 
   OUT.jsonl          the documents, in the order of their numbers; an input for sources.toml
-  OUT.funnel.json    how many were made, rejected by which rule, kept; what those kept were checked by; tokens and cost
+  OUT.funnel.json    how many were made, rejected by which rule, kept; what those kept were checked by; what they took
   OUT.journal        a line per finished sample; see journal.py
 
 Sample n starts from seed document n % len(seeds). What it becomes follows from the run's seed, that document, and how often

@@ -18,31 +18,32 @@ SEVEN = list(published.ALLOCATION)
 THREE = ['Python', 'Java', 'Go']
 
 
-def grid_minimum(law, n, d, caps, steps):
-  """(least mean loss, its shares) over a grid of mixtures of THREE within the caps."""
+def grid_minimum(law, n, d, languages, caps, steps):
+  """(least mean loss, its shares) over a grid of mixtures of three languages within the caps."""
   best = (np.inf, ())
   for first in range(steps + 1):
     for second in range(steps + 1 - first):
       p = np.array([first, second, steps - first - second]) / steps
       if (p <= np.array(caps) + 1e-12).all():
-        best = min(best, (law.loss(n, d, dict(zip(THREE, p))), tuple(p)))
+        best = min(best, (law.loss(n, d, dict(zip(languages, p))), tuple(p)))
   return best
 
 
 @pytest.mark.parametrize(
-    'gamma, n, d, available',
+    'gamma, n, d, languages, available',
     [
-        (1.0, 7.6, 100.0, {}),
-        (0.0, 1.0, 20.0, {}),
-        (1.0, 7.6, 100.0, {'Python': 5.0, 'Java': 10.0}),  # both capped: 0.2 and 0.4
-        (20.0, 1.0, 30.0, {'Python': 1.5}),  # the bound of Python's data holds: the others hurt it
+        (1.0, 7.6, 100.0, THREE, {}),
+        (0.0, 1.0, 20.0, THREE, {}),
+        (1.0, 7.6, 100.0, THREE, {'Python': 5.0, 'Java': 10.0}),  # at most 0.2 and 0.4
+        (1.0, 7.6, 100.0, THREE, {'Java': 8.75}),  # at most 0.35, more than an even share and less than the best
+        (20.0, 1.0, 30.0, ['Python', 'C#', 'Rust'], {'Python': 1.5}),  # the bound holds: the others hurt Python
     ],
 )
-def test_no_mixture_of_a_grid_is_better(gamma, n, d, available):
+def test_no_mixture_of_a_grid_is_better(gamma, n, d, languages, available):
   law = Law.published(gamma)
-  plan = mixture.plan(law, n, d, THREE, available)
-  caps = [min(1.0, 4 * available.get(name, np.inf) / d) for name in THREE]
-  least, shares = grid_minimum(law, n, d, caps, steps=80)
+  plan = mixture.plan(law, n, d, languages, available)
+  caps = [min(1.0, 4 * available.get(name, np.inf) / d) for name in languages]
+  least, shares = grid_minimum(law, n, d, languages, caps, steps=80)
   assert plan.loss <= least + 1e-9
   assert plan.loss > least - 2e-3  # a step of the grid
   np.testing.assert_allclose(list(plan.shares.values()), shares, atol=0.03)

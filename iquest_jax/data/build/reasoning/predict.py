@@ -1,0 +1,204 @@
+"""Functions of a Python file to questions about their results and their inputs, all of it executed in the sandbox.
+
+Three runs in interpreters with two hash seeds: all inputs, with lines counted; then, of what was chosen, a trace and a
+run without one. A function whose results differ between the seeds is dropped.
+"""
+
+import dataclasses
+import itertools
+import random
+import re
+from collections.abc import Iterator, Sequence
+
+from iquest_jax.data.build.reasoning import functions, inputs, narrate
+from iquest_jax.data.build.reasoning.functions import Function
+from iquest_jax.data.build.reasoning.inputs import Domain
+from iquest_jax.data.build.reasoning.samples import Sample, answer_of, conversation, result_of, same, verify
+from iquest_jax.data.documents import Conversation, Drop, File
+from iquest_jax.sandbox import tracing
+from iquest_jax.sandbox.pool import Pool
+from iquest_jax.sandbox.tracing import Batch, Outcome
+
+# ours: all of these.
+_MOST_FUNCTIONS = 24  # per file
+_OUTPUTS = 3  # questions about results per function
+_MOST_EXAMPLES = 8
+_LEAST_LINES, _MOST_LINES = 2, 48  # of a trace that is shown
+_STEPS = 2000  # lines of any run
+_LONGEST = 160  # characters of a value
+_PLAUSIBLE = 0.6  # share of a domain that must give a result for its types to be believed
+# Exceptions of arguments that no caller means.
+_ILL_TYPED = frozenset({'TypeError', 'AttributeError', 'NameError', 'UnboundLocalError', 'RecursionError', 'MemoryError',
+                        'AssertionError', 'NotImplementedError', 'ImportError', 'ModuleNotFoundError'})  # fmt: skip
+_RAISED = re.compile(r'\braise\s+(\w+)')
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+  """What is tried on a function: the calls of its file, and domains."""
+
+  function: Function
+  examples: tuple[str, ...]
+  domains: tuple[Domain, ...]
+
+  def arguments(self) -> tuple[str, ...]:
+    """Every argument list once."""
+    return tuple(dict.fromkeys([*self.examples, *itertools.chain.from_iterable(d.elements() for d in self.domains)]))
+
+  def calls(self, arguments: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f'{self.function.name}({each})' for each in arguments)
+
+
+def make(file: File, pool: Pool, seed: int, thinking: bool = True) -> Iterator[Conversation | Drop]:
+  """Questions about the functions of a file that run on their own, each verified by execution.
+
+  Args:
+    pool: the sandboxes that run the file's functions.
+    seed: chooses inputs and questions, with the file's id.
+    thinking: the steps are thinking; otherwise they are part of the answer.
+
+  Returns:
+    Conversations, and a Drop per function that gives none, per sample that is refuted, and for a file without functions.
+  """
+  found = {function.name: function for function in itertools.islice(functions.find(file.text), _MOST_FUNCTIONS)}
+  if not found:
+    yield Drop('reasoning: no function that runs on its own', file.path)
+    return
+  examples = inputs.examples(file.text, found)
+  plans = []
+  for name, function in found.items():
+    rng = random.Random(f'{seed}:inputs:{file.id}:{name}')
+    domains = inputs.domains(function, rng)
+    plans.append(_Plan(function, tuple(examples[name][:_MOST_EXAMPLES]), tuple(domains)))
+  batches = [
+      Batch(plan.function.source, plan.calls(plan.arguments()), 'count', _STEPS, _LONGEST) for plan in plans
+  ]  # fmt: skip
+  counted = tracing.in_sandbox(pool, batches, hash_seed=1)
+  asked: list[_Asked] = []
+  for plan, outcomes in zip(plans, counted):
+    rng = random.Random(f'{seed}:questions:{file.id}:{plan.function.name}')
+    question = _choose(plan, dict(zip(plan.calls(plan.arguments()), outcomes)), rng)
+    if isinstance(question, Drop):
+      yield question
+    else:
+      asked.append(question)
+  if asked:
+    yield from _answered(asked, pool, thinking)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+  """The questions that a function gives, before they are traced and executed again.
+
+  Attributes:
+    outputs: calls whose result is asked for.
+    inputs: the question about inputs, already with its answer; at most one.
+    outcomes: of every call that the questions are about, from the first run.
+  """
+
+  plan: _Plan
+  listing: narrate.Listing
+  outputs: tuple[str, ...]
+  inputs: tuple[Sample, ...]
+  outcomes: dict[str, Outcome]
+  rng: random.Random
+
+
+def _choose(plan: _Plan, outcomes: dict[str, Outcome], rng: random.Random) -> _Asked | Drop:
+  """Chooses the calls and the domain to ask about."""
+  name = plan.function.name
+  if all(outcome.stopped in ('load', 'limit', 'sandbox') for outcome in outcomes.values()):
+    return Drop(f'reasoning: {_STOPPED[next(iter(outcomes.values())).stopped]}', name)
+  raised = frozenset(_RAISED.findall(plan.function.source)) - _ILL_TYPED
+
+  def is_result(outcome: Outcome) -> bool:
+    return bool(outcome.text) or outcome.error in raised
+
+  shares = []
+  for domain in plan.domains:
+    of_domain = [outcomes[call] for call in plan.calls(domain.elements())]
+    shares.append(sum(map(is_result, of_domain)) / len(of_domain))
+  best = shares.index(max(shares))
+  domain = plan.domains[best] if shares[best] >= _PLAUSIBLE else None
+  calls = plan.calls([*plan.examples, *(domain.elements() if domain else ())])
+  usable = [
+      call
+      for call in dict.fromkeys(calls)
+      if is_result(outcomes[call]) and _LEAST_LINES <= outcomes[call].steps <= _MOST_LINES
+      and outcomes[call].text != 'None'
+  ]  # fmt: skip
+  if not usable:
+    return Drop('reasoning: no plausible input', name)
+  rng.shuffle(usable)
+  by_result: dict[str, str] = {}
+  for call in sorted(usable, key=lambda call: -outcomes[call].steps):  # Of equal results, the longest way to it.
+    by_result.setdefault(result_of(outcomes[call]), call)
+  if len(by_result) < 2:
+    return Drop('reasoning: the same result for all inputs', name)
+  outputs = sorted(rng.sample(sorted(by_result.values()), min(_OUTPUTS, len(by_result))))
+  sample = _inputs_sample(plan, domain, outcomes, rng) if domain else None
+  return _Asked(plan, narrate.Listing(plan.function.source), tuple(outputs), (sample,) if sample else (), outcomes, rng)
+
+
+_STOPPED = {'load': 'does not load', 'limit': 'takes too long', 'sandbox': 'the sandbox ended'}
+
+
+def _inputs_sample(plan: _Plan, domain: Domain, outcomes: dict[str, Outcome], rng: random.Random) -> Sample | None:
+  """A question about the inputs that give a result; None if no result tells few of them from the rest."""
+  elements = domain.elements()
+  results = [outcomes[call] for call in plan.calls(elements)]
+  if any(outcome.stopped for outcome in results):
+    return None
+  texts = list(map(result_of, results))
+  valid = {text: [each for each, other in zip(elements, texts) if same(other, text)] for text in dict.fromkeys(texts)}
+  targets = [
+      text
+      for text, chosen in valid.items()
+      if not text.startswith('raises ') and text != 'None' and len(chosen) <= max(1, len(elements) // 3)
+  ]  # fmt: skip
+  if not targets:
+    return None
+  several = [text for text in targets if len(valid[text]) > 1]
+  target = rng.choice(several or targets)
+  name, source = plan.function.name, plan.function.source
+  wanted = f'{name}({", ".join(plan.function.parameters)}) == {target}'
+  question = rng.choice((
+      'For which {} does `{}` hold? Name every such call.\n\n```python\n{}```',
+      'Here {} may vary. Which calls make `{}` true? Give all of them.\n\n```python\n{}```',
+  )).format(domain.statement(), wanted, source)  # fmt: skip
+  steps = [f'{call}: {text}' for call, text in zip(plan.calls(elements), texts)]
+  sample = Sample(question, f'{name}({{}})', target, '', sum(outcome.steps for outcome in results), tuple(elements),
+                  tuple(valid[target]))  # fmt: skip
+  return dataclasses.replace(sample, steps='\n'.join([*steps, f'{target} comes from {answer_of(sample)}']))
+
+
+def _answered(asked: Sequence[_Asked], pool: Pool, thinking: bool) -> Iterator[Conversation | Drop]:
+  """Traces what was chosen, executes it again without a trace, and keeps what agrees with both."""
+  batches = []
+  for each in asked:
+    again = dict.fromkeys([*each.outputs, *(text for sample in each.inputs for text in sample.expressions())])
+    source = each.plan.function.source
+    batches.append(Batch(source, each.outputs, 'record', _STEPS, _LONGEST, each.listing.targets))
+    batches.append(Batch(source, tuple(again), 'plain', _STEPS, _LONGEST))
+  ran = tracing.in_sandbox(pool, batches, hash_seed=2)
+  for each, traces, fresh, batch in zip(asked, ran[::2], ran[1::2], batches[1::2]):
+    runs = dict(zip(batch.expressions, fresh))
+    if any(result_of(run) != result_of(each.outcomes[call]) for call, run in runs.items()):
+      yield Drop('reasoning: not deterministic', each.plan.function.name)
+      continue
+    samples: list[Sample | Drop] = [_output_sample(each, call, trace) for call, trace in zip(each.outputs, traces)]
+    for sample in [*samples, *each.inputs]:
+      checks = sample if isinstance(sample, Drop) else verify(sample, runs)
+      yield checks if isinstance(checks, Drop) else conversation(sample, ('two hash seeds', *checks), thinking)
+
+
+def _output_sample(asked: _Asked, call: str, trace: Outcome) -> Sample | Drop:
+  if trace.stopped:
+    return Drop('reasoning: a variable is too long to show', call)
+  source, result = asked.plan.function.source, result_of(asked.outcomes[call])
+  question = asked.rng.choice((
+      'What does `{}` return?{}\n\n```python\n{}```',
+      'Give the value of `{}`.{}\n\n```python\n{}```',
+      'Complete the assertion `assert {} == ??`.{}\n\n```python\n{}```',
+  )).format(call, ' If it raises an exception, name it.' if 'raise ' in source else '', source)  # fmt: skip
+  return Sample(question, call, result, narrate.trace(trace.events, asked.listing), trace.steps)
