@@ -42,7 +42,7 @@ class Cache:
       self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
       self._read()
     except OSError as error:
-      raise UserError(f'endpoint: {path} cannot be read and written ({error.strerror}); name another file as cache') from None
+      raise UserError(f'endpoint: the cache {path} cannot be read and written ({error.strerror})') from None
 
   def get(self, key: str) -> dict[str, Any] | None:
     """The record that was added under a key."""

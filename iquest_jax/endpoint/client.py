@@ -18,8 +18,8 @@ import numpy as np
 from iquest_jax.endpoint import address
 from iquest_jax.endpoint import cache as caches
 from iquest_jax.endpoint import messages as forms
-from iquest_jax.endpoint.background import Background
 from iquest_jax.endpoint.connection import Connection, Failure
+from iquest_jax.endpoint.home import Home
 from iquest_jax.endpoint.limits import Limits
 from iquest_jax.endpoint.usage import Budget, BudgetSpent, Usage
 from iquest_jax.errors import UserError
@@ -34,6 +34,7 @@ _BYTES_PER_TOKEN = 4  # ours: of a prompt, for the limit on tokens; the answer c
 _TEMPLATE_TOKENS = 256  # ours: most that a server's template adds to what the JSON of the messages already exceeds
 
 
+Body = Callable[[], dict[str, Any]]
 Parse = Callable[[Any], dict[str, Any]]  # an answer of the server to what is kept of it
 
 
@@ -106,15 +107,14 @@ class Endpoint:
       raise UserError('model is missing; name the model as the server does')
     if parallel < 1 or not timeout_s > 0 or min(requests_per_minute, tokens_per_minute) < 0:
       raise UserError('endpoint: needs at least one request at a time, a positive timeout, and no negative limit')
-    self._connection = Connection(self.url, address.key(key_env), timeout_s)
+    self._connection = Connection(self.url, address.key(key_env), timeout_s, parallel)
     self._budget = Budget(budget, prices)
     self._cache = caches.Cache(cache) if cache else None
     if self._cache:
       self._budget = Budget(budget, prices, self._cache.spent.get((self.url, model), 0.0))
     self._limits = Limits(requests_per_minute, tokens_per_minute)
-    self._slots, self._waits_s = asyncio.Semaphore(parallel), tuple(waits_s)
-    self._asking: dict[str, asyncio.Lock] = {}
-    self._background = Background()
+    self._parallel, self._waits_s = parallel, tuple(waits_s)
+    self._home = Home(self._enter)
 
   def __enter__(self):
     return self
@@ -148,9 +148,11 @@ class Endpoint:
       WrongModel: another model answered.
       UserError: the server refuses, does not answer after all tries, or answers with something else.
     """
-    body = self._body(max_tokens, temperature, top_p, top_k, seed, stop) | {'messages': forms.to_server(messages)}
-    if tools:
-      body['tools'] = forms.tools_to_server(tools)
+
+    def body():
+      shown = {'messages': forms.to_server(messages)} | ({'tools': forms.tools_to_server(tools)} if tools else {})
+      return self._sampling(max_tokens, temperature, top_p, top_k, seed, stop) | shown
+
     return await self._say(_CHAT, body, stop, lambda choice: forms.from_server(choice['message']))
 
   async def complete(
@@ -165,14 +167,14 @@ class Endpoint:
       stop: Sequence[str] = (),
   ) -> Reply:
     """How a text continues; see `chat`."""
-    body = self._body(max_tokens, temperature, top_p, top_k, seed, stop) | {'prompt': prompt}
+    body = lambda: self._sampling(max_tokens, temperature, top_p, top_k, seed, stop) | {'prompt': prompt}
     return await self._say(_COMPLETE, body, stop, lambda choice: choice['text'] or '')
 
   async def embed(self, texts: Sequence[str]) -> np.ndarray:
     """Embeddings of N texts in one request, float32 [N, D]; raises as `chat`, and for vectors of different sizes."""
     if not texts:
       return np.zeros((0, 0), np.float32)
-    body = {'model': self.model, 'input': [text or ' ' for text in texts]}  # a server may take no empty text
+    body = lambda: {'model': self.model, 'input': [text or ' ' for text in texts]}  # a server may take no empty text
 
     def parse(answer):
       data = sorted(answer['data'], key=lambda one: one['index'])
@@ -180,80 +182,86 @@ class Endpoint:
         raise ValueError('not an embedding per text')
       return {'vectors': np.array([one['embedding'] for one in data], np.float32).reshape(len(texts), -1).tolist()}
 
-    reply = await self._on_loop(self._cached(_EMBED, body, 0, parse))
+    reply = await self._home.run(self._reply(_EMBED, body, parse))
     return np.array(reply['vectors'], np.float32)
 
   def start(self, coroutine: Coroutine[Any, Any, Any]) -> Future:
     """Runs one of the coroutines above for a caller without an event loop, as in `start(endpoint.chat(...)).result()`."""
-    return self._background.start(coroutine)
+    return self._home.start(coroutine)
 
   def close(self) -> None:
     """Closes the connections; what is on its way is cancelled."""
-    self._background.stop(self._connection.close)
+    self._home.close(self._connection.close)
     if self._cache:
       self._cache.close()
 
-  def _body(self, max_tokens, temperature, top_p, top_k, seed, stop) -> dict[str, Any]:
+  def _enter(self) -> None:
+    """What belongs to one event loop."""
+    self._slots, self._turn = asyncio.Semaphore(self._parallel), asyncio.Lock()
+    self._asking: dict[str, asyncio.Lock] = {}
+    self._connection.renew()
+
+  def _sampling(self, max_tokens, temperature, top_p, top_k, seed, stop) -> dict[str, Any]:
     body = {'model': self.model, 'max_tokens': max_tokens, 'temperature': temperature, 'top_p': top_p}
     body['seed'] = seed % 2**31
     return body | ({'top_k': top_k} if top_k else {}) | ({'stop': list(stop)[:_MOST_STOP_WORDS]} if stop else {})
 
-  async def _say(self, path: str, body: dict, stop: Sequence[str], said: Callable[[Mapping], str]) -> Reply:
+  async def _say(self, path: str, body: Body, stop: Sequence[str], said: Callable[[Mapping], str]) -> Reply:
     def parse(answer):
       (choice, *_) = answer['choices']
       text = self._connection.without_key(_sendable(said(choice)))
       return {'text': text, 'end': 'length' if choice.get('finish_reason') == 'length' else 'stop'}
 
-    reply = await self._on_loop(self._cached(path, body, body['max_tokens'], parse))
+    reply = await self._home.run(self._reply(path, body, parse))
     found = [at for word in stop if (at := reply['text'].find(word)) >= 0]
     return Reply(**reply | ({'text': reply['text'][: min(found)], 'end': 'stop'} if found else {}))
 
-  async def _on_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return await asyncio.wrap_future(self._background.start(coroutine))
-
-  async def _cached(self, path: str, body: dict, most_output: int, parse: Parse) -> dict[str, Any]:
+  async def _reply(self, path: str, make: Body, parse: Parse) -> dict[str, Any]:
     """The parsed reply to a request, from disk if it was made before."""
-    data = json.dumps(body, ensure_ascii=False, sort_keys=True).encode(errors='replace')
-    if b'?' in data:
-      body = json.loads(data)  # JSON holds no lone surrogate
-    ask = lambda: self._ask(path, body, len(data), most_output, parse)
-    if not self._cache:
-      return (await ask())[0]
-    key = caches.key_of(self.url + path, data)
-    async with self._asking.setdefault(key, asyncio.Lock()):  # the same request, made twice at a time, is paid once
-      if (reply := self._cache.get(key)) is not None:
-        self.usage.cached += 1
+    async with self._slots:  # before anything is prepared, so that thousands of requests do not delay the first one
+      body = make()
+      data = json.dumps(body, ensure_ascii=False, sort_keys=True).encode(errors='replace')
+      if b'?' in data:
+        body = json.loads(data)  # JSON holds no lone surrogate
+      if not self._cache:
+        return (await self._ask(path, body, len(data), parse))[0]
+      key = caches.key_of(self.url + path, data)
+      async with self._asking.setdefault(key, asyncio.Lock()):  # the same request, made twice at a time, is paid once
+        if (reply := self._cache.get(key)) is not None:
+          self.usage.cached += 1
+          return reply
+        reply, cost = await self._ask(path, body, len(data), parse)
+        await self._cache.add(key, self.url, self.model, cost, reply)
+        self._asking.pop(key, None)
         return reply
-      reply, cost = await ask()
-      await self._cache.add(key, self.url, self.model, cost, reply)
-      self._asking.pop(key, None)
-      return reply
 
-  async def _ask(self, path: str, body: dict, size: int, most_output: int, parse: Parse) -> tuple[dict[str, Any], float]:
+  async def _ask(self, path: str, body: dict, size: int, parse: Parse) -> tuple[dict[str, Any], float]:
     """The parsed reply of the server to a request of `size` bytes, after as many tries as it takes, and its dollars."""
-    most = self._budget.price(size + _TEMPLATE_TOKENS, most_output)  # no token is shorter than a byte
-    tokens = size / _BYTES_PER_TOKEN + most_output
-    async with self._slots:
-      for wait in (*self._waits_s, None):
-        await self._budget.reserve(most)
-        cost = 0.0
-        try:
-          await self._limits.admit(tokens)
-          cost = most  # of a try that is cancelled or times out
-          answer = await self._connection.post(path, body)
-          if not isinstance(answer, Failure):
-            used = _used(answer)
-            cost = self._budget.price(*(most if count is None else count for count, most in zip(used, (size, most_output))))
-            return self._parsed(path, answer, used, parse, tokens), cost
-          cost = most if answer.timed_out else 0.0
-        finally:
-          self._budget.settle(most, cost)
-          self.usage.cost += cost
-        if not answer.passing:
-          raise UserError(f'endpoint: {self.url}{path} refuses with {answer.problem}')
-        if answer.wait_s:
-          self._limits.pause(min(answer.wait_s, _LONGEST_WAIT_S))
-        await asyncio.sleep(wait or 0)
+    limits = (size + _TEMPLATE_TOKENS, body.get('max_tokens', 0))  # no token is shorter than a byte
+    most = self._budget.price(*limits)
+    tokens = size / _BYTES_PER_TOKEN + limits[1]
+    for wait in (*self._waits_s, None):
+      await self._budget.reserve(most)
+      cost = 0.0
+      try:
+        await self._limits.admit(tokens)
+        async with self._turn:
+          await asyncio.sleep(0)
+        cost = most  # of a try that is cancelled or times out
+        answer = await self._connection.post(path, body)
+        if not isinstance(answer, Failure):
+          used = _used(answer)
+          cost = self._budget.price(*(limit if count is None else count for count, limit in zip(used, limits)))
+          return self._parsed(path, answer, used, parse, tokens), cost
+        cost = most if answer.billable else 0.0
+      finally:
+        self._budget.settle(most, cost)
+        self.usage.cost += cost
+      if not answer.passing:
+        raise UserError(f'endpoint: {self.url}{path} refuses with {answer.problem}')
+      if answer.wait_s:
+        self._limits.pause(min(answer.wait_s, _LONGEST_WAIT_S))
+      await asyncio.sleep(wait or 0)
     raise UserError(
         f'endpoint: {self.url}{path} did not answer in {len(self._waits_s) + 1} tries (the last: {answer.problem}); what '
         'is finished is kept: rerun the same command to resume'

@@ -6,13 +6,16 @@ import email.utils
 import importlib.util
 import json
 import logging
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from iquest_jax.errors import UserError
 
 _CONNECT_S = 30.0  # to reach a server; an answer may take much longer
+# ours: of requests that share a pool of connections; the pool looks at all of its connections for each request.
+_PER_POOL = 16
 _SHOWN = 300  # characters of what a server says about a failure
 # What the package would tell the server about this machine, and settings of its own that belong to another server.
 _UNSENT = (
@@ -30,40 +33,43 @@ class Failure:
     problem: one line, without the key.
     passing: whether another try may help.
     wait_s: how long the server asks to wait, 0 if it does not say.
-    timed_out: the server may have worked on it, and bill it.
+    billable: the server may have worked on it, and bill it.
   """
 
   problem: str
   passing: bool
   wait_s: float = 0.0
-  timed_out: bool = False
+  billable: bool = False
 
 
 class Connection:
-  """Connections to one server; used in one event loop."""
+  """Connections to one server; used in one event loop at a time."""
 
-  def __init__(self, url: str, key: str, timeout_s: float):
-    """Connects to nothing yet.
+  def __init__(self, url: str, key: str, timeout_s: float, parallel: int):
+    """Connects to nothing yet; `post` may be called `parallel` times at a time.
 
     Raises:
       UserError: the package is missing.
     """
     if not importlib.util.find_spec('openai'):
       raise UserError('endpoint: the package "openai" is missing; install it with pip install -e .[data]')
-    self._url, self._key, self._timeout_s, self._client = url, key, timeout_s, None
+    self._url, self._key, self._timeout_s, self._parallel = url, key, timeout_s, parallel
+    self._clients, self._closing = [], None
 
   async def post(self, path: str, body: Mapping[str, Any]) -> Any | Failure:
     """The parsed JSON of the answer. No exception leaves here, since those of the package hold the key's header."""
     import openai
 
-    if self._client is None:
+    if self._closing is None:
       self._open()
+      await anext(self._closing)  # begins it, so that the end of the event loop ends it
+    client = self._clients.pop()
     try:
       async with asyncio.timeout(self._timeout_s):
-        text = await self._client.post(path, cast_to=str, body=body, options=self._options)
+        text = await client.post(path, cast_to=str, body=body, options=self._options)
       return json.loads(text)
     except (TimeoutError, openai.APITimeoutError):
-      return Failure('timed out', passing=True, timed_out=True)
+      return Failure('timed out', passing=True, billable=True)
     except openai.APIStatusError as error:
       passing = error.status_code in (408, 429) or error.status_code >= 500
       said = self.clean(error.response.text)[:_SHOWN] or error.response.reason_phrase
@@ -71,7 +77,9 @@ class Connection:
     except openai.OpenAIError as error:
       return Failure(self.clean(_reason(error))[:_SHOWN], passing=True)
     except (ValueError, RecursionError):
-      return Failure('an answer that is not JSON', passing=True)
+      return Failure('an answer that is not JSON', passing=True, billable=True)
+    finally:
+      self._clients.append(client)
 
   def clean(self, text: str) -> str:
     """One line, in which a server that repeats the key has not put it."""
@@ -80,9 +88,13 @@ class Connection:
   def without_key(self, text: str) -> str:
     return text.replace(self._key, '(key)') if self._key else text
 
+  def renew(self) -> None:
+    """For another event loop; the end of the one before has closed what was open."""
+    self._clients, self._closing = [], None
+
   async def close(self) -> None:
-    if self._client is not None:
-      await self._client.close()
+    if self._closing:
+      await self._closing.aclose()
 
   def _open(self) -> None:
     import openai
@@ -96,7 +108,19 @@ class Connection:
     self._options = {'headers': headers, 'follow_redirects': False}
     timeout = openai.Timeout(self._timeout_s, connect=min(_CONNECT_S, self._timeout_s))
     # Without a key of its own the package would take one from OPENAI_API_KEY.
-    self._client = openai.AsyncOpenAI(base_url=self._url, api_key='unused', timeout=timeout, max_retries=0)
+    make = lambda: openai.AsyncOpenAI(base_url=self._url, api_key='unused', timeout=timeout, max_retries=0)
+    clients = [make() for _ in range(math.ceil(self._parallel / _PER_POOL))]
+    self._clients = [clients[slot % len(clients)] for slot in range(self._parallel)]
+    self._closing = _closing(clients)
+
+
+async def _closing(clients: Sequence[Any]) -> AsyncIterator[None]:
+  """Closes clients when their event loop ends: asyncio.run() closes the generators that it leaves open."""
+  try:
+    yield
+  finally:
+    for client in clients:
+      await client.close()
 
 
 def _reason(error: BaseException) -> str:

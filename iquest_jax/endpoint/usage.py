@@ -6,6 +6,8 @@ import math
 
 from iquest_jax.errors import UserError
 
+_AGAIN_S = 0.05  # between looks at a budget that is nearly spent
+
 
 class BudgetSpent(UserError):
   """The next request could cost more than what is left of the budget."""
@@ -47,7 +49,6 @@ class Budget:
       raise UserError('budget: needs prices; name the dollars per million input and output tokens, as in 0.5,1.5')
     self._dollars, self._prices, self._spent = dollars, prices, spent
     self._reserved, self._open = 0.0, 0
-    self._settled = asyncio.Event()
 
   def price(self, input_tokens: int, output_tokens: int) -> float:
     """Dollars."""
@@ -65,8 +66,7 @@ class Budget:
             f'endpoint: the budget of ${self._dollars:.4g} is spent (${self._spent:.4g}, and the next request may cost '
             f'${most:.4g}); what is finished is kept: rerun the same command with a larger budget to resume'
         )
-      self._settled.clear()
-      await self._settled.wait()
+      await asyncio.sleep(_AGAIN_S)
     self._reserved += most
     self._open += 1
 
@@ -75,4 +75,3 @@ class Budget:
     self._open -= 1
     self._reserved = self._reserved - most if self._open else 0.0  # no error of rounding is left over
     self._spent += cost
-    self._settled.set()

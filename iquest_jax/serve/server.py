@@ -1,6 +1,7 @@
 """The socket, and the HTTP server on it until a signal ends it."""
 
 import errno
+import logging
 import signal
 import socket
 
@@ -57,4 +58,8 @@ class Server(uvicorn.Server):
 
   def handle_exit(self, sig, frame):
     """Notes a signal; uvicorn's own method would raise it once more after the end."""
-    self.should_exit, self.force_exit = True, self.should_exit
+    if self.should_exit:
+      # Each answer that is cut off would be logged with a traceback.
+      logging.getLogger('uvicorn.error').setLevel(logging.CRITICAL)
+      self.force_exit = True
+    self.should_exit = True

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -118,6 +119,28 @@ def test_the_same_labels_and_seed_give_the_same_bytes_in_any_order(model):
   shuffled = random.Random(3).sample(some_labels(), 120)
   assert json.dumps(classifier_training.train(shuffled, 'text')) == json.dumps(model)
   assert classifier_training.train(shuffled, 'text', seed=1)['sha256'] != model['sha256']
+
+
+def test_the_number_of_threads_changes_nothing(tmp_path):
+  # Large enough for BLAS to divide its work.
+  rng = random.Random(5)
+  labels = [
+      {'id': n, 'text': ' '.join(f'{rng.getrandbits(40):x}' for _ in range(400)), 'scores': {'density': n % 6}}
+      for n in range(60)
+  ]
+  (tmp_path / 'labels.jsonl').write_text('\n'.join(map(json.dumps, labels)))
+  program = (
+      'from iquest_jax.data.clean import classifier, classifier_training as training\n'
+      'from iquest_jax.data.read import records\n'
+      f'labels, _, _ = training.read_labels(records.records({str(tmp_path / "labels.jsonl")!r}))\n'
+      'model = training.train(labels)\n'
+      'print(model["sha256"], classifier.Classifier(model).scores([label.text for label in labels])["density"].tobytes())'
+  )
+  run = lambda threads: subprocess.run(
+      [sys.executable, '-c', program], capture_output=True, check=True, cwd=processes.ROOT,
+      env=os.environ | dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), threads),
+  ).stdout  # fmt: skip
+  assert run('1') == run('4')
 
 
 @pytest.mark.parametrize(
@@ -250,7 +273,7 @@ def test_scoring_needs_numpy_alone(path):
       f'Classifier.load({str(path)!r}).scores(["x"])\n'
       'print([name for name in ("sklearn", "scipy", "jax", "tensorflow") if name in sys.modules])'
   )
-  assert subprocess.run([sys.executable, '-c', program], capture_output=True, text=True).stdout == '[]\n'
+  assert subprocess.run([sys.executable, '-c', program], capture_output=True, cwd=processes.ROOT).stdout == b'[]\n'
 
 
 def test_a_document_that_misses_a_threshold_is_dropped_by_its_rule(path):

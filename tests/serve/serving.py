@@ -35,14 +35,14 @@ class ScriptedEngine:
     size: of a slot.
     seen: the requests in the order in which they got a slot.
     live: {id: tokens left} of the slots in use.
-    pause: steps are taken while it is set.
+    steps: steps are taken while it is set; slots are filled without.
     fails: the next step raises this.
   """
 
   def __init__(self, say, slots=SLOTS, size=512):
     self.size, self.seen, self.live, self.fails = size, [], {}, None
-    self._say, self._slots, self.pause = say, slots, threading.Event()
-    self.pause.set()
+    self._say, self._slots, self.steps = say, slots, threading.Event()
+    self.steps.set()
 
   @property
   def free(self):
@@ -56,10 +56,11 @@ class ScriptedEngine:
         self.live[new[0].id] = (new[0], [*ids, TOKENIZER.ends[1]])
       if not self.live:
         return
+      if not self.steps.wait(0.002):
+        continue
+      if self.fails:
+        raise self.fails
       for id, (request, ids) in list(self.live.items()):
-        self.pause.wait()
-        if self.fails:
-          raise self.fails
         if id in self.live:
           drawn = request.length - 1 if len(ids) > request.length else len(ids) - 1
           token, left = ids[0], ids[1:]
@@ -115,6 +116,6 @@ def serving(engine, waiting=16):
     yield running
   finally:
     if isinstance(engine, ScriptedEngine):
-      engine.pause.set()
+      engine.steps.set()
     running.stop()
     assert not thread.is_alive()

@@ -78,7 +78,9 @@ class Classifier:
       buckets, values, measured = features(text)
       # Beyond what training has seen, a line would lead anywhere.
       measured = measured.clip(*self._range)
-      found[row] = self._intercepts + values @ self._words[buckets] + measured @ self._measures
+      # A product by BLAS would round differently with another number of threads.
+      words = np.einsum('n,ns->s', values, self._words[buckets], dtype=np.float64)
+      found[row] = self._intercepts + words + np.einsum('m,ms->s', measured, self._measures)
     found = found.clip(LOWEST, HIGHEST)
     return {name: found[:, at] for at, name in enumerate(self.names)}
 
@@ -184,7 +186,7 @@ def features(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   if len(keys) and not (np.diff(keys) > 0).all():
     keys, at = np.unique(keys, return_inverse=True)
     values = np.bincount(at, values)
-  values = (values / (np.linalg.norm(values) or 1)).astype(np.float32)
+  values = (values / np.sqrt((values * values).sum() or 1)).astype(np.float32)
   return keys, values, _measured(shown, len(text), len(words), distinct_words, distinct_pairs)
 
 

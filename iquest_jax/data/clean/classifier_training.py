@@ -31,7 +31,7 @@ HELD_OUT = 0.2
 LEAST = 40  # labelled texts
 _STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
 _FOLDS = 4
-_TOLERANCE, _PASSES = 1e-4, 200  # of the solver
+_TOLERANCE = 1e-4  # of the solver
 # A quarter of the weight of the words, so that neither outweighs the other from the start.
 _MEASURES_LENGTH = 0.5
 
@@ -99,10 +99,19 @@ def train(labels: Sequence[Label], kind: str = '', seed: int = 0) -> dict[str, A
   Raises:
     UserError: there are too few labels of a score, or all are the same.
   """
-  import scipy.sparse
+  import sklearn.linear_model  # noqa: F401  its libraries must be there before their threads can be limited
+  import threadpoolctl
 
   if not labels:
     raise UserError(f'labels: none is left; training needs at least {LEAST} of a score')
+  # Sums over several threads are rounded differently.
+  with threadpoolctl.threadpool_limits(1):
+    return _train(labels, kind, seed)
+
+
+def _train(labels: Sequence[Label], kind: str, seed: int) -> dict[str, Any]:
+  import scipy.sparse
+
   labels = sorted(labels, key=lambda label: minhash.exact_digest(label.text))
   for name in SCORES:
     _check_enough(name, [label.scores[name] for label in labels if name in label.scores])
@@ -135,7 +144,7 @@ def train(labels: Sequence[Label], kind: str = '', seed: int = 0) -> dict[str, A
     rows = np.array([row for row, label in enumerate(labels) if name in label.scores], np.int64)
     if len(rows):
       truth = np.array([labels[row].scores[name] for row in rows])
-      strength, intercept, weights = _fit(name, inputs[rows], truth, groups[rows], is_held_out[rows], seed)
+      strength, intercept, weights = _fit(name, inputs[rows], truth, groups[rows], is_held_out[rows])
       of_words, of_measures = np.zeros(classifier.BUCKETS, '<f2'), weights[len(used) :] * scale
       of_words[used] = weights[: len(used)]
       model['scores'][name] = {
@@ -201,14 +210,13 @@ def split(groups: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _fit(
-    name: str, inputs: Any, truth: np.ndarray, groups: np.ndarray, is_held_out: np.ndarray, seed: int
+    name: str, inputs: Any, truth: np.ndarray, groups: np.ndarray, is_held_out: np.ndarray
 ) -> tuple[float, float, np.ndarray]:
   """(strength that was chosen, intercept, weights float64 [columns of `inputs`]) of a score, from what is not held out."""
   from sklearn.linear_model import Ridge
   from sklearn.model_selection import GroupKFold
 
-  # The only solver whose result does not depend on the number of threads; rows have about unit length, as it needs.
-  ridge = lambda strength: Ridge(strength, solver='sag', tol=_TOLERANCE, max_iter=_PASSES, random_state=seed)
+  ridge = lambda strength: Ridge(strength, solver='sparse_cg', tol=_TOLERANCE)
   inputs, truth, groups = inputs[~is_held_out], truth[~is_held_out], groups[~is_held_out]
   folds = min(_FOLDS, len(np.unique(groups)))
   if folds < 2 or not is_held_out.any():

@@ -51,9 +51,10 @@ def _case(test: Mapping[str, Any], function: str) -> Case | None:
     try:
       given = json.loads(given) if isinstance(given, str) else given
       expected = json.loads(expected) if isinstance(expected, str) else expected
+      written = json.dumps([given, expected], ensure_ascii=False)
     except (ValueError, RecursionError):
       return None
-    return Case(given, expected) if isinstance(given, list) and 'output' in test else None
+    return Case(given, expected) if isinstance(given, list) and 'output' in test and _is_text(written) else None
   if not isinstance(given, str) or not isinstance(expected, str) or not _is_text(given + expected):
     return None
   return Case(given, expected)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iquest_jax.data.documents import Drop
@@ -10,6 +10,7 @@ from iquest_jax.data.synthesis.cases import TOLERANCE, Case
 from iquest_jax.sandbox import languages, verdict
 from iquest_jax.sandbox.limits import Limits
 from iquest_jax.sandbox.pool import Pool
+from iquest_jax.sandbox.runner import Done, SandboxDied, Step
 
 # ours: seconds of processor time decide, of all calls together or of each run; wall time is for what sleeps.
 LIMITS = Limits(wall_s=60, cpu_s=10)
@@ -38,8 +39,13 @@ _JAVASCRIPT = """
 """
 
 
-def rejects(language: str, code: str, function: str, cases: Sequence[Case], pool: Pool) -> Drop | None:
+def rejects(
+    language: str, code: str, function: str, cases: Sequence[Case], pool: Pool, files: Mapping[str, str] | None = None
+) -> Drop | None:
   """Why a solution does not pass all cases; None if it does.
+
+  Args:
+    files: further files in its working folder, from which Python may import.
 
   Raises:
     UserError: no isolation is available on this machine.
@@ -52,22 +58,40 @@ def rejects(language: str, code: str, function: str, cases: Sequence[Case], pool
     return Drop('verify: functions of this language are not called', language)
   if not code.strip():
     return Drop('verify: no code')
-  given = verdict_of(language, code, function, cases, pool)
+  given = verdict_of(language, code, function, cases, pool, files)
   if given.status == verdict.PASSED:
     return None
   return Drop(_RULES[given.status], ': '.join(filter(None, [given.test, given.reason])))
 
 
-def verdict_of(language: str, code: str, function: str, cases: Sequence[Case], pool: Pool) -> verdict.Verdict:
+def verdict_of(
+    language: str, code: str, function: str, cases: Sequence[Case], pool: Pool, files: Mapping[str, str] | None = None
+) -> verdict.Verdict:
   """The sandbox's verdict on a program whose language is there, or on a function in Python or JavaScript."""
   if not function:
-    return verdict.grade_output(pool, language, code, [(case.given, case.expected) for case in cases], LIMITS)
+    return verdict.grade_output(pool, language, code, [(case.given, case.expected) for case in cases], LIMITS, files)
   if language == 'python':
     calls = [verdict.Call(function, tuple(case.given), case.expected) for case in cases]
-    return verdict.grade_calls(pool, code, calls, LIMITS, TOLERANCE, sequences=True)
+    return verdict.grade_calls(pool, code, calls, LIMITS, TOLERANCE, True, files)
   lines = lambda values: ''.join(f'{json.dumps(value, ensure_ascii=False, separators=(",", ":"))}\n' for value in values)
   case = lines(case.given for case in cases), lines(_plain(case.expected) for case in cases)
-  return verdict.grade_output(pool, language, code + _JAVASCRIPT.format(function=function), [case], LIMITS)
+  return verdict.grade_output(pool, language, code + _JAVASCRIPT.format(function=function), [case], LIMITS, files)
+
+
+def run(steps: Sequence[Step], pool: Pool, files: Mapping[str, str] | None = None) -> list[Done]:
+  """The records of the steps that ran, in one fresh folder; none if the sandbox ended."""
+  try:
+    with pool.runner() as runner:
+      return runner.run(steps, files)
+  except SandboxDied:
+    return []
+
+
+def outputs(code: str, inputs: Sequence[str], pool: Pool) -> list[str]:
+  """What a program in Python prints for each input, up to the first for which it fails."""
+  steps = languages.steps('python', tuple(inputs), LIMITS, pool.backend)
+  done = run(steps, pool, {languages.LANGUAGES['python'].file: code})
+  return [one.stdout for one in done if not one.exit and not one.limit]
 
 
 def _plain(value: Any) -> Any:

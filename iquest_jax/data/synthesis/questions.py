@@ -122,8 +122,10 @@ def _looked_up(candidate: Candidate) -> Drop | None:
     return Drop('questions: no answer, or too many', f'{evidence}: {sorted(true)}')
   if expected != true:
     return Drop('questions: wrong answer', f'{evidence}, but {sorted(true)}')
-  if subject not in candidate.question or any(answer in candidate.question for answer in true):
-    return Drop('questions: question without its subject, or with the answer', evidence)
+  if subject not in candidate.question:
+    return Drop('questions: names no subject', evidence)
+  if any(answer in candidate.question for answer in true):
+    return Drop('questions: answer in question', evidence)
   others = {path for path, _ in candidate.files} - true - {subject}
   if not all(answer in candidate.reply for answer in true) or any(_mentions(candidate.reply, other) for other in others):
     return Drop('questions: reply names other answers', f'{evidence}: {candidate.reply}')

@@ -10,7 +10,7 @@ What every one of them is held against:
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from iquest_jax.data.documents import Conversation, Drop, Parallel, Problem
 from iquest_jax.data.synthesis import cases as cases_lib
@@ -50,8 +50,16 @@ def verify(document: Problem | Conversation | Parallel, pool: Pool) -> Problem |
   return dataclasses.replace(document, checks=_joined(document.checks, CHECKS), difficulty=label)
 
 
-def rejects(request: str, language: str, code: str, function: str, cases: Sequence[Case], pool: Pool) -> Drop | None:
-  """Why code does not answer a request, in the order of cost: what is told without running anything comes first."""
+def rejects(
+    request: str,
+    language: str,
+    code: str,
+    function: str,
+    cases: Sequence[Case],
+    pool: Pool,
+    files: Mapping[str, str] | None = None,
+) -> Drop | None:
+  """Why code does not answer a request, the cheapest reason first; None if it does. `files`: see execution.rejects."""
   if not code.strip():
     return Drop('verify: no solution')
   if name := cases_lib.stubs_pass(cases, function):
@@ -63,7 +71,7 @@ def rejects(request: str, language: str, code: str, function: str, cases: Sequen
     return Drop('verify: hidden tests pass on anything', f'{name}, {len(hidden)} of {len(cases)} are hidden')
   if cases_lib.holds_answers(cases, code, function):
     return Drop('verify: table of answers')
-  return execution.rejects(language, code, function, cases, pool)
+  return execution.rejects(language, code, function, cases, pool, files)
 
 
 def _parallel(document: Parallel, cases: Sequence[Case], pool: Pool) -> Parallel | Drop:

@@ -116,6 +116,7 @@ def test_what_runs_too_long_is_rejected(pool, monkeypatch):
         (({'input': '[' * 100_000, 'output': '6'},), 'verify: malformed test'),
         (({'input': '3', 'output': '6'},), 'verify: malformed test'),
         (({'input': '[3]'},), 'verify: malformed test'),
+        (({'input': '[3]', 'output': '"\\ud800"'},), 'verify: malformed test'),
     ],
 )
 def test_tests_that_cannot_say_no_are_rejected(pool, tests, expected):

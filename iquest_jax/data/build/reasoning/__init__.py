@@ -1,1 +1,1 @@
-"""Reasoning that execution proves: programs with the steps of their runs, and puzzles; every answer was held against a run."""
+"""Reasoning that execution proves: questions about programs with the steps of their runs, and puzzles with a judge."""

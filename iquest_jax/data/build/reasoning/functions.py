@@ -8,6 +8,7 @@ import ast
 import builtins
 import collections
 import dataclasses
+import re
 import symtable
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,17 +24,22 @@ _REFUSED = frozenset({
     '__build_class__', '__debug__', '__doc__', '__import__', '__loader__', '__name__', '__package__', '__spec__',
     'aiter', 'anext', 'breakpoint', 'compile', 'copyright', 'credits', 'delattr', 'dir', 'eval', 'exec', 'exit',
     'getattr', 'globals', 'hasattr', 'hash', 'help', 'id', 'input', 'license', 'locals', 'memoryview', 'object', 'open',
-    'print', 'quit', 'setattr', 'super', 'type', 'vars', 'BaseException', 'KeyboardInterrupt', 'SystemExit', 'GeneratorExit',
+    'print', 'quit', 'setattr', 'super', 'type', 'vars', 'BaseException', 'GeneratorExit', 'KeyboardInterrupt',
+    'SystemExit',
 })  # fmt: skip
 BUILTINS = frozenset(dir(builtins)) - _REFUSED
+_ATTRIBUTES = frozenset().union(*map(dir, (int, float, str, list, tuple, dict, set)))
 _NODES = (
     ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await, ast.ClassDef, ast.Global, ast.Import, ast.ImportFrom,
     ast.Match, ast.With, ast.Yield, ast.YieldFrom,
 )  # fmt: skip
 _MOST_LINES, _MOST_CHARACTERS = 40, 2000  # ours: of a whole program
 _MOST_PARAMETERS = 4
+_MOST_LINES_WITH_DOCSTRING = 90
 _LONGEST_CONSTANT, _MOST_LINES_OF_CONSTANT = 400, 12
 _LONGEST_FILE = 1 << 20
+_LINE = re.compile('\r\n|\r|\n')  # What ends a line of Python.
+_CANDIDATE = re.compile(r'^def \w+\(\s*[^)\s]', re.MULTILINE)  # Most files have none and need not be parsed.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Function:
 
 def find(text: str) -> Iterator[Function]:
   """The functions of a file in their order; none if it is not Python or longer than a megabyte."""
-  if len(text) > _LONGEST_FILE or 'def ' not in text or (tree := parsed(text)) is None:
+  if len(text) > _LONGEST_FILE or not _CANDIDATE.search(text) or (tree := parsed(text)) is None:
     return
   module = _Module(tree, text)
   for name, node in module.functions.items():
@@ -88,7 +94,7 @@ class _Module:
   """What a file defines at its top level, by name; a name that is bound twice is not known."""
 
   def __init__(self, tree: ast.Module, text: str):
-    self._lines = text.splitlines()
+    self._lines = _LINE.split(text)
     self.functions: dict[str, ast.FunctionDef] = {}
     self._statements: dict[str, _Statement] = {}
     self._sources: dict[str, str] = {}
@@ -150,23 +156,27 @@ class _Module:
 
   def _forms(self, name: str) -> Iterator[str]:
     """The text of a function without its docstring: as it stands, then without annotations."""
-    node, skipped = self.functions[name], range(0)
-    if ast.get_docstring(node, clean=False) is not None:
-      doc, body = node.body[0], node.body[1:] or [ast.Pass()]
-      skipped = range(doc.lineno, doc.end_lineno + 1)
-      node = ast.FunctionDef(**{**{field: getattr(node, field) for field in node._fields}, 'body': body})
-      apart = self.functions[name].lineno < doc.lineno and doc.end_lineno < getattr(body[0], 'lineno', 0)
-    if not skipped or apart:
-      span = range(self.functions[name].lineno, self.functions[name].end_lineno + 1)
-      lines = [self._lines[n - 1] for n in span if n not in skipped]
-      yield '\n'.join(line.rstrip() for line in lines)
-    node = ast.parse(ast.unparse(ast.fix_missing_locations(node))).body[0]
-    for inner in ast.walk(node):
-      if isinstance(inner, ast.arg):
-        inner.annotation = None
-      elif isinstance(inner, ast.FunctionDef):
-        inner.returns = None
-    yield ast.unparse(node)
+    node = self.functions[name]
+    lines = self._lines[node.lineno - 1 : node.end_lineno]
+    apart, has_docstring = True, ast.get_docstring(node, clean=False) is not None
+    kept = lines
+    if has_docstring:
+      doc, after = node.body[0], node.body[1] if len(node.body) > 1 else None
+      apart = after is not None and node.lineno < doc.lineno and doc.end_lineno < after.lineno
+      kept = lines[: doc.lineno - node.lineno] + lines[doc.end_lineno - node.lineno + 1 :]
+    if apart:
+      yield '\n'.join(line.rstrip() for line in kept)
+    annotated = any(isinstance(inner, ast.arg) and inner.annotation for inner in ast.walk(node)) or node.returns
+    if annotated or not apart:
+      bare = ast.parse('\n'.join(lines)).body[0]
+      if has_docstring:
+        bare.body = bare.body[1:] or [ast.Pass()]
+      for inner in ast.walk(bare):
+        if isinstance(inner, ast.arg):
+          inner.annotation = None
+        elif isinstance(inner, ast.FunctionDef):
+          inner.returns = None
+      yield ast.unparse(bare)
 
 
 def _binds(node: ast.stmt) -> list[str]:
@@ -237,12 +247,20 @@ def _free_names(source: str) -> set[str]:
 
 
 def _worth_asking(node: ast.FunctionDef) -> bool:
-  """Whether a call needs only a few plain arguments and its result takes some steps to work out."""
+  """Whether a call needs only a few arguments of built-in types, and its result takes some steps to work out."""
   arguments = node.args
   required = len(arguments.posonlyargs + arguments.args) - len(arguments.defaults)
+  if node.end_lineno - node.lineno > _MOST_LINES_WITH_DOCSTRING:
+    return False
   if not 1 <= required <= _MOST_PARAMETERS or any(default is None for default in arguments.kw_defaults):
     return False
-  inner = list(ast.walk(node))
+  inner, names = list(ast.walk(node)), {argument.arg for argument in arguments.posonlyargs + arguments.args}
+  for each in inner:
+    match each:
+      case ast.Attribute(ast.Name(name), attribute) if name in names and attribute not in _ATTRIBUTES:
+        return False
+      case ast.Call(ast.Name(name)) if name in names:
+        return False
   returns = any(isinstance(each, ast.Return) and each.value is not None for each in inner)
   statements = sum(isinstance(each, ast.stmt) for each in inner) - (ast.get_docstring(node) is not None)
   return returns and statements >= 4  # The definition, two statements and a return.

@@ -29,15 +29,17 @@ _NAMES = {
     'float': 'x y ratio rate price t alpha radius weight value threshold temperature seconds',
 }  # fmt: skip
 _ANNOTATIONS = {
-    'int': 'int', 'str': 'str', 'bool': 'bool', 'float': 'float', 'dict': 'dict', 'list': 'list_int', 'list[int]': 'list_int',
+    'int': 'int', 'str': 'str', 'bool': 'bool', 'float': 'float', 'dict': 'dict', 'list': 'list_int', 'tuple': 'list_int',
+    'list[int]': 'list_int',
     'list[float]': 'list_int', 'list[str]': 'list_str', 'sequence[int]': 'list_int', 'sequence[str]': 'list_str',
     'iterable[int]': 'list_int', 'iterable[str]': 'list_str', 'list[list[int]]': 'matrix', 'tuple[int, ...]': 'list_int',
-    'list[tuple[int, int]]': 'pairs', 'sequence': 'list_int', 'iterable': 'list_int', 'mapping': 'dict', 'tuple': 'list_int',
+    'list[tuple[int, int]]': 'pairs', 'sequence': 'list_int', 'iterable': 'list_int', 'mapping': 'dict',
 }  # fmt: skip
 _STR_METHODS = frozenset(dir(str)) - frozenset(dir(list)) - frozenset(dir(dict)) - frozenset(dir(bytes)) | {
     'split', 'strip', 'lower', 'upper', 'startswith', 'endswith', 'replace', 'lstrip', 'rstrip', 'join', 'find', 'isdigit',
     'splitlines', 'title', 'partition', 'rpartition', 'rsplit', 'isalpha', 'isspace', 'isupper', 'islower',
 }  # fmt: skip
+_FLOATS = (-1.5, 0.0, 0.25, 0.5, 1.0, 2.5, 4.0, 10.0)
 _MOST_ELEMENTS = {1: 14, 2: 5, 3: 3, 4: 2}  # values per parameter, by the number of parameters
 _MOST_DOMAINS = 6
 
@@ -216,7 +218,7 @@ _POOLS = {
     'list_str': _lists_of_str,
     'dict': _dicts,
     'pairs': _pairs,
-    'float': lambda rng, most, literals: _listed(sorted(rng.sample((-1.5, 0.0, 0.25, 0.5, 1.0, 2.5, 4.0, 10.0), min(most, 6)))),
+    'float': lambda rng, most, literals: _listed(sorted(rng.sample(_FLOATS, min(most, 6)))),
     'matrix': _matrices,
     'bool': lambda rng, most, literals: _listed((False, True)),
 }

@@ -31,7 +31,7 @@ class Listing:
   """A program by lines: which statement a line belongs to, and what it assigns."""
 
   def __init__(self, source: str):
-    self._lines = source.splitlines()
+    self._lines = source.split('\n')
     self._headers: dict[int, _Header] = {}
     self._texts: dict[int, str] = {}
     self.targets: dict[int, list[str]] = {}
@@ -100,18 +100,20 @@ def trace(events: Sequence[Event], listing: Listing) -> str:
   return '\n'.join(lines)
 
 
-def changes(events: Sequence[Event]) -> str:
-  """The changes alone, those of one turn of a loop on one line: 'x = 3', then 'i = 0, x = 5', then 'i = 1, x = 7'."""
+def changes(events: Sequence[Event], listing: Listing) -> str:
+  """The changes alone; a line goes on as long as lines of the program follow each other: 'x = 3, i = 0, x = 5'."""
   lines, before = [], 0
-  for event in events:
-    if event.kind == 'line' and event.changes:
-      text = _assignments(event.changes)
-      if lines and before < event.line and turned:
-        lines[-1] += f', {text}'
-      else:
+  for number, event in enumerate(events):
+    if event.kind == 'line':
+      header = listing.header(event.line)
+      ended = isinstance(header.node, ast.For) and _next(events, number).line not in header.body
+      text = '' if ended else _assignments(event.changes)
+      if event.line <= before or not lines:
         lines.append(text)
-      turned, before = True, event.line
-  return '\n'.join(lines)
+      elif text:
+        lines[-1] += f', {text}' if lines[-1] else text
+      before = event.line
+  return '\n'.join(filter(None, lines))
 
 
 def _comment(event: Event, header: _Header, after: Event) -> str:
@@ -162,4 +164,5 @@ def _assigned(node: ast.AST) -> list[str]:
       parts = [target]
     case _:
       parts = []
-  return [name.id for part in parts for name in ast.walk(part) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)]
+  names = (name for part in parts for name in ast.walk(part) if isinstance(name, ast.Name))
+  return [name.id for name in names if isinstance(name.ctx, ast.Store)]

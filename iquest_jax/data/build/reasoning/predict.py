@@ -13,7 +13,14 @@ from collections.abc import Iterator, Sequence
 from iquest_jax.data.build.reasoning import functions, inputs, narrate
 from iquest_jax.data.build.reasoning.functions import Function
 from iquest_jax.data.build.reasoning.inputs import Domain
-from iquest_jax.data.build.reasoning.samples import Sample, answer_of, conversation, result_of, same, verify
+from iquest_jax.data.build.reasoning.samples import (
+    Sample,
+    conversation,
+    inputs_sample,
+    output_question,
+    result_of,
+    verify,
+)
 from iquest_jax.data.documents import Conversation, Drop, File
 from iquest_jax.sandbox import tracing
 from iquest_jax.sandbox.pool import Pool
@@ -21,7 +28,7 @@ from iquest_jax.sandbox.tracing import Batch, Outcome
 
 # ours: all of these.
 _MOST_FUNCTIONS = 24  # per file
-_OUTPUTS = 3  # questions about results per function
+_OUTPUTS = 4  # questions about results per function
 _MOST_EXAMPLES = 8
 _LEAST_LINES, _MOST_LINES = 2, 48  # of a trace that is shown
 _STEPS = 2000  # lines of any run
@@ -83,7 +90,7 @@ def make(file: File, pool: Pool, seed: int, thinking: bool = True) -> Iterator[C
     else:
       asked.append(question)
   if asked:
-    yield from _answered(asked, pool, thinking)
+    yield from _answered(asked, pool, thinking, file.repo)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,43 +143,17 @@ def _choose(plan: _Plan, outcomes: dict[str, Outcome], rng: random.Random) -> _A
   if len(by_result) < 2:
     return Drop('reasoning: the same result for all inputs', name)
   outputs = sorted(rng.sample(sorted(by_result.values()), min(_OUTPUTS, len(by_result))))
-  sample = _inputs_sample(plan, domain, outcomes, rng) if domain else None
+  sample = None
+  if domain:
+    of_domain = {element: outcomes[call] for element, call in zip(domain.elements(), plan.calls(domain.elements()))}
+    sample = inputs_sample(plan.function.source, name, plan.function.parameters, domain.statement(), of_domain, rng)
   return _Asked(plan, narrate.Listing(plan.function.source), tuple(outputs), (sample,) if sample else (), outcomes, rng)
 
 
 _STOPPED = {'load': 'does not load', 'limit': 'takes too long', 'sandbox': 'the sandbox ended'}
 
 
-def _inputs_sample(plan: _Plan, domain: Domain, outcomes: dict[str, Outcome], rng: random.Random) -> Sample | None:
-  """A question about the inputs that give a result; None if no result tells few of them from the rest."""
-  elements = domain.elements()
-  results = [outcomes[call] for call in plan.calls(elements)]
-  if any(outcome.stopped for outcome in results):
-    return None
-  texts = list(map(result_of, results))
-  valid = {text: [each for each, other in zip(elements, texts) if same(other, text)] for text in dict.fromkeys(texts)}
-  targets = [
-      text
-      for text, chosen in valid.items()
-      if not text.startswith('raises ') and text != 'None' and len(chosen) <= max(1, len(elements) // 3)
-  ]  # fmt: skip
-  if not targets:
-    return None
-  several = [text for text in targets if len(valid[text]) > 1]
-  target = rng.choice(several or targets)
-  name, source = plan.function.name, plan.function.source
-  wanted = f'{name}({", ".join(plan.function.parameters)}) == {target}'
-  question = rng.choice((
-      'For which {} does `{}` hold? Name every such call.\n\n```python\n{}```',
-      'Here {} may vary. Which calls make `{}` true? Give all of them.\n\n```python\n{}```',
-  )).format(domain.statement(), wanted, source)  # fmt: skip
-  steps = [f'{call}: {text}' for call, text in zip(plan.calls(elements), texts)]
-  sample = Sample(question, f'{name}({{}})', target, '', sum(outcome.steps for outcome in results), tuple(elements),
-                  tuple(valid[target]))  # fmt: skip
-  return dataclasses.replace(sample, steps='\n'.join([*steps, f'{target} comes from {answer_of(sample)}']))
-
-
-def _answered(asked: Sequence[_Asked], pool: Pool, thinking: bool) -> Iterator[Conversation | Drop]:
+def _answered(asked: Sequence[_Asked], pool: Pool, thinking: bool, repo: str) -> Iterator[Conversation | Drop]:
   """Traces what was chosen, executes it again without a trace, and keeps what agrees with both."""
   batches = []
   for each in asked:
@@ -189,16 +170,12 @@ def _answered(asked: Sequence[_Asked], pool: Pool, thinking: bool) -> Iterator[C
     samples: list[Sample | Drop] = [_output_sample(each, call, trace) for call, trace in zip(each.outputs, traces)]
     for sample in [*samples, *each.inputs]:
       checks = sample if isinstance(sample, Drop) else verify(sample, runs)
-      yield checks if isinstance(checks, Drop) else conversation(sample, ('two hash seeds', *checks), thinking)
+      yield checks if isinstance(checks, Drop) else conversation(sample, ('two hash seeds', *checks), thinking, repo)
 
 
 def _output_sample(asked: _Asked, call: str, trace: Outcome) -> Sample | Drop:
   if trace.stopped:
     return Drop('reasoning: a variable is too long to show', call)
-  source, result = asked.plan.function.source, result_of(asked.outcomes[call])
-  question = asked.rng.choice((
-      'What does `{}` return?{}\n\n```python\n{}```',
-      'Give the value of `{}`.{}\n\n```python\n{}```',
-      'Complete the assertion `assert {} == ??`.{}\n\n```python\n{}```',
-  )).format(call, ' If it raises an exception, name it.' if 'raise ' in source else '', source)  # fmt: skip
-  return Sample(question, call, result, narrate.trace(trace.events, asked.listing), trace.steps)
+  question = output_question(asked.plan.function.source, call, asked.rng)
+  steps = narrate.trace(trace.events, asked.listing)
+  return Sample(question, call, result_of(asked.outcomes[call]), steps, trace.steps)

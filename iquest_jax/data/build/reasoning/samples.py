@@ -3,11 +3,16 @@
 import ast
 import dataclasses
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from iquest_jax.data.documents import Conversation, Drop, content_id
 from iquest_jax.sandbox.tracing import Outcome
 
+# ours: how a question about inputs states the domain, the call, the result and the program.
+INPUT_FORMS = (
+    'For which {} does `{} == {}` hold? Name every such call.\n\n```python\n{}```',
+    'Take {}. Which calls make `{} == {}` true? Name all of them.\n\n```python\n{}```',
+)
 EASY, MEDIUM = 8, 24  # ours: a question is easy or medium up to so many lines executed, else hard
 
 
@@ -90,8 +95,52 @@ def same(one: str, other: str) -> bool:
     return False
 
 
-def conversation(sample: Sample, checks: tuple[str, ...], thinking: bool) -> Conversation:
-  """The sample as a chat.
+def output_question(source: str, call: str, rng: random.Random) -> str:
+  """A question for what a call returns, in one of several forms (ours)."""
+  question = rng.choice((
+      'What does `{}` return?{}\n\n```python\n{}```',
+      'Give the value of `{}`.{}\n\n```python\n{}```',
+      'Complete the assertion `assert {} == ??`.{}\n\n```python\n{}```',
+  ))  # fmt: skip
+  return question.format(call, ' If it raises an exception, name it.' if 'raise ' in source else '', source)
+
+
+def inputs_sample(
+    source: str, name: str, parameters: Sequence[str], statement: str, outcomes: Mapping[str, Outcome], rng: random.Random,
+    forms: Sequence[str] = INPUT_FORMS,
+) -> Sample | None:
+  """A question about the inputs of a domain that give a result; None if no result tells few of them from the rest.
+
+  A result that several inputs give is preferred.
+
+  Args:
+    name, parameters: of the function.
+    statement: the domain as the question states it.
+    outcomes: of the call with every argument list of the domain, in order.
+    forms: of the question, see INPUT_FORMS.
+  """
+  if any(outcome.stopped for outcome in outcomes.values()):
+    return None
+  results = {each: result_of(outcome) for each, outcome in outcomes.items()}
+  valid = {text: tuple(each for each, other in results.items() if same(other, text)) for text in results.values()}
+  targets = [
+      text
+      for text, chosen in valid.items()
+      if not text.startswith('raises ') and text != 'None' and len(chosen) <= max(1, len(results) // 3)
+  ]  # fmt: skip
+  if not targets:
+    return None
+  target = rng.choice([text for text in targets if len(valid[text]) > 1] or targets)
+  call = f'{name}({{}})'
+  question = rng.choice(forms).format(statement, call.format(', '.join(parameters)), target, source)
+  lines = sum(outcome.steps for outcome in outcomes.values())
+  sample = Sample(question, call, target, '', lines, tuple(results), valid[target])
+  steps = [f'{call.format(each)} = {text}' for each, text in results.items()]
+  return dataclasses.replace(sample, steps='\n'.join([*steps, f'{target}: {answer_of(sample)}']))
+
+
+def conversation(sample: Sample, checks: tuple[str, ...], thinking: bool, repo: str = '') -> Conversation:
+  """The sample as a chat; its id is that of its question.
 
   Args:
     thinking: the steps go in front of the answer as thinking; otherwise they are part of it.
@@ -104,5 +153,4 @@ def conversation(sample: Sample, checks: tuple[str, ...], thinking: bool) -> Con
     message |= {'content': f'{sample.steps}\nAnswer: {answer}'}
   difficulty = 'easy' if sample.lines <= EASY else 'medium' if sample.lines <= MEDIUM else 'hard'
   messages = ({'role': 'user', 'content': sample.question}, message)
-  identity = content_id(sample.question, message['content'])
-  return Conversation(identity, messages, difficulty=difficulty, checks=checks)
+  return Conversation(content_id(sample.question), messages, repo=repo, difficulty=difficulty, checks=checks)

@@ -1,0 +1,86 @@
+"""Runs queries on a small database, as it is and with its data varied, in the sandbox.
+
+SQL that a model or a stranger wrote runs nowhere else. A query may take a number of steps of SQLite's machine, not of
+seconds, so what becomes of it is the same everywhere.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from iquest_jax.data.synthesis import execution
+from iquest_jax.sandbox.pool import Pool
+from iquest_jax.sandbox.runner import Step
+
+# ours: variants of the data beside the original.
+VARIANTS = 4
+_SCRIPT = """
+import json, random, sqlite3
+STEPS, ROWS = 2_000_000, 1000  # of a query
+job = json.load(open('job.json'))
+
+def plain(value):
+  # Sums in another order differ in their last digits, and 2.0 is 2.
+  value = round(value, 6) if isinstance(value, float) else value
+  value = int(value) if isinstance(value, float) and value.is_integer() else value
+  return {'hex': value.hex()} if isinstance(value, bytes) else value
+
+def quoted(name):
+  return '"' + name.replace('"', '""') + '"'
+
+def vary(database, rng):
+  # Each column keeps its values and which row has which changes, then some rows go: names a query asks for still occur.
+  tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+  for table in tables:
+    if table.startswith('sqlite_'):
+      continue
+    rows = database.execute(f'SELECT * FROM {quoted(table)}').fetchall()
+    columns = [list(column) for column in zip(*rows)]
+    for column in columns:
+      rng.shuffle(column)
+    kept = [row for row in zip(*columns) if rng.random() < 0.8]
+    database.execute(f'DELETE FROM {quoted(table)}')
+    for row in kept:
+      database.execute(f'INSERT OR IGNORE INTO {quoted(table)} VALUES ({", ".join("?" * len(row))})', row)
+
+def rows_of(database, query):
+  database.set_progress_handler(lambda: 1, STEPS)
+  try:
+    rows = database.execute(query).fetchmany(ROWS + 1)
+  except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
+    return str(error)
+  return 'too many rows' if len(rows) > ROWS else [[plain(value) for value in row] for row in rows]
+
+def answers(variant):
+  database = sqlite3.connect(':memory:', isolation_level=None)
+  database.text_factory = lambda data: data.decode(errors='replace')
+  database.set_progress_handler(lambda: 1, STEPS)
+  try:
+    for statement in job['database']:
+      database.execute(statement)
+    if variant:
+      vary(database, random.Random(f'{job["seed"]}:{variant}'))
+  except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
+    return str(error)
+  database.execute('PRAGMA query_only = 1')
+  return [rows_of(database, query) for query in job['queries']]
+
+for variant in range(job['variants'] + 1):
+  print(json.dumps(answers(variant)))
+"""
+
+
+def answers(database: Sequence[str], queries: Sequence[str], pool: Pool, seed: str = '') -> list[list[Any] | str]:
+  """[variant][query] -> rows, or what was wrong with the query; a text in place of a variant that has no database.
+
+  Args:
+    database: statements that create tables and fill them.
+    queries: one statement each.
+    seed: of the variants. The first is the database as it is.
+  """
+  job = {'database': list(database), 'queries': list(queries), 'variants': VARIANTS, 'seed': seed}
+  step = Step(service={'python': 'main', 'file': 'main.py'}, limits=execution.LIMITS)
+  done = execution.run([step], pool, {'main.py': _SCRIPT, 'job.json': json.dumps(job)})
+  if not done or done[0].exit or done[0].limit:
+    return ['the sandbox ended the database']
+  return [json.loads(line) for line in done[0].stdout.splitlines()]

@@ -1,0 +1,123 @@
+"""Tasks for a shell: files to begin with, a check of the goal, and commands that reach it.
+
+Everything runs in the sandbox. The check must say no before anything is done, and after commands without a thought; it must
+say yes after the solution, and after that of a request which saw the task and the names of the files alone.
+"""
+
+import dataclasses
+import re
+
+from iquest_jax.data.documents import Conversation, Drop, File
+from iquest_jax.data.synthesis import answers, execution, turns
+from iquest_jax.data.synthesis.domain import Domain, Tools
+from iquest_jax.sandbox import languages
+from iquest_jax.sandbox.pool import Pool
+from iquest_jax.sandbox.runner import Done, Step
+from iquest_jax.text import extract
+
+CHECKS = ('the goal is not reached at first', 'stubs do not reach the goal', 'the commands reach the goal',
+          'commands from the task alone reach the goal')  # fmt: skip
+_SECTIONS = ('Task', 'Setup', 'Check', 'Solution')
+_LONGEST = 8000  # characters of a script
+_LISTING = 'find . -type f | LC_ALL=C sort | head -n 40'
+_INVENT = """Invent a task for somebody at a Linux shell, in a folder with files of your making. Let the text below
+give you an idea, but do not refer to it. bash, coreutils, grep, sed, awk, find and diff are there; a network and
+other programs are not. Answer with these sections, all but the first with a bash script in a fenced block:
+
+## Task
+What is to be done, in one to four sentences. Name the files; say exactly what the result must look like and where it
+must be.
+
+## Setup
+Writes the files, in the current folder. No randomness, no dates.
+
+## Check
+Exits with 0 if the task is done, and with 1 if it is not. It must look at the contents of the result, not at
+commands.
+
+## Solution
+The commands that do the task."""
+_SOLVE = """Do this task at a Linux shell, in the current folder, with bash, coreutils, grep, sed, awk, find and
+diff. Answer with the commands in one fenced block."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """Scripts that the model wrote; `again` are commands of a request that saw neither setup, check nor solution."""
+
+  task: str
+  setup: str
+  check: str
+  solution: str
+  again: str
+
+
+async def generate(file: File, tools: Tools) -> Candidate | Drop:
+  answer = await tools.ask(turns.request(_INVENT, file.text[:3000]), temperature=0.8, max_tokens=4000)
+  found = answers.sections(answer, _SECTIONS)
+  if found is None:
+    return Drop('terminal: malformed answer')
+  setup, check, solution = (extract.code(found[name], 'bash') for name in _SECTIONS[1:])
+  files = await tools.run(_listing, setup, tools.pool)
+  task = _with_files(found['Task'], files)
+  again = extract.code(await tools.ask(turns.request(_SOLVE, task), max_tokens=2000, seed=1), 'bash')
+  return Candidate(task, setup, check, solution, again)
+
+
+async def verify(candidate: Candidate, tools: Tools) -> Conversation | Drop:
+  failed = await tools.run(_rejects, candidate, tools.pool)
+  if failed:
+    return failed
+  return turns.conversation(candidate.task, turns.fenced(candidate.solution, 'bash'), CHECKS)
+
+
+def _rejects(candidate: Candidate, pool: Pool) -> Drop | None:
+  scripts = (candidate.setup, candidate.check, candidate.solution, candidate.again)
+  if not all(script.strip() and len(script) <= _LONGEST and '\0' not in script for script in scripts):
+    return Drop('terminal: no script')
+  if turns.quotes(candidate.task, candidate.solution):
+    return Drop('terminal: the task gives the solution away')
+  if not languages.tool_path('bash'):
+    return Drop('verify: toolchain missing', 'bash')
+  checked = lambda *commands: _run([candidate.setup, *commands, candidate.check], pool)
+  before = checked()
+  if len(before) < 2:
+    return Drop('terminal: setup fails', before[0].stderr[-200:] if before else '')
+  if before[1].exit == 0:
+    return Drop('terminal: the goal is reached at first')
+  if before[1].exit != 1 or before[1].limit:  # another status is an error of the check's own
+    return Drop('terminal: the check fails', before[1].stderr[-200:])
+  # The names of a task as empty files, and nothing left at all. What a stub does may fail: it is not the last command.
+  names = ' '.join(sorted({name.rstrip('./') for name in re.findall(r'\w[\w./-]*', candidate.task)})[:300])
+  touch = 'mkdir -p "$(dirname "$n")" && touch "$n"'
+  stubs = (f'for n in {names}; do [ -e "$n" ] || {{ {touch}; }}; done; true', 'rm -rf ./* ./.[!.]*; true')
+  if any(_reached(checked(stub)) for stub in stubs):
+    return Drop('terminal: stubs reach the goal')
+  for rule, commands in (('the solution', candidate.solution), ('another solution', candidate.again)):
+    if not _reached(done := checked(commands)):
+      return Drop(f'terminal: {rule} does not reach the goal', done[-1].stderr[-200:] if done else '')
+  return None
+
+
+def _run(scripts: list[str], pool: Pool) -> list[Done]:
+  """Runs scripts one after another in a folder; their text is in no file, where one could change the next."""
+  bash = languages.tool_path('bash')
+  return execution.run([Step((bash, '-c', script), limits=execution.LIMITS) for script in scripts], pool)
+
+
+def _reached(done: list[Done]) -> bool:
+  """Whether setup, commands and check all ran and succeeded."""
+  return len(done) == 3 and all(step.exit == 0 and not step.limit for step in done)
+
+
+def _listing(setup: str, pool: Pool) -> str:
+  """The files that a setup writes, a line each; '' if it fails."""
+  done = _run([setup, _LISTING], pool) if setup.strip() and '\0' not in setup and len(setup) <= _LONGEST else []
+  return done[1].stdout.strip() if len(done) == 2 else ''
+
+
+def _with_files(task: str, files: str) -> str:
+  return f'{task.strip()}\n\nFiles:\n{turns.fenced(files)}' if files else task.strip()
+
+
+DOMAIN = Domain('terminal', (File,), generate, verify)

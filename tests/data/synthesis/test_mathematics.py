@@ -1,0 +1,112 @@
+"""Mathematics: answers are compared as numbers and expressions, and one solution that disagrees rejects a problem."""
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import fractions
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iquest_jax.data.documents import File
+from iquest_jax.data.synthesis import equivalence, mathematics
+
+PROBLEM = 'A fair die is thrown twice. What is the probability that the sum is at least 10?'
+SOLUTION = 'Of 36 pairs, 3 + 2 + 1 = 6 have such a sum, so the probability is \\boxed{\\frac{1}{6}}.'
+GOOD = mathematics.Candidate(PROBLEM, SOLUTION, '\\frac{1}{6}', 'easy')
+
+
+def verified(tools, candidate, *solutions):
+  return asyncio.run(mathematics.DOMAIN.verify(candidate, tools(*solutions)))
+
+
+def test_a_problem_on_whose_answer_all_solutions_agree_is_kept(tools):
+  said = f'## Problem\n{PROBLEM}\n\n## Solution\n{SOLUTION}\n## Answer\n$\\frac{{1}}{{6}}$'
+  made = asyncio.run(mathematics.DOMAIN.generate(File('a', 'a.md', 'dice'), tools(said)))
+  assert dataclasses.replace(made, difficulty='easy') == GOOD
+  kept = verified(tools, GOOD, 'so \\boxed{1/6}', '\\boxed{\\dfrac{6}{36}}', 'first \\boxed{2}, no: $\\boxed{\\frac16}$')
+  assert [message['content'] for message in kept.messages] == [PROBLEM, SOLUTION]
+  assert kept.checks == ('answer not in question', 'solution gives the answer', 'independent solutions agree')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'rule'),
+    [
+        ({'answer': '\\frac{1}{12}'}, 'mathematics: solution gives another answer'),
+        ({'solution': 'It is 1/6.'}, 'mathematics: solution gives another answer'),
+        ({'solution': SOLUTION[:-5]}, 'mathematics: solution gives another answer'),
+        ({'answer': 'see the solution'}, 'mathematics: solution gives another answer'),
+        ({'answer': ''}, 'mathematics: answer is no expression'),
+        ({'answer': '\\frac{1}{'}, 'mathematics: answer is no expression'),
+        ({'answer': '1' * 300}, 'mathematics: answer is no expression'),
+        ({'problem': PROBLEM + ' (The answer is 1/6.)'}, 'mathematics: answer in question'),
+        ({'problem': PROBLEM + ' Show that it is \\frac{1}{6}.'}, 'mathematics: answer in question'),
+        ({'solution': PROBLEM + ' \\boxed{\\frac{1}{6}}'}, 'mathematics: solution repeats the question'),
+    ],
+)
+def test_a_problem_that_contradicts_itself_is_rejected_without_a_request(tools, changes, rule):
+  assert verified(tools, dataclasses.replace(GOOD, **changes)).rule == rule
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'rule'),
+    [
+        ('\\boxed{\\frac{1}{12}}', 'mathematics: solutions disagree'),
+        ('\\boxed{\\text{unsolvable}}', 'mathematics: solutions disagree'),
+        ('I do not know.', 'mathematics: a solution without an answer'),
+        ('', 'mathematics: a solution without an answer'),
+    ],
+)
+@pytest.mark.parametrize('place', range(3))
+def test_one_solution_with_another_answer_rejects_a_problem(tools, wrong, rule, place):
+  solutions = ['\\boxed{\\frac{1}{6}}'] * 3
+  solutions[place] = wrong
+  assert verified(tools, GOOD, *solutions).rule == rule
+
+
+@pytest.mark.parametrize('said', ['', 'no', '## Problem\nx\n## Solution\ny', '## Problem\n## Solution\ny\n## Answer\n1'])
+def test_an_answer_that_is_no_problem_is_dropped(tools, said):
+  made = asyncio.run(mathematics.DOMAIN.generate(File('a', 'a.md', 'dice'), tools(said)))
+  assert made.rule == 'mathematics: malformed answer'
+
+
+@settings(max_examples=60)
+@given(st.integers(-999, 999), st.integers(1, 99), st.integers(-999, 999), st.integers(1, 99), st.integers(1, 5))
+def test_fractions_are_equal_when_python_says_so(a, b, c, d, factor):
+  latex = lambda n, m: f'-\\frac{{{-n}}}{{{m}}}' if n < 0 else f'\\frac{{{n}}}{{{m}}}'
+  assert equivalence.equal(latex(a, b), latex(factor * a, factor * b))
+  assert equivalence.equal(latex(a, b), latex(c, d)) == (fractions.Fraction(a, b) == fractions.Fraction(c, d))
+
+
+@pytest.mark.parametrize(
+    ('one', 'other', 'same'),
+    [
+        ('2\\sqrt{3}', '\\sqrt{12}', True), ('x^2-1', '(x-1)(x+1)', True), ('\\{1,2\\}', '\\{2,1\\}', True),
+        ('(0,1]', '(0,1)', False), ('50\\%', '0.5', True), ('x=3', '3', True), ('1,000', '10^{3}', True),
+        ('\\text{even}', 'even', True), ('even', 'veen', False), ('on', 'no', False), ('', '1', False), ('', '', False),
+        ('1000000007', '1000000008', False), ('\\pi', '3.1', False),
+    ],
+)  # fmt: skip
+def test_answers_are_equal_as_mathematics_and_words_as_words(one, other, same):
+  assert equivalence.equal(one, other) == same
+
+
+def test_a_comparison_that_never_ends_is_given_up_and_the_next_is_made(monkeypatch):
+  monkeypatch.setattr(equivalence, 'CPU_S', 0)
+  assert not equivalence.equal('9^{9^{9^{9}}}', '1')
+  assert equivalence.equal('1', '1')
+
+
+def test_threads_may_compare():
+  pairs = [(str(number), str(number + number % 2)) for number in range(20)]
+  with concurrent.futures.ThreadPoolExecutor(4) as threads:
+    assert list(threads.map(lambda pair: equivalence.equal(*pair), pairs)) == [True, False] * 10
+
+
+@pytest.mark.parametrize(
+    ('text', 'held'),
+    [('\\boxed{1} \\boxed{\\frac{1}{2}}', '\\frac{1}{2}'), ('\\boxed{1', None), ('\\boxed{ }', None), ('1', None)],
+)
+def test_the_last_box_counts(text, held):
+  assert equivalence.boxed(text) == held
