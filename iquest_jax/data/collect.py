@@ -78,13 +78,13 @@ def collect(given: Input, paths: Sequence[tuple[str, str]], settings: Settings, 
     UserError: an input cannot be read at all.
     OSError: the disk is full or not writable.
   """
-  task = _Collection(given, settings, pathlib.Path(folder))
+  task, how = _Collection(given, settings, pathlib.Path(folder)), (settings.seed, given.thinking)
   with task:
     for name, path in paths:
       if given.read == 'git':
         task.repository(name, path)
       elif given.read == 'generated':
-        for document in makers.GENERATORS[given.generator](range(int(name), int(path)), settings.seed, given.thinking):
+        for document in makers.GENERATORS[given.generator](range(int(name), int(path)), *how):
           task.add(document)
       else:
         for document in task.reader(path):
@@ -103,6 +103,7 @@ class _Collection:
     self._histories: dict[str, str] = {}
     # The files of a repository tell which of them are duplicates of others.
     self._kinds = (*given.reads, File) if given.read == 'git' and Repository in given.reads else given.reads
+    self._how = settings.seed, given.thinking
     self._contaminated: list[dict[str, str]] = []
     self._closing = contextlib.ExitStack()
     self._sandboxes = self._closing.enter_context(makers.Sandboxes())
@@ -166,7 +167,7 @@ class _Collection:
     if not self._input.make:
       return self._write(document)
     self._funnels['make'].seen['documents'] += 1
-    for made in makers.MAKERS[self._input.make].make(document, self._sandboxes, self._settings.seed):
+    for made in makers.MAKERS[self._input.make].make(document, self._sandboxes, *self._how):
       if (made := self._passed('make', made)) is not None:
         self._write(made)
     return None

@@ -80,9 +80,9 @@ class Input:
     life: what the life of a repository, in which transitions start, is measured in: 'commits' or 'dates'.
     quality: thresholds of a classifier; None if all documents may enter.
     make: one of makers.MAKERS, which takes the documents; '' if they stay what they are.
-    generator: one of makers.GENERATORS, if `read` is 'generated'; so are the next two.
+    generator: one of makers.GENERATORS, if `read` is 'generated'; so is the next.
     count: samples.
-    thinking: whether steps come before the answer, as thinking, or in it.
+    thinking: of reasoning, whether steps come before the answer, as thinking, or in it.
   """
 
   name: str
@@ -207,7 +207,9 @@ def _input(where: str, given: dict[str, Any], folder: pathlib.Path) -> Input:
   for name, known in (('life', LIVES), ('make', makers.MAKERS), ('generator', makers.GENERATORS)):
     if name in fields:
       check_name(f'--sources: {where}: {name}', fields[name], known)
-  for name in ('path', 'make') if is_generated else ('generator', 'count', 'thinking'):
+  read, maker = READERS[fields['read']], makers.MAKERS.get(fields.get('make', ''))
+  useless = ('path', 'make') if is_generated else ('generator', 'count', 'thinking')
+  for name in useless[:-1] if maker and maker.thinks else useless:
     if name in fields:
       raise UserError(f'--sources: {where}: {name} has no meaning with read = "{fields["read"]}"; remove it')
   if is_generated and fields.get('count', 0) < 1:
@@ -215,7 +217,6 @@ def _input(where: str, given: dict[str, Any], folder: pathlib.Path) -> Input:
   if 'quality' in fields:
     fields['quality'] = classifier.parse(f'{where}, [quality]', fields['quality'], folder)
   fields['sources'] = tuple(_strings(f'{where}: sources', fields['sources']))
-  read, maker = READERS[fields['read']], makers.MAKERS.get(fields.get('make', ''))
   if maker and maker.takes not in read:
     raise UserError(
         f'--sources: {where}: "{fields["make"]}" are made of a {maker.takes.__name__.lower()}, which "{fields["read"]}" '

@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from iquest_jax.data.build import facts, reasoning
+from iquest_jax.data.build.facts import make as facts
+from iquest_jax.data.build.reasoning import predict, programs, puzzles
 from iquest_jax.data.documents import Conversation, Document, Drop, Fact, File, Parallel, Problem
 from iquest_jax.data.synthesis import verify
 from iquest_jax.sandbox.pool import Pool
@@ -17,22 +18,29 @@ class Maker:
   """Makes documents of one kind of those of another.
 
   Attributes:
-    make: (document, sandboxes, seed) -> what was made, and for each candidate that failed a check the Drop.
+    make: (document, sandboxes, seed, whether an answer is thought about first) -> what was made, and for each candidate that
+      failed a check the Drop.
+    thinks: whether the last argument means anything.
   """
 
   takes: type
   makes: type
-  make: Callable[[Any, 'Sandboxes', int], Iterator[Document | Drop]]
+  make: Callable[[Any, 'Sandboxes', int, bool], Iterator[Document | Drop]]
+  thinks: bool = False
+
+
+def _reasoning(file: File, sandboxes: 'Sandboxes', seed: int, thinking: bool) -> Iterator[Conversation | Drop]:
+  return predict.make(file, sandboxes.pool, seed, thinking)
 
 
 MAKERS = {
     'facts': Maker(File, Fact, lambda file, *_: facts.make(file)),
-    'reasoning': Maker(File, Conversation, lambda file, sandboxes, seed: reasoning.make(file, sandboxes.pool, seed)),
+    'reasoning': Maker(File, Conversation, _reasoning, thinks=True),
 }
 # (numbers of the samples, seed, whether an answer is thought about first) -> samples.
 GENERATORS: dict[str, Callable[[range, int, bool], Iterator[Conversation | Drop]]] = {
-    'programs': reasoning.programs,
-    'puzzles': reasoning.puzzles,
+    'programs': programs.programs,
+    'puzzles': puzzles.puzzles,
 }
 
 

@@ -76,7 +76,8 @@ def prepare_tokenizer(config: ConfigDict, run: RunFolder, corpus: Corpus) -> Tok
   if not path.exists():
     path.parent.mkdir(parents=True, exist_ok=True)
     size = config.model.vocab
-    sample = (text for source in sorted(corpus.sources) for text in _sample(corpus, source, _SAMPLE_CHARACTERS * size))
+    filled = sorted(source for source, groups in corpus.sources.items() if groups)
+    sample = (text for source in filled for text in _sample(corpus, source, _SAMPLE_CHARACTERS * size))
     Tokenizer.train(sample, size).save(path)
   return _fitting(Tokenizer.load(path), config, path)
 
