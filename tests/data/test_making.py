@@ -129,8 +129,8 @@ def _prepared(sources, tmp_path_factory):
 
 def _documents(prepared):
   return [
-      document for source, groups in prepared.sources.items() if groups for shards in (prepared.shards(source), prepared.held_out(source))
-      for document in prepared.read(shards)
+      document for source, groups in prepared.sources.items() if groups
+      for shards in (prepared.shards(source), prepared.held_out(source)) for document in prepared.read(shards)
   ]  # fmt: skip
 
 
