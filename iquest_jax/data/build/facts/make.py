@@ -1,7 +1,7 @@
-"""Code facts: questions about a file with one right answer, read from its syntax tree and read a second time before they count.
+"""Code facts: questions about a file with one right answer, read from its syntax tree and confirmed by a second reading.
 
-Source: IQuest-Coder-V1 report, pre-training data: code facts are objective, unambiguous, time-invariant, with a single right
-answer. The kinds of questions are ours.
+Source: IQuest-Coder-V1 report, pre-training data: code facts are objective, unambiguous, time-invariant, with a single
+right answer. The kinds of questions are ours.
 """
 
 import random
@@ -15,7 +15,8 @@ from iquest_jax.data.build.facts.verify import verify
 from iquest_jax.data.documents import Drop, Fact, File, content_id
 from iquest_jax.data.languages import language_of
 
-# ours: at most so many questions are tried on a file, of each kind, and on each subject.
+# ours: at most so many questions are tried on a file, of each kind, and on each subject, and one more than the file has
+# thousands of characters.
 PER_FILE, PER_KIND, PER_SUBJECT = 8, 2, 2
 
 
@@ -38,7 +39,7 @@ def make(file: File) -> Iterator[Fact | Drop]:
     yield Drop('fact: nothing to ask', file.path)
     return
   rng = random.Random(f'facts:{file.id}')
-  for candidate in _chosen(found, rng):
+  for candidate in _chosen(found, min(PER_FILE, 1 + len(file.text) // 1000), rng):
     question = Question(
         candidate.kind, candidate.noun, candidate.subject, file.path, file.repo, candidate.detail, candidate.receiver
     )
@@ -55,7 +56,7 @@ def _candidates(text: str, language: str) -> list[Candidate] | None:
     return None
 
 
-def _chosen(found: list[Candidate], rng: random.Random) -> Iterator[Candidate]:
+def _chosen(found: list[Candidate], count: int, rng: random.Random) -> Iterator[Candidate]:
   rng.shuffle(found)
   kinds, subjects = Counter(), Counter()
   for candidate in found:
@@ -63,5 +64,5 @@ def _chosen(found: list[Candidate], rng: random.Random) -> Iterator[Candidate]:
       kinds[candidate.kind] += 1
       subjects[candidate.subject] += 1
       yield candidate
-      if kinds.total() == PER_FILE:
+      if kinds.total() == count:
         return

@@ -59,14 +59,14 @@ class _Reading:
           yield from self._class(node, owner)
       elif isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if len(targets) == 1 and isinstance(targets[0], ast.Name) and is_constant(targets[0].id):
-          if isinstance(node.value, (ast.Constant, ast.UnaryOp)) and (text := self._text(node.value)):
-            yield Candidate('value', 'constant', owner + targets[0].id, text)
+        named = len(targets) == 1 and isinstance(targets[0], ast.Name) and is_constant(targets[0].id)
+        if named and isinstance(node.value, (ast.Constant, ast.UnaryOp)) and (text := self._text(node.value)):
+          yield Candidate('value', 'constant', owner + targets[0].id, text)
 
   def _class(self, node: ast.ClassDef, owner: str) -> Iterator[Candidate]:
-    if len(node.bases) == 1 and not node.keywords and (base := self._text(node.bases[0])):
-      if isinstance(node.bases[0], (ast.Name, ast.Attribute)) and base != 'object':
-        yield Candidate('base', 'class', owner + node.name, base)
+    single = len(node.bases) == 1 and not node.keywords and isinstance(node.bases[0], (ast.Name, ast.Attribute))
+    if single and (base := self._text(node.bases[0])) not in ('', 'object'):
+      yield Candidate('base', 'class', owner + node.name, base)
     yield from self.within(node.body, f'{owner}{node.name}.')
 
   def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef, owner: str) -> Iterator[Candidate]:
@@ -76,7 +76,7 @@ class _Reading:
     pairs = [*zip(positional, defaults), *zip(arguments.kwonlyargs, arguments.kw_defaults)]
     receiver = bool(owner) and not any(isinstance(d, ast.Name) and d.id == 'staticmethod' for d in node.decorator_list)
     if receiver:
-      if not positional:
+      if not positional or positional[0].arg not in ('self', 'cls'):
         return
       positional, pairs = positional[1:], pairs[1:]
     if not arguments.vararg and not arguments.kwarg:
