@@ -28,6 +28,7 @@ from iquest_jax.text.chat import Message
 __all__ = ['BudgetSpent', 'Endpoint', 'Reply', 'Usage', 'WrongModel']
 
 _CHAT, _COMPLETE, _EMBED = address.METHODS
+_FORMS = {_CHAT: 'choices of messages', _COMPLETE: 'choices of texts', _EMBED: 'an embedding per text'}
 _LONGEST_WAIT_S = 120.0  # that a server may ask for
 _MOST_STOP_WORDS = 4  # that the interface takes; all are cut here, too
 _BYTES_PER_TOKEN = 4  # ours: of a prompt, for the limit on tokens; the answer corrects it
@@ -288,8 +289,8 @@ class Endpoint:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
       problem = self._connection.clean(repr(error))[:200]
     raise UserError(
-        f'endpoint: {self.url}{path} must answer with choices of messages or texts, or embeddings, but {problem} is wrong '
-        'with its answer; is it OpenAI-compatible?'
+        f'endpoint: {self.url}{path} must answer with {_FORMS[path]}, but {problem} is wrong with its answer; is it '
+        f'OpenAI-compatible, and is "{self.model}" a model for this?'
     )
 
 

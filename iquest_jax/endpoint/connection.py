@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -75,7 +76,8 @@ class Connection:
       said = self.clean(error.response.text)[:_SHOWN] or error.response.reason_phrase
       return Failure(f'status {error.status_code}: {said}', passing, _seconds(error.response.headers.get('Retry-After')))
     except openai.OpenAIError as error:
-      return Failure(self.clean(_reason(error))[:_SHOWN], passing=True)
+      reached = type(error.__cause__).__name__ != 'ConnectError'
+      return Failure(self.clean(_reason(error))[:_SHOWN], passing=True, billable=reached)
     except (ValueError, RecursionError):
       return Failure('an answer that is not JSON', passing=True, billable=True)
     finally:
@@ -125,9 +127,15 @@ async def _closing(clients: Sequence[Any]) -> AsyncIterator[None]:
 
 def _reason(error: BaseException) -> str:
   """Of a lost connection: what the system said, which lies under the errors of three packages."""
-  while inner := error.__cause__ or error.__context__:
+  while inner := error.__cause__ or error.__context__ or _first(error):
     error = inner
+  if isinstance(error, OSError) and (error.errno or 0) > 0:
+    return os.strerror(error.errno)
   return str(error) or type(error).__name__
+
+
+def _first(error: BaseException) -> BaseException | None:
+  return error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
 
 
 def _seconds(retry_after: str | None) -> float:
