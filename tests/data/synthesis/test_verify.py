@@ -88,6 +88,7 @@ def test_a_chat_without_tests_has_nothing_to_be_held_against(pool):
          'verify: table of answers'),
         ('def fact(n):\n  match n:\n    case 3: return 6\n    case 4: return 24\n    case 5: return 120\n  return 5040\n',
          'verify: table of answers'),
+        ('def fact(n):\n  return dict([(3, 6), (4, 24), (5, 120), (7, 5040)])[n]\n', 'verify: table of answers'),
         ('', 'verify: no solution'),
         ('x = "\ud800"', 'verify: wrong answer'),
     ],
@@ -114,6 +115,7 @@ def test_what_runs_too_long_is_rejected(pool, monkeypatch):
         ((), 'verify: no tests'),
         (({'input': '[3', 'output': '6'},), 'verify: malformed test'),
         (({'input': '[' * 100_000, 'output': '6'},), 'verify: malformed test'),
+        (({'input': '[' * 400 + ']' * 400, 'output': '6'},), 'verify: malformed test'),
         (({'input': '3', 'output': '6'},), 'verify: malformed test'),
         (({'input': '[3]'},), 'verify: malformed test'),
         (({'input': '[3]', 'output': '"\\ud800"'},), 'verify: malformed test'),
@@ -162,7 +164,10 @@ def test_a_grader_calls_the_solution_and_nothing_else(pool, function, solution, 
 
 def test_a_language_that_cannot_run_here_is_counted(pool, monkeypatch):
   assert rule(PROGRAM, pool, language='cobol') == 'verify: unknown language'
-  assert rule(FUNCTION, pool, language='go') == 'verify: functions of this language are not called'
+  assert rule(FUNCTION, pool, language='bash') == 'verify: functions of this language are not called'
+  if not lacks(pool, 'cpp'):
+    mixed = calls([[3], 6], [['a'], 24], [[5], None])
+    assert rule(FUNCTION, pool, language='cpp', tests=mixed) == 'verify: types that this language does not have'
   monkeypatch.setattr(languages, 'missing', lambda name, everyone=False: ('go',))
   assert rule(PROGRAM, pool, language='go') == 'verify: toolchain missing'
 
