@@ -278,13 +278,13 @@ class Endpoint:
       self._limits.correct(reserved, sum(counts))
     try:
       name = answer.get('model')
-      if isinstance(name, str) and name and not address.same_model(self.model, name):
-        shown = self._connection.clean(name)[:80]
+      shown = self._connection.clean(name)[:100] if isinstance(name, str) else ''
+      if shown and not address.same_model(self.model, name):
         raise WrongModel(
             f'endpoint: {self.url}{path} was asked for the model "{self.model}" and answers as "{shown}"; name the model '
             'as the server does'
         )
-      known = {'input_tokens': counts[0], 'output_tokens': counts[1], 'model': name if isinstance(name, str) else ''}
+      known = {'input_tokens': counts[0], 'output_tokens': counts[1], 'model': shown}
       return parse(answer) | known
     except (KeyError, TypeError, ValueError, AttributeError) as error:
       problem = self._connection.clean(repr(error))[:200]

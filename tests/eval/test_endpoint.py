@@ -114,9 +114,9 @@ def test_a_redirect_takes_the_key_nowhere():
 def test_a_server_that_is_not_there_or_answers_something_else_is_one_line(unused_port):
   with pytest.raises(UserError, match='did not answer in 3 tries .*refused'):
     ask(type('Nowhere', (), {'url': f'http://127.0.0.1:{unused_port}'}))
-  with ScriptedEndpoint(lambda body: {'refusal': 'x', 'tool_calls': [7]}) as server:
-    with pytest.raises(UserError, match='compatible'):
-      ask(server)
+  reply = {'refusal': 'x', 'tool_calls': [7]}
+  with ScriptedEndpoint(lambda body: reply) as server, pytest.raises(UserError, match='compatible'):
+    ask(server)
 
 
 def test_a_run_that_a_server_ends_keeps_what_it_finished_and_resumes(tmp_path, capfd):
