@@ -6,7 +6,6 @@ programs that this project generated. Limits that decide an outcome count lines 
 
 import json
 import math
-import os
 import sys
 import types
 
@@ -38,6 +37,8 @@ def literal(value: object, room: int, strict: bool = True) -> str:
     TooLong: also for values that contain themselves.
     NotPlain: see `strict`.
   """
+  if room < 0:
+    raise TooLong
   text, kind = '', type(value)
   if value is None or kind is bool:
     text = repr(value)
@@ -47,7 +48,7 @@ def literal(value: object, room: int, strict: bool = True) -> str:
     text = repr(value)
   elif kind is str or kind is bytes:
     text = repr(value) if len(value) <= room else None
-  elif kind in _SEQUENCES:
+  elif kind in _SEQUENCES and not (strict and kind is frozenset):
     text = _sequence(value, kind, room, strict)
   elif kind is dict:
     text = _dict(value, room, strict)
@@ -188,9 +189,9 @@ def run(
     Kinds of events: call (text is the function's name), line, return (text is the value), raise (the exception).
   """
   recorder = _Recorder(steps, longest, targets or {})
-  trace = recorder.recording if mode in ('record', 'whole') else recorder.counting if mode == 'count' else None
   scope = {'__name__': 'program', '__builtins__': builtins or vars(sys.modules['builtins'])}
   outcome, before = {}, sys.gettrace()
+  trace = recorder.recording if mode in ('record', 'whole') else recorder.counting if mode == 'count' else None
   try:
     if mode == 'whole':
       sys.settrace(trace)
@@ -225,10 +226,8 @@ def run_all(batch: dict, builtins: object = None) -> list[dict]:
 
 def main() -> None:
   """Reads {'batches': [...]} from standard input and writes one line of JSON per batch, as soon as it is finished."""
-  batches = json.load(sys.stdin)['batches']
-  output = os.fdopen(os.dup(1), 'w')
-  nowhere = os.open(os.devnull, os.O_WRONLY)
-  os.dup2(nowhere, 1)  # What a program prints must not look like an outcome.
-  for batch in batches:
+  # What a program prints goes nowhere: it must not look like an outcome.
+  output, sys.stdout = sys.stdout, None
+  for batch in json.load(sys.stdin)['batches']:
     output.write(json.dumps(run_all(batch)) + '\n')
     output.flush()
