@@ -152,6 +152,8 @@ def test_literals_of_plain_data_are_those_of_python(value):
         ('while True: n += 1', 'steps', ''),
         ('try:\n    while True: n += 1\n  except Exception:\n    return 0', 'steps', ''),
         ('return [0] * 1000', 'size', ''),
+        ('while True: n *= n + 1', 'size', ''),
+        ('n = [n]\n  while True: n += n', 'size', ''),
         ('return lambda: n', 'kind', ''),
         ('return n / 0', '', 'ZeroDivisionError'),
         ('raise ValueError(n)', '', 'ValueError'),

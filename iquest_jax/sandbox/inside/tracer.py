@@ -11,6 +11,8 @@ import types
 
 FILE = '<program>'
 _SEQUENCES = {list: '[]', tuple: '()', set: '{}', frozenset: '{}'}
+# What doubles with every line is stopped while it is small, and memory and time need no other limit than lines.
+_LINES_BETWEEN_LOOKS, _LARGE = 4, 100_000
 _NOT_SHOWN = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
 
 
@@ -107,6 +109,8 @@ class _Recorder:
       return None
     if event == 'line':
       self.step()
+      if self.count % _LINES_BETWEEN_LOOKS == 0 and any(map(_is_large, frame.f_locals.values())):
+        raise _Stop('size')
     return self.counting
 
   def recording(self, frame, event, arg):
@@ -132,7 +136,8 @@ class _Frame:
   def trace(self, frame, event, arg):
     recorder = self._recorder
     if event in ('line', 'return') and self._line is not None:
-      self._line[4].update(self._changes(frame, recorder.targets.get(self._line[2], ())))
+      always = () if self._raised else recorder.targets.get(self._line[2], ())
+      self._line[4].update(self._changes(frame, always))
       self._line = None
     if event == 'line':
       recorder.step()
@@ -158,6 +163,12 @@ class _Frame:
       if self._known.get(name) != text or name in always:
         self._known[name] = changed[name] = text
     return changed
+
+
+def _is_large(value: object) -> bool:
+  """Whether a variable holds more than a hundred thousand characters, items or bits."""
+  kind = type(value)
+  return (kind is str or kind is list) and len(value) > _LARGE or kind is int and value.bit_length() > _LARGE
 
 
 def _text(value: object, longest: int) -> str:
