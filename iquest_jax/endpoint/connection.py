@@ -55,6 +55,8 @@ class Connection:
     if not importlib.util.find_spec('openai'):
       raise UserError('endpoint: the package "openai" is missing; install it with pip install -e .[data]')
     self._url, self._key, self._timeout_s, self._parallel = url, key, timeout_s, parallel
+    # As it is, and as JSON may write it.
+    self._shown = {key, json.dumps(key)[1:-1], key.replace('/', '\\/')} - {''}
     self._clients, self._closing = [], None
 
   async def post(self, path: str, body: Mapping[str, Any]) -> Any | Failure:
@@ -74,7 +76,7 @@ class Connection:
     except openai.APIStatusError as error:
       passing = error.status_code in (408, 429) or error.status_code >= 500
       said = self.clean(error.response.text)[:_SHOWN] or error.response.reason_phrase
-      return Failure(f'status {error.status_code}: {said}', passing, _seconds(error.response.headers.get('Retry-After')))
+      return Failure(f'status {error.status_code}: {said}', passing, seconds(error.response.headers.get('Retry-After')))
     except openai.OpenAIError as error:
       reached = type(error.__cause__).__name__ != 'ConnectError'
       return Failure(self.clean(_reason(error))[:_SHOWN], passing=True, billable=reached)
@@ -88,7 +90,9 @@ class Connection:
     return ' '.join(self.without_key(text).split())
 
   def without_key(self, text: str) -> str:
-    return text.replace(self._key, '(key)') if self._key else text
+    for form in self._shown:
+      text = text.replace(form, '(key)')
+    return text
 
   def renew(self) -> None:
     """For another event loop; the end of the one before has closed what was open."""
@@ -138,7 +142,7 @@ def _first(error: BaseException) -> BaseException | None:
   return error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
 
 
-def _seconds(retry_after: str | None) -> float:
+def seconds(retry_after: str | None) -> float:
   """Of a Retry-After header, a number of seconds or a date; 0 if it is neither."""
   try:
     return max(0.0, float(retry_after or 0))
