@@ -12,8 +12,9 @@ _CLOSING = {')': '(', ']': '[', '}': '{', '>': '<'}
 _QUOTED = r'"(?>[^"\\\n]+|\\.)*+"|\'(?>[^\'\\\n]+|\\.)*+\''
 _SLASHES = r'//[^\n]*|/\*.*?\*/'
 # A slash begins a regular expression where no value has just ended. Those after a word other than `return` are missed.
-_NO_VALUE = r'(?:(?<=[(,=:\[!&|?{};])|(?<=[(,=:\[!&|?{};] )|(?<=return ))'
-_REGEX = _NO_VALUE + r'/(?![*/])(?>\\.|\[(?>\\.|[^\]\\\n])*+\]|[^/\\\n\[])++/'
+# The slash comes first: a pattern whose alternatives all begin with a character is searched many times as fast.
+_NO_VALUE = r'(?:(?<=[(,=:\[!&|?{};]/)|(?<=[(,=:\[!&|?{};] /)|(?<=return /))'
+_REGEX = '/' + _NO_VALUE + r'(?![*/])(?>\\.|\[(?>\\.|[^\]\\\n])*+\]|[^/\\\n\[])++/'
 _JAVASCRIPT = rf'{_SLASHES}|{_QUOTED}|`(?>[^`\\]+|\\.)*+`|{_REGEX}'
 _PATTERNS = {
     language: re.compile(pattern, re.DOTALL)

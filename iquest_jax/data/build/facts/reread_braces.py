@@ -214,7 +214,7 @@ class Reread:
     return Definition(bases=bases if not rest or rest.startswith(('implements', 'permits')) else ())
 
   def _function(self, place: int, name: str, kind: str, opening: int = -1) -> Definition:
-    """The definition of a function whose name stands at `place` and whose parameters open at `opening`, if that is known."""
+    """The definition of a function whose name is at `place`; its parameters open at `opening` if that is not negative."""
     if opening < 0 and (match := _OPENS.match(self._masked, place + len(name))):
       opening = match.end() - 1
     if opening < 0 or (close := masking.closing(self._masked, opening)) < 0:

@@ -98,7 +98,8 @@ class Reread:
       return Definition(bases=bases if not any('=' in base for base in bases) else ())
     if masked[place : place + 1] != '(' or (end := masking.closing(masked, place)) < 0:
       return Definition()
-    head = masked.find(':', end)
+    if (head := masked.find(':', end)) < 0:
+      return Definition()
     if masked[end + 1 : head].strip().startswith('->'):  # an annotation may hold a colon: within brackets
       pieces = masking.split(masked, end + 1, min(block.end, head + 400), ':')
       head = pieces[0][1] if pieces else head

@@ -1,6 +1,7 @@
 """Facts of a JavaScript, TypeScript, Java or Go file, read from what queries capture in its tree-sitter tree."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from iquest_jax.data.build.facts.candidates import (
     MAX_NAMED,
     NO_TYPE,
     Candidate,
+    Definition,
     is_constant,
     is_public,
 )
@@ -110,8 +112,8 @@ class _Node:
   inner: list['_Node']
 
 
-def candidates(source: str, language: str) -> list[Candidate] | None:
-  """Facts about top-level functions, classes, their methods, and constants; None if the file cannot be parsed."""
+def definitions(source: str, language: str) -> list[Definition] | None:
+  """Top-level functions, classes, their methods, and constants; None if the file cannot be parsed."""
   tree = syntax.parse(source, language)
   if tree is None or syntax.error_share(tree) > 0:
     return None
@@ -139,8 +141,8 @@ class _Reading:
   def __init__(self, data: bytes, language: str):
     self._data, self._language = data, language
 
-  def within(self, node: _Node, owner: str) -> Iterator[Candidate]:
-    """Facts of what stands in a file, or in the class `owner`, whose name ends with a dot."""
+  def within(self, node: _Node, owner: str) -> Iterator[Definition]:
+    """Definitions in a file, or in the class `owner`, whose name ends with a dot."""
     comment = None
     for inner in node.inner:
       if inner.kind == 'comment':
@@ -148,13 +150,18 @@ class _Reading:
             'comment', comment.start, inner.end, []
         )  # fmt: skip
       elif inner.kind in ('function', 'constructor'):
-        yield from self._function(inner, owner, comment if comment and self._adjacent(comment, inner.start) else None)
+        yield functools.partial(self._function, inner, owner, comment)
       elif inner.kind in ('class', 'interface') and is_public(name := self._one(inner, 'name')):
-        if inner.kind == 'class' and (base := self._one(inner, 'base')):
-          yield Candidate('base', 'class', owner + name, base)
+        if inner.kind == 'class':
+          yield functools.partial(self._answered, inner, 'base', 'class', owner + name)
         yield from self.within(inner, f'{owner}{name}.')
       elif inner.kind == 'constant' and is_constant(name := self._one(inner, 'name')):
-        yield Candidate('value', 'constant', owner + name, self._one(inner, 'value'))
+        yield functools.partial(self._answered, inner, 'value', 'constant', owner + name)
+
+  def _answered(self, node: _Node, kind: str, noun: str, subject: str) -> Iterator[Candidate]:
+    """The question whose answer is the one capture of its kind within a node."""
+    if text := self._one(node, kind):
+      yield Candidate(kind, noun, subject, text)
 
   def _adjacent(self, comment: _Node, start: int, sign: str = '') -> bool:
     """Whether only blanks, or words that belong to a declaration, lie between a comment and what it is about."""
@@ -193,13 +200,12 @@ class _Reading:
       if parameter and default and re.fullmatch(r'''-?[\w.$]+|'[^']*'|"[^"]*"|\[\]|\{\}''', default):
         yield Candidate('default', noun, subject, default, parameter)
     for kind in ('returns', 'throws'):
-      if (text := self._one(node, kind)) and text not in NO_TYPE:
-        yield Candidate(kind, noun, subject, text)
+      yield from (found for found in self._answered(node, kind, noun, subject) if found.answer not in NO_TYPE)
     if (error := self._raised(node)) is not None:
       yield Candidate('raises', noun, subject, error)
     if noun == 'method' and self._language in ('javascript', 'typescript', 'tsx') and name != 'constructor':
       yield Candidate('owner', 'method', name, owner[:-1])
-    if comment:
+    if comment and self._adjacent(comment, node.start):
       yield from self._documented(comment, noun, subject)
 
   def _parameters(self, node: _Node) -> Iterator[tuple[str, str, str]]:
