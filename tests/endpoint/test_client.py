@@ -55,10 +55,10 @@ def test_a_reply_has_the_text_in_our_form_how_it_ended_and_its_tokens():
 
 
 def test_embeddings_come_in_the_order_of_the_texts():
-  with ScriptedEndpoint(lambda body: [[len(text), 1] for text in body['input']]) as server:
-    with Endpoint(server.url, 'm') as endpoint:
-      vectors = endpoint.start(endpoint.embed(['a', 'bbb', ''])).result()
-      assert endpoint.start(endpoint.embed([])).result().shape == (0, 0)
+  embed = lambda body: [[len(text), 1] for text in body['input']]
+  with ScriptedEndpoint(embed) as server, Endpoint(server.url, 'm') as endpoint:
+    vectors = endpoint.start(endpoint.embed(['a', 'bbb', ''])).result()
+    assert endpoint.start(endpoint.embed([])).result().shape == (0, 0)
   assert vectors.dtype == np.float32 and vectors.tolist() == [[1, 1], [3, 1], [1, 1]]
   assert len(server.requests) == 1 and server.requests[0].path == '/v1/embeddings'
 
@@ -85,7 +85,7 @@ def test_nonsense_is_one_clear_line(body):
   assert 'OpenAI-compatible' in says or 'an answer that is not JSON' in says
 
 
-@pytest.mark.parametrize('usage', [None, 7, [], {}, {'prompt_tokens': 'x'}, {'completion_tokens': -1}, {'prompt_tokens': 1.5}])
+@pytest.mark.parametrize('usage', [None, 7, [], {}, {'completion_tokens': 'x'}, {'completion_tokens': -1}])
 def test_usage_that_a_server_garbles_counts_as_not_reported(usage):
   with ScriptedEndpoint(lambda _: Raw({'choices': [{'text': 'a'}], 'usage': usage})) as server:
     assert ask(server).output_tokens == 0
@@ -121,10 +121,10 @@ def test_another_models_name_is_an_error_and_a_dated_or_qualified_one_is_not(our
 
 
 def test_no_more_requests_are_open_than_asked_for_and_all_are_answered():
-  with ScriptedEndpoint(lambda body: Raw({'choices': [{'text': body['prompt']}]}, delay=0.02)) as server:
-    with Endpoint(server.url, 'm', parallel=3) as endpoint:
-      many = lambda: asyncio.gather(*[endpoint.complete(f'{i}', max_tokens=1) for i in range(12)])
-      replies = asyncio.run(_awaited(many))
+  answer = lambda body: Raw({'choices': [{'text': body['prompt']}]}, delay=0.02)
+  with ScriptedEndpoint(answer) as server, Endpoint(server.url, 'm', parallel=3) as endpoint:
+    many = lambda: asyncio.gather(*[endpoint.complete(f'{i}', max_tokens=1) for i in range(12)])
+    replies = asyncio.run(_awaited(many))
   assert [reply.text for reply in replies] == [f'{i}' for i in range(12)] and server.most_at_once == 3
 
 
