@@ -18,6 +18,7 @@ fim          MB/s of completions with syntax levels
 pipeline     MB/s of preparing documents, with one worker and two
 endpoint     time of 640 requests to a scripted endpoint, 32 in flight, over that of a client that costs nothing
 sandbox      verdicts/s of a short Python program, from start to verdict, by isolation
+verify       problems/s whose solution and tests are verified in the sandbox, as functions and as programs
 
 On a CPU, train_step is compared with PyTorch and decode with mlx-lm if the interpreter that the environment variable
 PEERS_PYTHON names has them (`make test-peers` installs one in .venv-peers).
@@ -56,6 +57,7 @@ def main(argv):
       tokenize,
       train_step,
       transitions,
+      verify,
   )
 
   cases = {
@@ -74,6 +76,7 @@ def main(argv):
       'pipeline': pipeline.results,
       'sandbox': sandbox.results,
       'transitions': transitions.results,
+      'verify': verify.results,
   }
   for name in FLAGS.what:
     check_name('--what: case', name, cases)
