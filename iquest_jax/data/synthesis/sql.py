@@ -52,7 +52,7 @@ class Candidate:
 
 
 async def generate(file: File, tools: Tools) -> Candidate | Drop:
-  found = statements(file.text)
+  found = await tools.run(statements, file.text)
   if found is None or not found[0]:
     return Drop('sql: no schema')
   (schema, data), kind = found, tools.rng.choice(_ORDERS)

@@ -132,13 +132,10 @@ def types(cases: Sequence[Case]) -> tuple[list[Type], Type] | None:
 
 
 def signature(language: str, function: str, cases: Sequence[Case]) -> str:
-  """What a translator must be told about a function; '' if its types are beyond this."""
-  if (found := types(cases)) is None:
-    return ''
-  into, (given, result) = LANGUAGES[language], found
-  written = ', '.join(_name(into, kind).replace('java.util.', '').replace('std::', '') for kind in given)
-  shown = _name(into, result).replace('java.util.', '').replace('std::', '')
-  return into.signature.format(function, written, shown)
+  """What a translator must be told about a function of cases that have types."""
+  into, (given, result) = LANGUAGES[language], types(cases)
+  name = lambda kind: _name(into, kind).replace('java.util.', '').replace('std::', '')
+  return into.signature.format(function, ', '.join(map(name, given)), name(result))
 
 
 def program(language: str, code: str, function: str, cases: Sequence[Case]) -> tuple[str, str]:
