@@ -202,10 +202,9 @@ def test_results_of_javascript_are_compared_as_data(pool):
   values = [1, 1.0, -0.5, 0, True, None, 'ä"\n', [1, [2.0]], {'b': 1, 'a': [None]}, {'10': 1, '9': 2}, [], {}, ['list'], '']
   same = [Case([value], value) for value in values]
   assert execution.rejects('javascript', 'const f = (x) => x;', 'f', same, pool) is None
-  for i, value in enumerate(values[1:], 1):
-    other = Case([values[i - 1]], value)
-    rejected = execution.rejects('javascript', 'const f = (x) => x;', 'f', [other], pool)
-    assert (rejected is None) == (i == 1), (values[i - 1], value)
+  for one, other in ([0, False], [None, False], ['1', 1], [[], {}], [['list'], []], [[1, 2], [2, 1]], [[[1], 2], [1, [2]]]):
+    rejected = execution.rejects('javascript', 'const f = (x) => x;', 'f', [Case([one], other)], pool)
+    assert rejected.rule == 'verify: wrong answer', (one, other)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +237,30 @@ def test_what_stubs_answer_is_what_the_sandbox_sees_them_answer(pool, pairs, by_
   stubs = [f'print({constant!r})', 'print(input())'] if by_run else [f'def f(x): return {constant!r}', 'def f(x): return x']
   passing = [execution.rejects('python', stub, function, found, pool) is None for stub in stubs]
   assert bool(cases.stubs_pass(found, function)) == any(passing)
+
+
+_WRITTEN = st.sampled_from(['[3]', '6', '{', '\ud800'])
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | _WRITTEN,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=4,
+)
+_NAMES = st.sampled_from(['', 'fact', 'fact()', 'sum', 'a b', 'ä', 'Solution().fact', '()'])
+_TESTS = st.lists(st.fixed_dictionaries({}, optional={'input': _JSON, 'output': _JSON, 'more': _JSON}), max_size=3)
+
+
+@settings(max_examples=40)
+@given(tests=_TESTS, function=_NAMES, text=st.text())
+def test_malformed_documents_are_dropped_with_a_reason(pool, tests, function, text):
+  tests = tuple(tests)
+  for document in (
+      dataclasses.replace(FUNCTION, tests=tests, function=function, statement=text),
+      dataclasses.replace(PROGRAM if not function else FUNCTION, tests=tests, function=function, solution=text),
+      Conversation('c', ({'role': 'user', 'content': text},), tests=tests, function=function),
+      Parallel('p', (('python', FACTORIAL), ('javascript', text)), tests, function),
+  ):
+    found = verify(document, pool)
+    assert isinstance(found, Drop) and found.rule.startswith('verify: ') or not tests
 
 
 @pytest.mark.parametrize(
