@@ -77,6 +77,15 @@ def base(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
   levels = ('characters', 'lines', 'expression', 'statement', 'function')
   config.data.fim.levels = tuple((level, 1.0) for level in levels)  # ours: equal weights
 
+  # The report: a source's weight rises when its benchmark falls, and falls again on a plateau. It gives no numbers.
+  config.data.closed_loop = ConfigDict()
+  config.data.closed_loop.every = 0  # steps between decisions; 0 keeps the weights of data.mixture
+  config.data.closed_loop.benchmarks = ()  # ((source, benchmark), ...): 'held_out', or the name of a suite
+  config.data.closed_loop.rise = 1.25  # ours: factor on the weight when the score falls
+  config.data.closed_loop.decay = 0.9  # ours: factor on the weight on a plateau, back to what data.mixture says
+  config.data.closed_loop.cap = 2.0  # ours: the largest multiple of what data.mixture says; rows are prepared for it
+  config.data.closed_loop.tolerance = 0.005  # ours: relative change of a score that counts as a plateau
+
   config.train = ConfigDict()
   config.train.dtype = run.pick(full='bfloat16', tiny='float32')
   config.train.loss_chunk = 1024  # ours: computes logits 1024 positions at a time, 0.3 GB at vocab 76,800

@@ -5,6 +5,8 @@ A configuration holds only numbers and names. This module imports no jax, so tha
 
 import hashlib
 import json
+import math
+from collections.abc import Collection
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,6 +17,8 @@ from iquest_jax.errors import UserError, check_name
 TRANSFORMS = ('', 'dense_to_loop')
 # Same names as in model/fold.py, which imports jax.
 FOLD_RULES = ('copy', 'stride', 'mean')
+# The benchmark of data.closed_loop that is a source's own held-out loss; all others are suites of eval/suites.py.
+HELD_OUT = 'held_out'
 
 
 def from_stage(stage: str, carry: tuple[str, ...] = ('params',), transform: str = '') -> ConfigDict:
@@ -47,6 +51,38 @@ def check_start(init: ConfigDict) -> None:
     raise UserError(f'config: init.transform must be "" except in loop_adapt, got "{init.transform}"')
   if 'fold' in init:
     check_name('config: init.fold', init.fold, FOLD_RULES)
+
+
+def check_closed_loop(config: ConfigDict, sources: Collection[str]) -> None:
+  """Raises UserError unless data.closed_loop is off or fits the intervals of the stage and these sources of its mixture."""
+  loop, where = config.data.closed_loop, 'config: data.closed_loop'
+  if loop.every < 0:
+    raise UserError(f'{where}.every must be at least 0, got {loop.every}; 0 turns it off')
+  if not loop.every:
+    return
+  pairs = loop.benchmarks
+  if not isinstance(pairs, tuple) or not all(
+      isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in pairs
+  ):
+    raise UserError(f'{where}.benchmarks must be ((source, benchmark), ...), got {pairs!r}')
+  names = [source for source, _ in pairs]
+  if not names or len(set(names)) < len(names):
+    raise UserError(f'{where}.benchmarks must name at least one source, and each once, got {", ".join(names) or "none"}')
+  for source in names:
+    check_name(f'{where}.benchmarks: source', source, sources)
+  for name, holds, allowed in (
+      ('rise', 1 < loop.rise < math.inf, 'above 1 and finite'),
+      ('decay', 0 < loop.decay < 1, 'between 0 and 1'),
+      ('cap', 1 < loop.cap < math.inf, 'above 1 and finite'),
+      ('tolerance', 0 <= loop.tolerance < 1, 'at least 0 and below 1'),
+  ):
+    if not holds:
+      raise UserError(f'{where}.{name} must be {allowed}, got {loop[name]}')
+  for benchmark in sorted({benchmark for _, benchmark in pairs}):
+    section = 'eval' if benchmark == HELD_OUT else 'checkpoint'
+    if (step := config[section].every) < 1 or loop.every % step:
+      what = f'{where}.every must be a multiple of {section}.every = {step}, at which "{benchmark}" can be measured'
+      raise UserError(f'{what}, got {loop.every}')
 
 
 def to_json(config: ConfigDict) -> str:

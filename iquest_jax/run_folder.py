@@ -9,6 +9,7 @@
   <workdir>/<stage>/checkpoints/<step>/             see checkpoint/store.py
   <workdir>/<stage>/lineage.json                    copy of the newest checkpoint's
   <workdir>/<stage>/metrics.jsonl, events/          one record per line; TensorBoard
+  <workdir>/<stage>/mixture.jsonl                   decisions of the closed loop; see train/closed_loop.py
   <workdir>/<stage>/evaluation/<step>/<suite>/      see eval/run.py
 """
 
@@ -31,6 +32,7 @@ class StageFolder:
   checkpoints = property(lambda self: self.path / 'checkpoints')
   lineage = property(lambda self: self.path / 'lineage.json')
   metrics = property(lambda self: self.path / 'metrics.jsonl')
+  mixture = property(lambda self: self.path / 'mixture.jsonl')
   events = property(lambda self: self.path / 'events')
   evaluation = property(lambda self: self.path / 'evaluation')
 

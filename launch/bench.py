@@ -12,10 +12,13 @@ tokenize     tokens/s of real source, by the tokenizer alone and to packed rows 
 transitions  commits/s scanned of a git history, for commits and for verified transitions
 clean        MB/s of the cleaning checks, parsing and quality on real source
 quality      MB/s of texts scored for density, education and toxicity by a classifier
+facts        MB/s of source read for code facts, each read twice
 dedup        MB/s of near-deduplication and decontamination
 fim          MB/s of completions with syntax levels
 pipeline     MB/s of preparing documents, with one worker and two
+endpoint     time of 640 requests to a scripted endpoint, 32 in flight, over that of a client that costs nothing
 sandbox      verdicts/s of a short Python program, from start to verdict, by isolation
+verify       problems/s whose solution and tests are verified in the sandbox, as functions and as programs
 
 On a CPU, train_step is compared with PyTorch and decode with mlx-lm if the interpreter that the environment variable
 PEERS_PYTHON names has them (`make test-peers` installs one in .venv-peers).
@@ -42,6 +45,8 @@ def main(argv):
       clean,
       decode,
       dedup,
+      endpoint,
+      facts,
       fim,
       loader,
       machine,
@@ -52,6 +57,7 @@ def main(argv):
       tokenize,
       train_step,
       transitions,
+      verify,
   )
 
   cases = {
@@ -64,10 +70,13 @@ def main(argv):
       'clean': clean.results,
       'quality': quality.results,
       'dedup': dedup.results,
+      'facts': facts.results,
+      'endpoint': endpoint.results,
       'fim': fim.results,
       'pipeline': pipeline.results,
       'sandbox': sandbox.results,
       'transitions': transitions.results,
+      'verify': verify.results,
   }
   for name in FLAGS.what:
     check_name('--what: case', name, cases)

@@ -20,7 +20,7 @@ from absl import flags
 from experiments import chain
 from iquest_jax.config import diff
 from iquest_jax.errors import RunStopped, UserError
-from launch import command, devices
+from launch import command, devices, scores
 
 flags.declare_key_flag('workdir')
 flags.declare_key_flag('size')
@@ -65,8 +65,9 @@ def _run():
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('chain.prepare')
   suites = _suites(configs, run_folder)
-  for config in configs:
-    loop.run(config, run_folder)
+  scorers = [scores.scorer(config, run_folder, FLAGS.data) for config in configs]
+  for config, scorer in zip(configs, scorers):
+    loop.run(config, run_folder, scorer)
   results = _evaluate(configs, suites, run_folder)
   if jax.process_index() == 0:
     _show()

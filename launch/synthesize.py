@@ -77,9 +77,9 @@ def main(argv):
     except KeyboardInterrupt:
       raise RunStopped(f'interrupted; what is finished is in {out}: rerun the same command to resume') from None
   _show(result.report, console)
-  console.print(f'{out}: {result.report["funnel"]["kept"]:,} samples', markup=False)
+  console.print(f'{out}: {result.report["funnel"]["kept"]:,} samples', markup=False, soft_wrap=True)
   if result.stopped:
-    console.print(str(result.stopped), markup=False)
+    console.print(str(result.stopped), markup=False, soft_wrap=True)
 
 
 def _prices() -> tuple[float, float]:
@@ -104,7 +104,7 @@ def _show(report: dict, console: Console) -> None:
     table.add_row(name, f'{count:,}')
   console.print(table)
   tokens = f'{usage["input_tokens"]:,} tokens in, {usage["output_tokens"]:,} out'
-  console.print(f'{usage["requests"]:,} requests, {tokens}, ${usage["dollars"]:,.4f}', markup=False)
+  console.print(f'{usage["requests"]:,} requests, {tokens}, ${usage["dollars"]:,.4f}', markup=False, soft_wrap=True)
 
 
 class _Progress:
@@ -141,7 +141,7 @@ class _Progress:
     self._bar.update(self._task, completed=done.read, total=total, counts=counts)
     if not self._console.is_terminal and done.read * 10 // total > self._shown:
       self._shown = done.read * 10 // total
-      self._console.print(f'{self._name}: {done.read:,} of {total:,} made, {counts}', markup=False)
+      self._console.print(f'{self._name}: {done.read:,} of {total:,} made, {counts}', markup=False, soft_wrap=True)
 
 
 if __name__ == '__main__':

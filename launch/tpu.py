@@ -10,9 +10,10 @@ newest checkpoint.
 
 from absl import flags
 
-from launch import command, devices
+from launch import command, devices, scores
 
 flags.declare_key_flag('workdir')
+flags.DEFINE_string('data', '', "Folder of the benchmarks' official files, if data.closed_loop names a suite.")
 
 
 def main(argv):
@@ -21,7 +22,7 @@ def main(argv):
   devices.start(config.size)
   from iquest_jax.train import loop
 
-  loop.run(config, run_folder)
+  loop.run(config, run_folder, scores.scorer(config, run_folder, flags.FLAGS.data))
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ SOURCES = sorted(path for room in ('iquest_jax', 'experiments', 'launch') for pa
 COMMANDS = sorted(path.stem for path in (ROOT / 'launch').glob('*.py') if "__name__ == '__main__'" in path.read_text())
 
 # Who may import whom, at the grain of sub-folders; a room may always import itself. Anything not listed is a way back.
-GROUND = {'errors', 'config', 'batch', 'hardware', 'run_folder'}
+GROUND = {'errors', 'config', 'batch', 'hardware', 'hosts', 'run_folder'}
 DATA_GROUND = {'data.documents', 'data.funnel', 'data.languages', 'data.imports', 'data.syntax', 'data.split'}
 LIBRARY = GROUND | {
     'sharding', 'text', 'sandbox', 'kernels', 'parallel', 'model', 'checkpoint', 'data', 'train', 'infer', 'convert',
@@ -23,6 +23,7 @@ LIBRARY = GROUND | {
 MAY_IMPORT = {
     'errors': set(),
     'hardware': set(),
+    'hosts': set(),
     'batch': set(),
     'config': {'errors'},
     'run_folder': {'errors'},

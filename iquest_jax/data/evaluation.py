@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 
 from iquest_jax.data.clean import decontaminate, semantic
-from iquest_jax.data.clean.embedding import Endpoint
+from iquest_jax.data.clean.embedding import EndpointEmbed
 from iquest_jax.data.inputs import Semantic
 from iquest_jax.data.read import jsonl
 
@@ -66,5 +66,5 @@ class Evaluation:
 opened = functools.lru_cache(maxsize=1)(Evaluation)
 
 
-def endpoint(meaning: Semantic) -> Endpoint:
-  return Endpoint(meaning.endpoint, meaning.model, meaning.key_env)
+def endpoint(meaning: Semantic) -> EndpointEmbed:
+  return EndpointEmbed(meaning.endpoint, meaning.model, meaning.key_env)

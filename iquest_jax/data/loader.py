@@ -7,7 +7,7 @@ immediate and independent of hosts and devices: each process reads the rows its 
 
 import hashlib
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import jax
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from iquest_jax.batch import Batch, zigzag
 from iquest_jax.data.rows import lock
 from iquest_jax.data.rows import manifest as manifest_lib
-from iquest_jax.data.rows.mixture import Mixture, Schedule
+from iquest_jax.data.rows.mixture import Mixture, Schedule, scaled
 from iquest_jax.data.rows.packing import FIELDS, Row
 from iquest_jax.data.rows.read import OpenShards, Rows
 from iquest_jax.errors import UserError
@@ -57,15 +57,14 @@ class Loader:
       UserError: the schedule is malformed, or the rows are missing, damaged, empty, or made for another context or
         tokenizer. Damage may also be found later, as rows are read.
     """
-    mixture = Mixture(schedule, batch_rows)
-    self.sources = mixture.sources
+    self.sources = Mixture(schedule, batch_rows).sources
     # Held as long as the loader lives, and before the manifest is read: what it names is not swept.
     self._lock = lock.hold(rows_dir)
     manifest = manifest_lib.check_manifest(rows_dir, self.sources, context, tokenizer_fingerprint, command)
     self._manifest, self.manifest_hash = manifest, manifest_lib.rows_hash(manifest)
     self._counts = {name: manifest['sources'][name]['train']['rows'] for name in self.sources}
-    self._mixture, self._context, self._batch_rows = mixture, context, batch_rows
-    opened, drawn = OpenShards(), []
+    self._configured, self._context, self._batch_rows = schedule, context, batch_rows
+    self._drawn, opened = [], OpenShards()
     for index, source in enumerate(self.sources):
       segments = Rows(rows_dir, source, 'train', command, manifest, opened).segments
       shuffled = [
@@ -74,8 +73,8 @@ class Loader:
           if len(segment)
       ]
       rows = grain.MapDataset.concatenate(shuffled).repeat()
-      drawn.append(rows.map(lambda row, index=index: {**row, 'source_ids': np.int32(index)}))
-    self._rows = grain.MapDataset.select_from_datasets(drawn, mixture)
+      self._drawn.append(rows.map(lambda row, index=index: {**row, 'source_ids': np.int32(index)}))
+    self.follow(())
     self._held_out = [Rows(rows_dir, source, 'held_out', command, manifest, opened) for source in self.sources]
 
   @classmethod
@@ -93,6 +92,20 @@ class Loader:
         tokenizer_fingerprint=Tokenizer.load(run.tokenizer).fingerprint,
         command=command,
     )
+
+  def follow(self, factors: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+    """Multiplies the weights of sources from given steps on; what is drawn before a step does not depend on it.
+
+    Args:
+      factors: of all steps, as `mixture.scaled` takes them; they replace those followed before.
+    """
+    self._mixture = Mixture(scaled(self._configured, factors), self._batch_rows)
+    self._rows = grain.MapDataset.select_from_datasets(self._drawn, self._mixture)
+
+  def weights(self, step: int) -> dict[str, float]:
+    """{source: its weight in the schedule} at a step, without the factors that are followed."""
+    by_source = dict([weights for start, weights in self._configured if start <= step][-1])
+    return {name: float(by_source.get(name, 0.0)) for name in self.sources}
 
   def extends(self, manifest_hash: str) -> bool:
     """Whether rows of this hash are the first segments of these: every draw from them is the same."""
@@ -119,8 +132,8 @@ class Loader:
     Yields:
       {tokens, targets, loss_weights, segment_ids, positions [R, T], source_ids [R]}; see batch.Batch.
     """
-    steps = grain.MapDataset.range(start_step, end_step)
-    read = steps.map(lambda step: _stack([self._rows[int(step) * self._batch_rows + row] for row in rows]))
+    steps, drawn = grain.MapDataset.range(start_step, end_step), self._rows
+    read = steps.map(lambda step: _stack([drawn[int(step) * self._batch_rows + row] for row in rows]))
     return iter(read.to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD)))
 
   def held_out(self, rows_per_source: int, batch_rows: int, shardings: Batch) -> list[Batch]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from iquest_jax.config import check_closed_loop
 from iquest_jax.data import pack, sources
 from iquest_jax.data.corpus import Corpus
 from iquest_jax.data.documents import texts
@@ -40,7 +41,9 @@ _SAMPLES = 10
 
 def check(config: ConfigDict) -> list[str]:
   """The sources of a stage; raises UserError unless its data section makes sense."""
-  names = list(mixture.rows_needed(config.data.mixture, config.train.steps, config.train.batch_rows))
+  mixture.validate(config.data.mixture)
+  names = list(mixture.source_names(config.data.mixture))
+  check_closed_loop(config, names)
   for source in names:
     sources.get(source)
   sources.Rendering.of(config)
@@ -103,7 +106,8 @@ def prepare(
     UserError: a malformed configuration or tokenizer, a source without rows, or a folder that cannot be written.
   """
   check(config)
-  needed = mixture.rows_needed(config.data.mixture, config.train.steps, config.train.batch_rows)
+  length = config.data.mixture, config.train.steps, config.train.batch_rows
+  needed = mixture.rows_at_most(*length, config.data.closed_loop)
   folder = run.rows(config.stage, config.data.rows_dir)
   try:
     tokenizer = prepare_tokenizer(config, run, corpus)
@@ -132,7 +136,7 @@ def prepare(
         schedule=config.data.mixture,
         rates=mixture.rates(config.data.mixture),
         sources=entries,
-        drawn=needed,
+        drawn=mixture.rows_needed(*length),
         before=before,
     )
     manifest_lib.write(folder, manifest)

@@ -91,12 +91,18 @@ def definitions(tree: Tree) -> list[int]:
 def captures(tree: Tree, query: str) -> list[tuple[str, int, int]]:
   """(name, first byte, byte after the last) of what a tree-sitter query captures, outer before inner.
 
-  Of captures with the same span, the one whose name comes first in the query is the outer one. Empty if the query takes more
-  than the limits; the query must be valid for the grammar.
+  Of captures with the same span, the one whose name comes first in the query is the outer one. Empty if the query takes
+  more than the limits; the query must be valid for the grammar.
   """
   names = list(dict.fromkeys(re.findall(r'@(\w+)', query)))
   numbers = _request(tree, {'query': query})
   return [(names[number], start, end) for number, start, end in zip(numbers[::3], numbers[1::3], numbers[2::3])]
+
+
+def close() -> None:
+  """Ends the process that parses, whose times then count as those of a child; the next text gets another."""
+  with _lock:
+    _process().close()
 
 
 def encode(text: str) -> bytes:

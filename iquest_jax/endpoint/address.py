@@ -14,7 +14,8 @@ def base(url: str) -> str:
   """The URL of the API, without a method; raises UserError if it is none."""
   try:
     parts = urllib.parse.urlsplit(url)
-    whole = parts.scheme in ('http', 'https') and parts.hostname and parts.port != 0 and url.isascii() and url.isprintable()
+    written = url.isascii() and url.isprintable() and ' ' not in url
+    whole = written and parts.scheme in ('http', 'https') and parts.hostname and parts.port != 0
   except ValueError:
     whole = False
   if not whole:

@@ -4,6 +4,7 @@ One JSON object per line, appended and synced; a line that a crash tore is skipp
 """
 
 import asyncio
+import concurrent.futures
 import fcntl
 import hashlib
 import json
@@ -21,7 +22,7 @@ def key_of(url: str, body: bytes) -> str:
 
 
 class Cache:
-  """Replies by key; only `add` may be called from a running event loop at the same time as itself.
+  """Replies by key.
 
   Attributes:
     spent: dollars that the replies to each (URL of the API, model) have cost, when the file was opened.
@@ -36,7 +37,7 @@ class Cache:
     self._path, self._places = path, {}
     self.spent: dict[tuple[str, str], float] = {}
     self._waiting: list[tuple[str, bytes]] = []
-    self._committing = asyncio.Lock()
+    self._writer = concurrent.futures.ThreadPoolExecutor(1, 'cache')
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
       self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
@@ -52,30 +53,29 @@ class Cache:
     return json.loads(os.pread(self._file, length, start))['reply']
 
   async def add(self, key: str, url: str, model: str, cost: float, reply: Mapping[str, Any]) -> None:
-    """Returns when the record is on the disk; what arrives while it is written is written together.
+    """Returns when the record is on the disk; what arrives while others are written is written together.
 
     Raises:
       UserError: the disk refuses.
     """
     line = {'key': key, 'endpoint': url, 'model': model, 'cost': cost, 'reply': reply}
     self._waiting.append((key, json.dumps(line).encode() + b'\n'))
-    async with self._committing:
-      lines, self._waiting = self._waiting, []
-      if not lines:  # an earlier one took ours along
-        return
-      try:
-        start = await asyncio.get_running_loop().run_in_executor(None, self._append, b''.join(line for _, line in lines))
-      except OSError as error:
-        raise UserError(f'endpoint: the cache {self._path} cannot be written ({error.strerror})') from None
-      for key, line in lines:
-        self._places.setdefault(key, (start, len(line)))
-        start += len(line)
+    try:
+      await asyncio.wrap_future(self._writer.submit(self._append))
+    except OSError as error:
+      raise UserError(f'endpoint: the cache {self._path} cannot be written ({error.strerror})') from None
 
   def close(self) -> None:
+    """Returns when all is written."""
+    self._writer.shutdown()
     os.close(self._file)
 
-  def _append(self, data: bytes) -> int:
-    """Where in the file the data starts."""
+  def _append(self) -> None:
+    """Writes what waits; in the thread of the writer."""
+    lines, self._waiting = self._waiting, []
+    if not lines:  # an earlier call took them along
+      return
+    data = b''.join(line for _, line in lines)
     fcntl.flock(self._file, fcntl.LOCK_EX)
     try:
       start = os.lseek(self._file, 0, os.SEEK_END)
@@ -85,9 +85,11 @@ class Cache:
       while rest:
         rest = rest[os.write(self._file, rest) :]
       os.fsync(self._file)
-      return start
     finally:
       fcntl.flock(self._file, fcntl.LOCK_UN)
+    for key, line in lines:
+      self._places.setdefault(key, (start, len(line)))
+      start += len(line)
 
   def _read(self) -> None:
     start = 0

@@ -28,6 +28,7 @@ from iquest_jax.text.chat import Message
 __all__ = ['BudgetSpent', 'Endpoint', 'Reply', 'Usage', 'WrongModel']
 
 _CHAT, _COMPLETE, _EMBED = address.METHODS
+_FORMS = {_CHAT: 'choices of messages', _COMPLETE: 'choices of texts', _EMBED: 'an embedding per text'}
 _LONGEST_WAIT_S = 120.0  # that a server may ask for
 _MOST_STOP_WORDS = 4  # that the interface takes; all are cut here, too
 _BYTES_PER_TOKEN = 4  # ours: of a prompt, for the limit on tokens; the answer corrects it
@@ -277,19 +278,19 @@ class Endpoint:
       self._limits.correct(reserved, sum(counts))
     try:
       name = answer.get('model')
-      if isinstance(name, str) and name and not address.same_model(self.model, name):
-        shown = self._connection.clean(name)[:80]
+      shown = self._connection.clean(name)[:100] if isinstance(name, str) else ''
+      if shown and not address.same_model(self.model, name):
         raise WrongModel(
             f'endpoint: {self.url}{path} was asked for the model "{self.model}" and answers as "{shown}"; name the model '
             'as the server does'
         )
-      known = {'input_tokens': counts[0], 'output_tokens': counts[1], 'model': name if isinstance(name, str) else ''}
+      known = {'input_tokens': counts[0], 'output_tokens': counts[1], 'model': shown}
       return parse(answer) | known
     except (KeyError, TypeError, ValueError, AttributeError) as error:
       problem = self._connection.clean(repr(error))[:200]
     raise UserError(
-        f'endpoint: {self.url}{path} must answer with choices of messages or texts, or embeddings, but {problem} is wrong '
-        'with its answer; is it OpenAI-compatible?'
+        f'endpoint: {self.url}{path} must answer with {_FORMS[path]}, but {problem} is wrong with its answer; is it '
+        f'OpenAI-compatible, and is "{self.model}" a model for this?'
     )
 
 

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -54,6 +55,8 @@ class Connection:
     if not importlib.util.find_spec('openai'):
       raise UserError('endpoint: the package "openai" is missing; install it with pip install -e .[data]')
     self._url, self._key, self._timeout_s, self._parallel = url, key, timeout_s, parallel
+    # As it is, and as JSON may write it.
+    self._shown = {key, json.dumps(key)[1:-1], key.replace('/', '\\/')} - {''}
     self._clients, self._closing = [], None
 
   async def post(self, path: str, body: Mapping[str, Any]) -> Any | Failure:
@@ -73,9 +76,10 @@ class Connection:
     except openai.APIStatusError as error:
       passing = error.status_code in (408, 429) or error.status_code >= 500
       said = self.clean(error.response.text)[:_SHOWN] or error.response.reason_phrase
-      return Failure(f'status {error.status_code}: {said}', passing, _seconds(error.response.headers.get('Retry-After')))
+      return Failure(f'status {error.status_code}: {said}', passing, seconds(error.response.headers.get('Retry-After')))
     except openai.OpenAIError as error:
-      return Failure(self.clean(_reason(error))[:_SHOWN], passing=True)
+      reached = type(error.__cause__).__name__ != 'ConnectError'
+      return Failure(self.clean(_reason(error))[:_SHOWN], passing=True, billable=reached)
     except (ValueError, RecursionError):
       return Failure('an answer that is not JSON', passing=True, billable=True)
     finally:
@@ -86,7 +90,9 @@ class Connection:
     return ' '.join(self.without_key(text).split())
 
   def without_key(self, text: str) -> str:
-    return text.replace(self._key, '(key)') if self._key else text
+    for form in self._shown:
+      text = text.replace(form, '(key)')
+    return text
 
   def renew(self) -> None:
     """For another event loop; the end of the one before has closed what was open."""
@@ -125,12 +131,18 @@ async def _closing(clients: Sequence[Any]) -> AsyncIterator[None]:
 
 def _reason(error: BaseException) -> str:
   """Of a lost connection: what the system said, which lies under the errors of three packages."""
-  while inner := error.__cause__ or error.__context__:
+  while inner := error.__cause__ or error.__context__ or _first(error):
     error = inner
+  if isinstance(error, OSError) and (error.errno or 0) > 0:
+    return os.strerror(error.errno)
   return str(error) or type(error).__name__
 
 
-def _seconds(retry_after: str | None) -> float:
+def _first(error: BaseException) -> BaseException | None:
+  return error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
+
+
+def seconds(retry_after: str | None) -> float:
   """Of a Retry-After header, a number of seconds or a date; 0 if it is neither."""
   try:
     return max(0.0, float(retry_after or 0))

@@ -11,7 +11,7 @@ from typing import Any
 class Home:
   """The loop of the first coroutine that asks, or one in a thread of its own; what others ask runs there.
 
-  Another loop takes over when this one has ended, or in a process that was forked since.
+  Another loop takes over when this one has ended, which cancels what others asked, or in a process that was forked since.
   """
 
   def __init__(self, enter: Callable[[], None]):
@@ -68,4 +68,3 @@ async def _end(last: Callable[[], Coroutine[Any, Any, Any]]) -> None:
     task.cancel()
   await asyncio.gather(*others, return_exceptions=True)
   await last()
-  await asyncio.get_running_loop().shutdown_default_executor()

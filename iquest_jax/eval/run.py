@@ -16,9 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 from rich import console as rich_console
 from rich import progress
 
@@ -26,6 +24,7 @@ from iquest_jax.errors import UserError
 from iquest_jax.eval.answers import Answer, Asked
 from iquest_jax.eval.records import Records
 from iquest_jax.eval.suite import MISSING, Outcome, Problem, Prompt, Suite
+from iquest_jax.hosts import from_first
 from iquest_jax.infer.sampler import Sampling
 from iquest_jax.run_folder import write_whole
 from iquest_jax.sandbox.pool import Pool
@@ -219,16 +218,6 @@ def _digest(problems: Sequence[Problem]) -> str:
   """SHA-256 (hex, the first 16 digits) of ids and fields, so that two runs can be told to be of the same problems."""
   text = json.dumps([[problem.id, dict(problem.fields)] for problem in problems], sort_keys=True, default=repr)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def from_first(value: Any) -> Any:
-  """JSON data of the first process, on all of them."""
-  if jax.process_count() == 1:
-    return value
-  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
-  size = int(multihost_utils.broadcast_one_to_all(np.int64(len(data))))
-  data = np.resize(data, size) if len(data) else np.zeros(size, np.uint8)
-  return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(data)).tobytes())
 
 
 class _Progress:

@@ -16,6 +16,7 @@ from iquest_jax.eval import bits_per_byte, suites
 from iquest_jax.eval import run as runs
 from iquest_jax.eval.answers import EngineAnswers
 from iquest_jax.eval.suite import Suite
+from iquest_jax.hosts import from_first
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.sandbox import runner
 from iquest_jax.sandbox.pool import Pool
@@ -31,7 +32,7 @@ def no_isolation() -> str:
       runner.choose('')
     except UserError as error:
       reason = str(error)
-  return runs.from_first(reason)
+  return from_first(reason)
 
 
 def evaluate(

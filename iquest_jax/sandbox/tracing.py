@@ -22,12 +22,13 @@ from iquest_jax.sandbox.pool import Pool
 from iquest_jax.sandbox.runner import SandboxDied, Step
 
 LIMITS = Limits(wall_s=20, cpu_s=5, memory_bytes=512 << 20, processes=4, output_bytes=32 << 20)
-_MAIN = 'import sys; sys.path.insert(0, {!r}); from iquest_jax.sandbox.inside import tracer; tracer.main()'
+# By its own folder: under Landlock those above it cannot be searched.
+_MAIN = 'import sys; sys.path.insert(0, {!r}); import tracer; del sys.path[0]; tracer.main()'
 # What generated programs use. A mistake of a generator then fails at once, with a NameError.
 _BUILTINS = {
     name: getattr(builtins, name)
     for name in ('abs', 'bool', 'chr', 'dict', 'divmod', 'enumerate', 'int', 'len', 'list', 'max', 'min', 'ord', 'range',
-                 'reversed', 'set', 'sorted', 'str', 'sum', 'tuple', 'zip', 'ValueError')
+                 'reversed', 'set', 'sorted', 'str', 'sum', 'tuple', 'zip', 'Exception', 'ValueError')
 }  # fmt: skip
 
 
@@ -92,8 +93,8 @@ def in_sandbox(pool: Pool, batches: Sequence[Batch], hash_seed: int, limits: Lim
   A batch that exceeds `limits` is stopped and those after it run in another interpreter.
   """
   everyone = pool.backend == 'landlock' and os.geteuid() == 0
-  where = system.CODE if pool.backend == 'bubblewrap' else os.path.dirname(system.code_folder())
-  argv = (languages.tool_path('python', everyone), '-S', '-B', '-c', _MAIN.format(where))
+  code = f'{system.CODE}/iquest_jax' if pool.backend == 'bubblewrap' else system.code_folder()
+  argv = (languages.tool_path('python', everyone), '-S', '-B', '-c', _MAIN.format(f'{code}/sandbox/inside'))
   found: list[list[Outcome]] = []
   while len(found) < len(batches):
     rest = batches[len(found) :]

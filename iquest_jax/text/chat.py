@@ -30,7 +30,7 @@ _SPAN = re.compile(
     re.DOTALL,
 )
 _FUNCTION = re.compile(r'<function=([^>\s]+)>(.*)</function>', re.DOTALL)
-_PARAMETER = re.compile(r'\s*<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>\s*', re.DOTALL)
+_PARAMETER = re.compile(r'<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>', re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,8 @@ def _call(text: str) -> dict[str, Any]:
   """A call in either form; raises ValueError with the reason."""
   if text.startswith('<function='):
     function = _FUNCTION.fullmatch(text)
-    if not function or _PARAMETER.sub('', function[2]).strip():
+    # What follows the last closing tag first: tags that nothing closes would be searched for from each of them.
+    if not function or function[2].rpartition('</parameter>')[2].strip() or _PARAMETER.sub('', function[2]).strip():
       raise ValueError('not <function=NAME><parameter=KEY>value</parameter></function>')
     return {'name': function[1], 'arguments': dict(_PARAMETER.findall(function[2]))}
   call = json.loads(text)

@@ -20,6 +20,7 @@ from iquest_jax.model import transformer
 from iquest_jax.parallel import context
 from iquest_jax.run_folder import RunFolder, StageFolder, write_whole
 from iquest_jax.train import metrics, step
+from iquest_jax.train.closed_loop import ClosedLoop, Scorer
 from iquest_jax.train.initial_state import initial_state
 
 # Fields that count something; 0 would mean no training, or a division by zero.
@@ -29,8 +30,11 @@ _COUNTS = (
 )  # fmt: skip
 
 
-def run(config: ConfigDict, run_folder: RunFolder) -> None:
+def run(config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None) -> None:
   """Trains a stage from wherever it is to its last step; returns at once if it is finished.
+
+  Args:
+    scorer: measures the suites that data.closed_loop names, if it names any.
 
   Raises:
     UserError: rows, checkpoints, mesh or configuration do not fit.
@@ -58,8 +62,10 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
   # The experiment fixes the steps at which its mixture changes; an override of train.steps does not move them.
   if late := [str(phase) for phase, _ in config.data.mixture if phase >= steps]:
     logging.warning('%s: train.steps is %d, but data.mixture changes at step %s', config.stage, steps, ', '.join(late))
+  # Of the configured mixture, also where a closed loop changes it: held-out losses stay comparable.
   shares = loader.shares(steps)
   logging.info('%s: %s', config.stage, metrics.describe_shares(shares))
+  closed_loop = ClosedLoop(config, folder, loader, scorer)
   batch_sharding = sharding.batch_shardings(mesh)
   folder.path.mkdir(parents=True, exist_ok=True)
 
@@ -81,6 +87,7 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
     else:
       leaves = fingerprint.fingerprints(train_state.params)
       record = lineage.begin(start, config, loader.manifest_hash, fingerprint.combine(leaves))
+    closed_loop.resume(done, start.lineage if start.kind == 'resume' else None)
     split = ', '.join(f'{axis} {ways}' for axis, ways in mesh.shape.items() if ways > 1) or 'one device'
     logging.info('%s: %s, step %d of %d, %s', config.stage, start.summary, done, steps, split)
     if first:
@@ -100,18 +107,26 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
       losses = metrics.held_out_losses(total.loss_S, total.weight_S, shares)
       writer.write('eval', done, losses)
       bar.held_out(done, losses['loss'])
+      return losses['loss_by_source']
+
+    def draw():
+      """Batches up to the next decision about the mixture, after the one that is due now."""
+      if closed_loop.is_due(done):
+        checkpoints.wait()  # a suite is answered by the newest checkpoint
+        writer.write('mixture', done, {'weights': closed_loop.decide(done, held_out).weights})
+      return loader.batches(done, closed_loop.until(done), batch_sharding)
 
     def save():
       tokens = record['tokens_seen'] + (done - resumed) * config.train.batch_rows * config.data.context
       seconds = time.monotonic() - began
       saved = lineage.progress(record, steps=done, tokens_seen=tokens, wall_seconds=seconds, finished=done == steps)
+      saved |= {'decisions': made} if (made := closed_loop.decided_before(done)) else {}
       checkpoints.save(done, train_state.params, train_state.optimizer_item(), saved)
 
-    # -------------------------------------------------------------- Train: step, save, then evaluate
+    # -------------------------------------------------------------- Train: step, save, evaluate, then decide
     due = lambda every: done % every == 0 or done == steps
-    if due(config.eval.every):
-      evaluate()
-    batches = loader.batches(done, steps, batch_sharding)
+    held_out = evaluate() if due(config.eval.every) else {}
+    batches = draw()
     while done < steps:
       asked = time.monotonic()
       batch = next(batches)
@@ -124,7 +139,9 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
       if due(config.checkpoint.every):
         save()
       if due(config.eval.every):
-        evaluate()
+        held_out = evaluate()
+      if closed_loop.is_due(done):
+        batches = draw()
 
     # -------------------------------------------------------------- Finish
     checkpoints.wait()

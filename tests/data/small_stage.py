@@ -18,6 +18,7 @@ def stage(**changes) -> ConfigDict:
           'fim': {'share': 0.5, 'spm': 0.5, 'levels': (('characters', 1.0), ('function', 1.0))},
           'rows_dir': '',
           'buckets': (0.0, 1.0),
+          'closed_loop': {'every': 0},
           'mixture': ((0, (('reasoning_qa', 3.0), ('file_level', 1.0))), (2, (('commits', 1.0),))),
       },
       'train': {'steps': 4, 'batch_rows': 8},

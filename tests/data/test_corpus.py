@@ -20,7 +20,7 @@ from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder
 
 from tests.data import raw
-from tests.data.clean.test_semantic import Server
+from tests.data.clean.test_semantic import embedding_server
 from tests.processes import ROOT
 
 
@@ -170,7 +170,7 @@ def test_the_same_meaning_in_other_words_is_a_duplicate_and_a_contamination(tmp_
   text += 'sources = ["web_text"]\nfilter = false\n'
   semantic = '[semantic]\nendpoint = "{}"\nmodel = "toy"\nduplicates = 0.97\ncontamination = 0.97\n'
   kept = {}
-  with Server() as server:
+  with embedding_server() as server:
     for name, section in (('words', ''), ('meaning', semantic.format(server.url))):
       (tmp_path / f'{name}.toml').write_text(text.format(section))
       done = corpus.prepare(RunFolder(tmp_path / name), inputs.load(tmp_path / f'{name}.toml'), Executor())

@@ -279,3 +279,19 @@ def test_rows_that_do_not_fit_are_refused_before_reading(rows_dir):
   for changes, reason in (({'context': 32}, 'context 16'), ({'tokenizer_fingerprint': 'b'}, 'another tokenizer')):
     with pytest.raises(UserError, match=f'{reason}.*THE COMMAND'):
       make(rows_dir, **changes)
+
+
+def test_decided_weights_change_later_rows_alone_and_batches_asked_for_before_keep_theirs(rows_dir):
+  plain, decided = make(rows_dir), make(rows_dir)
+  before = decided.numpy_batches(3, 8, range(BATCH))
+  decided.follow([(2, {'a': 1.0}), (4, {'a': 3.0, 'b': 1.0})])
+  assert same(list(before), read(plain, 3, 8))
+  assert same(read(decided, 0, 4), read(plain, 0, 4))
+  # At step 4, a : b is 3 : 3 instead of 1 : 3; from step 5 on, b and c are as configured.
+  source_ids = [batch['source_ids'] for batch in read(decided, 4, 6)]
+  assert (source_ids[0] == 0).sum() == 4 and (source_ids[1] == 1).sum() == 4
+  assert decided.weights(4) == {'a': 1.0, 'b': 3.0, 'c': 0.0} and decided.weights(5) == {'a': 0.0, 'b': 1.0, 'c': 1.0}
+  again = make(rows_dir, schedule=((0, SCHEDULE[0][1]), (4, (('a', 3.0), ('b', 3.0))), SCHEDULE[1]))
+  assert same(read(decided, 0, 9), read(again, 0, 9))
+  decided.follow([])
+  assert same(read(decided, 0, 9), read(plain, 0, 9))

@@ -81,6 +81,62 @@ def test_rows_needed_are_those_drawn():
   assert mixture.rows_needed(schedule, 0, 10) == {'a': 0, 'b': 0, 'c': 0}
 
 
+FACTORS = st.lists(
+    st.dictionaries(st.sampled_from(NAMES), st.floats(1.0, 4.0)), max_size=6
+)  # one per decision
+
+
+@settings(max_examples=30)
+@given(SCHEDULES, FACTORS, st.integers(1, 300), st.integers(1, 5))
+def test_factors_multiply_the_weights_from_their_step_on_and_change_no_earlier_draw(schedule, factors, every, batch_rows):
+  decided = [(number * every, by_source) for number, by_source in enumerate(factors)]
+  scaled = mixture.scaled(schedule, decided)
+  mixture.validate(scaled)
+  assert mixture.source_names(scaled) == mixture.source_names(schedule)
+  at = lambda phases, step: [value for start, value in phases if start <= step][-1]
+  for step in range(0, 2000, 67):
+    by_source = at([(0, {}), *decided], step)
+    expected = {name: weight * by_source.get(name, 1.0) for name, weight in at(schedule, step)}
+    assert dict(at(scaled, step)) == expected
+  # One more decision, later: all rows before it are drawn as without it.
+  later = Mixture(mixture.scaled(schedule, [*decided, (len(factors) * every, {'a': 3.0})]), batch_rows)
+  before, first = Mixture(scaled, batch_rows), len(factors) * every * batch_rows
+  assert all(later[row] == before[row] for row in range(max(0, first - 50), first))
+
+
+@given(SCHEDULES, st.integers(1, 300))
+def test_factors_of_one_change_nothing(schedule, every):
+  assert mixture.scaled(schedule, [(number * every, {'a': 1.0}) for number in range(5)]) == tuple(schedule)
+
+
+@settings(max_examples=60)
+@given(SCHEDULES, st.data(), st.integers(1, 400), st.integers(1, 1500), st.integers(1, 40))
+def test_no_decision_draws_more_rows_than_are_prepared(schedule, data, every, steps, batch_rows):
+  """Whatever rises, decays or stays at each decision, within the rate of the rise and the cap."""
+  rise, cap = data.draw(st.floats(1.05, 3.0)), data.draw(st.floats(1.05, 3.0))
+  watched = data.draw(st.lists(st.sampled_from(mixture.source_names(schedule)), min_size=1, unique=True))
+  loop = {'every': every, 'rise': rise, 'cap': cap, 'benchmarks': tuple((name, 'held_out') for name in watched)}
+  most = mixture.rows_at_most(schedule, steps, batch_rows, loop)
+  decided, factors = [], dict.fromkeys(watched, 1.0)
+  for step in range(0, steps, every):
+    decided.append((step, dict(factors)))
+    for name in watched:
+      factors[name] = min(max(factors[name] * data.draw(st.sampled_from([rise, rise, 1.0, 0.5])), 1.0), cap)
+    if len(decided) == 8:
+      break
+  drawn = mixture.rows_needed(mixture.scaled(schedule, decided), steps, batch_rows)
+  assert all(rows <= most[name] for name, rows in drawn.items()), (drawn, most)
+
+
+def test_the_cap_needs_few_rows_more_than_it_says():
+  """Weights 1 : 1 of 100 steps of 40 rows; from step 50 on one of them may be drawn twice as often as the other."""
+  schedule = ((0, (('a', 1.0), ('b', 1.0))),)
+  loop = {'every': 50, 'rise': 2.0, 'cap': 2.0, 'benchmarks': (('a', 'held_out'),)}
+  most = mixture.rows_at_most(schedule, 100, 40, loop)
+  assert 0 <= most['a'] - (1000 + 2000 * 2 / 3) < 20 and 0 <= most['b'] - 2000 < 20
+  assert mixture.rows_at_most(schedule, 100, 40, loop | {'every': 0}) == {'a': 2000, 'b': 2000}
+
+
 @pytest.mark.parametrize(
     'schedule, reason',
     [

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from ml_collections import ConfigDict
 
 from iquest_jax.data import corpus as corpus_lib
 from iquest_jax.data import prepare as prepare_lib
@@ -83,6 +84,21 @@ def test_rows_are_at_least_as_many_as_training_needs(prepared):
   for name, needed in {'reasoning_qa': 12, 'file_level': 4, 'commits': 16}.items():
     assert len(rows_of(run, name)) >= needed and len(rows_of(run, name, 'held_out')) >= 3
   assert manifest['context'] == 64 and manifest['tokenizer'] == Tokenizer.load(run.tokenizer).fingerprint
+
+
+def test_rows_suffice_for_what_a_closed_loop_may_decide(tmp_path, run):
+  given = documents(tmp_path, code=code(2000), file_level=code(2000))
+  changes = dict(data__mixture=((0, (('code', 1.0), ('file_level', 1.0))),), train__steps=160, eval__every=1)
+  loop = dict(every=1, benchmarks=(('code', 'held_out'),), rise=8.0, decay=0.5, cap=8.0, tolerance=0.0)
+  configured = prepare(stage(**changes), run, given, ONE)
+  manifest = prepare(stage(**changes, data__closed_loop=ConfigDict(loop)), run, given, ONE)
+  rows = lambda manifest, source: manifest['sources'][source]['train']['rows']
+  # 640 of 1280 rows as configured; 8/9 of them if its score falls at once, but for the first step.
+  assert 640 <= rows(configured, 'code') < 1135 <= rows(manifest, 'code')
+  assert manifest['shares']['code']['rows'] == 0.5
+  with pytest.raises(UserError, match='closed_loop.benchmarks: source "cod" does not exist; did you mean "code"'):
+    loop = ConfigDict(loop | {'benchmarks': (('cod', 'held_out'),)})
+    prepare(stage(**changes, data__closed_loop=loop), run, given, ONE)
 
 
 @pytest.mark.parametrize('workers', [2, 3])

@@ -17,7 +17,7 @@ from launch import chain as chain_command
 from launch import command
 
 from tests import processes
-from tests.eval.server import Server
+from tests.endpoint.scripted import ScriptedEndpoint
 from tests.eval.test_small_programs import written
 from tests.run.helpers import killed_at
 
@@ -61,7 +61,7 @@ def results(folder):
 
 
 def test_a_run_killed_twice_resumes_and_can_be_compared(evaluate, commands, tmp_path):
-  with Server(solve) as server:
+  with ScriptedEndpoint(solve) as server:
     straight = evaluate(server, 'straight')
     for count in (3, 4):
       evaluate(server, 'killed', status=-9, before=lambda line, count=count: killed_at(
@@ -81,7 +81,7 @@ def test_a_run_killed_twice_resumes_and_can_be_compared(evaluate, commands, tmp_
 
 
 def test_other_settings_and_a_dead_endpoint_are_one_line_and_lose_nothing(evaluate, tmp_path):
-  with Server(solve) as server:
+  with ScriptedEndpoint(solve) as server:
     evaluate(server, 'out', '--problems=2')
     before = {path: path.read_bytes() for path in (tmp_path / 'out').rglob('*') if path.is_file()}
     done = evaluate(server, 'out', '--problems=2', '--temperature=0.5', status=2)
@@ -143,11 +143,11 @@ REFUSED = {
     'bits per byte of an endpoint': (
         '--suite=bits_per_byte --endpoint=http://x/v1 --model=m --out=o', '--suite: bits_per_byte needs a --stage'),
     'endpoint without a folder': ('--suite=mbpp --endpoint=http://x/v1 --model=m', '--out is missing; name the folder'),
-    'endpoint without a model': ('--suite=mbpp --endpoint=http://x/v1 --out=o', '--model is missing; name the model'),
-    'no address': ('--suite=mbpp --endpoint=x --model=m --out=o', '--endpoint: must be the URL of an API'),
+    'endpoint without a model': ('--suite=mbpp --endpoint=http://x/v1 --out=o', 'model is missing; name the model'),
+    'no address': ('--suite=mbpp --endpoint=x --model=m --out=o', 'endpoint: must be the URL of an API'),
     'no key': (
         '--suite=mbpp --endpoint=http://x/v1 --model=m --out=o --key_env=UNSET_KEY',
-        '--key_env: the environment variable UNSET_KEY is not set or is empty'),
+        'key_env: the environment variable UNSET_KEY is not set or is empty'),
     'no data': ('--suite=mbpp --endpoint=http://x/v1 --model=m --out=o', '--data is missing; name the folder with the'),
     'empty data': (
         '--suite=mbpp --endpoint=http://x/v1 --model=m --out=o --data=tests', '--data: tests has no mbpp.jsonl; download'),

@@ -19,7 +19,7 @@ from iquest_jax.data.read import records
 
 _FIELDS = ('repo', 'tests', 'function', 'difficulty', 'checks')
 _COLUMNS = ('id', 'messages', 'tools', *_FIELDS)
-_THINKING = ('thinking', 'reasoning_content')
+THINKING = ('thinking', 'reasoning_content')
 
 
 class _Malformed(ValueError):
@@ -94,7 +94,7 @@ def _assistant(message: Mapping[str, Any], at: str) -> dict[str, Any]:
   if message.get('weight') == 0:
     raise _Malformed('chat: a turn that must not be learned', at)
   turn = {'role': 'assistant', 'content': _content(message, at)}
-  if thinking := records.field(message, _THINKING):
+  if thinking := records.field(message, THINKING):
     if not isinstance(thinking, str):
       raise _Malformed('chat: content that is not text', f'{at}: thinking')
     turn['thinking'] = thinking
@@ -121,16 +121,21 @@ def _call(call: Any, at: str) -> dict[str, Any]:
   return {'name': function['name'], 'arguments': arguments}
 
 
-def _content(message: Mapping[str, Any], at: str) -> str:
-  content = message.get('content')
+def text_of(content: Any) -> str | None:
+  """The text of a turn, whole or in parts; None if it is something else."""
   if isinstance(content, list):
     texts = [part.get('text') if isinstance(part, dict) and part.get('type') == 'text' else part for part in content]
-    content = ''.join(texts) if all(isinstance(text, str) for text in texts) else texts
+    content = ''.join(texts) if all(isinstance(text, str) for text in texts) else None
+  return content if isinstance(content, str) else None
+
+
+def _content(message: Mapping[str, Any], at: str) -> str:
+  content = message.get('content')
   if content is None and message.get('role') in ('assistant', 'tool'):
     return ''
-  if not isinstance(content, str):
+  if (text := text_of(content)) is None:
     raise _Malformed('chat: content that is not text', at)
-  return content
+  return text
 
 
 def _call_of(message: Mapping[str, Any], calls: Sequence[Any], results: Mapping[int, Any], at: str) -> int:
@@ -148,12 +153,17 @@ def _answered(calls: Sequence[Any], results: Mapping[int, dict[str, Any]], at: s
   return [results[place] for place in range(len(calls))]
 
 
-def _tools(given: Any) -> tuple[dict[str, Any], ...]:
+def tools_of(given: Any) -> tuple[dict[str, Any], ...] | None:
+  """Definitions of tools, () for None; None if they are something else."""
   if given is None:
     return ()
-  if not isinstance(given, list) or not all(_is_definition(tool) for tool in given):
+  return tuple(given) if isinstance(given, list) and all(map(_is_definition, given)) else None
+
+
+def _tools(given: Any) -> tuple[dict[str, Any], ...]:
+  if (tools := tools_of(given)) is None:
     raise _Malformed('chat: malformed tools', '')
-  return tuple(given)
+  return tools
 
 
 def _is_definition(tool: Any) -> bool:

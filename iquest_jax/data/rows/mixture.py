@@ -6,7 +6,8 @@ continues with its next row.
 """
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -59,6 +60,53 @@ class Mixture(grain.transforms.DatasetSelectionMap):
 def rows_needed(schedule: Schedule, steps: int, batch_rows: int) -> dict[str, int]:
   """Rows drawn from each source in `steps` steps of `batch_rows` rows."""
   return Mixture(schedule, batch_rows).drawn_before(steps * batch_rows)
+
+
+def rows_at_most(schedule: Schedule, steps: int, batch_rows: int, closed_loop: Mapping[str, Any]) -> dict[str, int]:
+  """Rows that may be drawn from each source in `steps` steps, whatever the closed loop decides.
+
+  The weight of a source rises at each decision from the second on, up to the cap, while all others keep theirs.
+
+  Args:
+    closed_loop: data.closed_loop.
+  """
+  needed = rows_needed(schedule, steps, batch_rows)
+  if not (every := closed_loop['every']):
+    return needed
+  ramp, factor, cap = [], 1.0, closed_loop['cap']
+  for step in range(every, steps, every):
+    factor = min(cap, factor * closed_loop['rise'])
+    ramp.append((step, factor))
+    if factor == cap:
+      break
+  for source, _ in closed_loop['benchmarks']:
+    risen = scaled(schedule, [(step, {source: factor}) for step, factor in ramp])
+    needed[source] = rows_needed(risen, steps, batch_rows)[source]
+  # A block is exact to 1/BLOCK per source, and a phase that ends inside a block to one row per source.
+  sources, phases = len(needed), 2 * len(schedule) + steps // every + len(ramp)
+  slack = -(-steps * batch_rows * (sources + 1) // BLOCK) + sources * phases
+  return {source: min(rows + slack, steps * batch_rows) for source, rows in needed.items()}
+
+
+def scaled(schedule: Schedule, factors: Sequence[tuple[int, Mapping[str, float]]]) -> Schedule:
+  """The schedule with the weights of sources multiplied from given steps on.
+
+  Phases that are not changed stay as they are, so that factors of 1 change no draw.
+
+  Args:
+    factors: ((from_step, {source: factor}), ...), steps ascending; a source that is not named has factor 1.
+  """
+  validate(schedule)
+  last = lambda steps, step: bisect.bisect_right(steps, step) - 1
+  configured, decided = [step for step, _ in schedule], [step for step, _ in factors]
+  phases = []
+  for start in sorted({*configured, *decided}):
+    _, weights = schedule[last(configured, start)]
+    by_source = factors[last(decided, start)][1] if decided and decided[0] <= start else {}
+    weights = tuple((name, weight * by_source.get(name, 1.0)) for name, weight in weights)
+    if start in configured or weights != phases[-1][1]:
+      phases.append((start, weights))
+  return tuple(phases)
 
 
 def rates(schedule: Schedule) -> list[list]:

@@ -54,7 +54,9 @@ def _case(test: Mapping[str, Any], function: str) -> Case | None:
       written = json.dumps([given, expected], ensure_ascii=False)
     except (ValueError, RecursionError):
       return None
-    return Case(given, expected) if isinstance(given, list) and 'output' in test and _is_text(written) else None
+    if not isinstance(given, list) or 'output' not in test or not _is_text(written) or not _is_flat([given, expected]):
+      return None
+    return Case(given, expected)
   if not isinstance(given, str) or not isinstance(expected, str) or not _is_text(given + expected):
     return None
   return Case(given, expected)
@@ -83,16 +85,19 @@ def hidden(cases: Sequence[Case], statement: str, function: str) -> list[Case]:
 def holds_answers(cases: Sequence[Case], solution: str, function: str) -> bool:
   """Whether a solution looks up answers instead of computing them: it branches on the inputs of most cases.
 
-  An input counts if the solution compares with it or has it as a key, and if the output is in the solution too. ours: more
-  than half of the cases, at least two, since a solution may well treat 0 and 1 on their own.
+  An input counts if the solution compares with it or has it as a key, and the output is in the solution too, or if both
+  stand there as a pair. ours: more than half of the cases, at least two, since a solution may well treat 0 and 1 on their
+  own. Answers that are hidden better, as in a list by position, are not found.
   """
   code = _normal(solution)
   known = 0
   for case in cases:
     whole = any(_is_key(text, code) for text in _inputs(case, function))
     parts = map(_forms, case.given) if function else ([word, f'"{word}"'] for word in _normal(case.given).split())
+    outputs = _outputs(case, function)
+    pair = any(_stands_in(f'{a}{b}{c}', code) for a in _inputs(case, function) for b in (',', '),') for c in outputs)
     each = all(any(_is_key(text, code) for text in forms) for forms in parts)
-    known += (whole or each) and bool(case.given) and any(_stands_in(text, code) for text in _outputs(case, function))
+    known += pair or (whole or each) and bool(case.given) and any(_stands_in(text, code) for text in outputs)
   return known >= 2 and 2 * known > len(cases)
 
 
@@ -149,6 +154,12 @@ def _is_text(text: str) -> bool:
   except UnicodeEncodeError:  # a lone surrogate
     return False
   return True
+
+
+def _is_flat(value: Any, levels: int = 64) -> bool:
+  """Whether data are not nested so deeply that whatever goes through them would run out of stack."""
+  items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+  return levels > 0 and all(_is_flat(item, levels - 1) for item in items)
 
 
 def _shown(test: Any) -> str:

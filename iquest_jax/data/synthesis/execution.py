@@ -1,4 +1,4 @@
-"""Runs a solution on all of its cases in the sandbox: a program in any of its languages, or a function in two of them."""
+"""Runs a solution on all of its cases in the sandbox: a program in any of its languages, or a function in most of them."""
 
 import json
 import os
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iquest_jax.data.documents import Drop
+from iquest_jax.data.synthesis import typed
 from iquest_jax.data.synthesis.cases import TOLERANCE, Case
 from iquest_jax.sandbox import languages, verdict
 from iquest_jax.sandbox.limits import Limits
@@ -21,8 +22,8 @@ _RULES = {
     verdict.CRASHED: 'verify: crashed',
     verdict.REFUSED: 'verify: refused',
 }
-# Languages whose functions can be called with any plain data, without types.
-CALLED = ('python', 'javascript')
+# Languages whose functions can be called: with any plain data, or with what has a type in all of them.
+CALLED = ('python', 'javascript', *typed.LANGUAGES)
 # Appended to a function in JavaScript. The expected results are not in its sandbox.
 _JAVASCRIPT = """
 ;(() => {{
@@ -58,6 +59,8 @@ def rejects(
     return Drop('verify: functions of this language are not called', language)
   if not code.strip():
     return Drop('verify: no code')
+  if function and language in typed.LANGUAGES and typed.types(cases) is None:
+    return Drop('verify: types that this language does not have', language)
   given = verdict_of(language, code, function, cases, pool, files)
   if given.status == verdict.PASSED:
     return None
@@ -67,12 +70,15 @@ def rejects(
 def verdict_of(
     language: str, code: str, function: str, cases: Sequence[Case], pool: Pool, files: Mapping[str, str] | None = None
 ) -> verdict.Verdict:
-  """The sandbox's verdict on a program whose language is there, or on a function in Python or JavaScript."""
+  """The sandbox's verdict on a program, or on a function that can be called."""
   if not function:
     return verdict.grade_output(pool, language, code, [(case.given, case.expected) for case in cases], LIMITS, files)
   if language == 'python':
     calls = [verdict.Call(function, tuple(case.given), case.expected) for case in cases]
     return verdict.grade_calls(pool, code, calls, LIMITS, TOLERANCE, True, files)
+  if language in typed.LANGUAGES:
+    source, printed = typed.program(language, code, function, cases)
+    return verdict.grade_output(pool, language, source, [('', printed)], LIMITS, files)
   lines = lambda values: ''.join(f'{json.dumps(value, ensure_ascii=False, separators=(",", ":"))}\n' for value in values)
   case = lines(case.given for case in cases), lines(_plain(case.expected) for case in cases)
   return verdict.grade_output(pool, language, code + _JAVASCRIPT.format(function=function), [case], LIMITS, files)

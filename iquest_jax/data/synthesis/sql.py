@@ -8,6 +8,7 @@ the data and on variants of it, in the same order if the first one orders them.
 import collections
 import dataclasses
 import json
+import logging
 import re
 from typing import Any
 
@@ -52,7 +53,7 @@ class Candidate:
 
 
 async def generate(file: File, tools: Tools) -> Candidate | Drop:
-  found = statements(file.text)
+  found = await tools.run(statements, file.text)
   if found is None or not found[0]:
     return Drop('sql: no schema')
   (schema, data), kind = found, tools.rng.choice(_ORDERS)
@@ -152,6 +153,7 @@ def _tree(query: str) -> Any:
 def _parsed(text: str) -> list[Any] | None:
   import sqlglot
 
+  logging.getLogger('sqlglot').setLevel(logging.ERROR)  # it warns of statements it does not know, which are left out here
   try:
     return [tree for tree in sqlglot.parse(text, read='sqlite') if tree is not None]
   except (sqlglot.errors.SqlglotError, RecursionError):

@@ -6,12 +6,13 @@ programs that this project generated. Limits that decide an outcome count lines 
 
 import json
 import math
-import os
 import sys
 import types
 
 FILE = '<program>'
 _SEQUENCES = {list: '[]', tuple: '()', set: '{}', frozenset: '{}'}
+# What doubles with every line is stopped while it is small, and memory and time need no other limit than lines.
+_LINES_BETWEEN_LOOKS, _LARGE = 4, 100_000
 _NOT_SHOWN = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
 
 
@@ -38,6 +39,8 @@ def literal(value: object, room: int, strict: bool = True) -> str:
     TooLong: also for values that contain themselves.
     NotPlain: see `strict`.
   """
+  if room < 0:
+    raise TooLong
   text, kind = '', type(value)
   if value is None or kind is bool:
     text = repr(value)
@@ -47,7 +50,7 @@ def literal(value: object, room: int, strict: bool = True) -> str:
     text = repr(value)
   elif kind is str or kind is bytes:
     text = repr(value) if len(value) <= room else None
-  elif kind in _SEQUENCES:
+  elif kind in _SEQUENCES and not (strict and kind is frozenset):
     text = _sequence(value, kind, room, strict)
   elif kind is dict:
     text = _dict(value, room, strict)
@@ -106,6 +109,8 @@ class _Recorder:
       return None
     if event == 'line':
       self.step()
+      if self.count % _LINES_BETWEEN_LOOKS == 0 and any(map(_is_large, frame.f_locals.values())):
+        raise _Stop('size')
     return self.counting
 
   def recording(self, frame, event, arg):
@@ -131,7 +136,8 @@ class _Frame:
   def trace(self, frame, event, arg):
     recorder = self._recorder
     if event in ('line', 'return') and self._line is not None:
-      self._line[4].update(self._changes(frame, recorder.targets.get(self._line[2], ())))
+      always = () if self._raised else recorder.targets.get(self._line[2], ())
+      self._line[4].update(self._changes(frame, always))
       self._line = None
     if event == 'line':
       recorder.step()
@@ -157,6 +163,12 @@ class _Frame:
       if self._known.get(name) != text or name in always:
         self._known[name] = changed[name] = text
     return changed
+
+
+def _is_large(value: object) -> bool:
+  """Whether a variable holds more than a hundred thousand characters, items or bits."""
+  kind = type(value)
+  return (kind is str or kind is list) and len(value) > _LARGE or kind is int and value.bit_length() > _LARGE
 
 
 def _text(value: object, longest: int) -> str:
@@ -188,9 +200,9 @@ def run(
     Kinds of events: call (text is the function's name), line, return (text is the value), raise (the exception).
   """
   recorder = _Recorder(steps, longest, targets or {})
-  trace = recorder.recording if mode in ('record', 'whole') else recorder.counting if mode == 'count' else None
   scope = {'__name__': 'program', '__builtins__': builtins or vars(sys.modules['builtins'])}
   outcome, before = {}, sys.gettrace()
+  trace = recorder.recording if mode in ('record', 'whole') else recorder.counting if mode == 'count' else None
   try:
     if mode == 'whole':
       sys.settrace(trace)
@@ -225,10 +237,8 @@ def run_all(batch: dict, builtins: object = None) -> list[dict]:
 
 def main() -> None:
   """Reads {'batches': [...]} from standard input and writes one line of JSON per batch, as soon as it is finished."""
-  batches = json.load(sys.stdin)['batches']
-  output = os.fdopen(os.dup(1), 'w')
-  nowhere = os.open(os.devnull, os.O_WRONLY)
-  os.dup2(nowhere, 1)  # What a program prints must not look like an outcome.
-  for batch in batches:
+  # What a program prints goes nowhere: it must not look like an outcome.
+  output, sys.stdout = sys.stdout, None
+  for batch in json.load(sys.stdin)['batches']:
     output.write(json.dumps(run_all(batch)) + '\n')
     output.flush()

@@ -1,17 +1,15 @@
 """Duplicates and contamination by embeddings, of a callable and of a server, and what a bad server leads to."""
 
-import contextlib
-import http.server
-import json
-import threading
 import zlib
 
 import numpy as np
 import pytest
 
 from iquest_jax.data.clean import clusters, duplicates, embedding, index, minhash, semantic
-from iquest_jax.data.clean.embedding import Endpoint
+from iquest_jax.data.clean.embedding import EndpointEmbed
 from iquest_jax.errors import UserError
+
+from tests.endpoint.scripted import Raw, ScriptedEndpoint
 
 DIMENSION = 64
 
@@ -25,42 +23,8 @@ def bag_of_words(texts):
   return vectors
 
 
-class Server:
-  """Serves embeddings until it ends; answers with `failures` first, statuses or texts."""
-
-  def __init__(self, failures=(), reply=None):
-    self.requests, failures = [], list(failures)
-    outer = self
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-      def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
-        outer.requests.append((self.path, dict(self.headers), body))
-        failure = failures.pop(0) if failures else None
-        data = [{'index': i, 'embedding': v.tolist()} for i, v in enumerate(bag_of_words(body['input']))]
-        text = json.dumps({'data': data[::-1]}) if reply is None else json.dumps(reply)
-        if isinstance(failure, str):
-          text = failure
-        self.send_response(failure if isinstance(failure, int) else 200)
-        if failure == 302:
-          self.send_header('Location', outer.url + '/elsewhere')
-        self.end_headers()
-        with contextlib.suppress(OSError):
-          self.wfile.write(text.encode())
-
-      def log_message(self, *_):
-        pass
-
-    self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    self.url = f'http://127.0.0.1:{self._server.server_port}/v1'
-
-  def __enter__(self):
-    threading.Thread(target=self._server.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True).start()
-    return self
-
-  def __exit__(self, *_):
-    self._server.shutdown()
-    self._server.server_close()
+def embedding_server(failures=()):
+  return ScriptedEndpoint(lambda body: bag_of_words(body['input']), failures=failures)
 
 
 def sentence(rng, words=40):
@@ -150,49 +114,49 @@ def test_a_problem_within_a_long_text_lies_whole_in_a_passage():
 
 def test_a_server_embeds_in_batches_and_gets_the_key_in_a_header_only(monkeypatch):
   monkeypatch.setenv('SOME_KEY', 'secret-1')
-  with Server() as server:
-    vectors = Endpoint(server.url + '/', 'small', 'SOME_KEY', batch=2)(['a b', 'c', 'd e'])
+  with embedding_server() as server:
+    vectors = EndpointEmbed(server.url + '/', 'small', 'SOME_KEY', batch=2)(['a b', 'c', 'd e'])
   np.testing.assert_allclose(vectors, bag_of_words(['a b', 'c', 'd e']), rtol=1e-6)
-  assert [body['input'] for _, _, body in server.requests] == [['a b', 'c'], ['d e']]
+  assert sorted(body['input'] for _, _, body in server.requests) == [['a b', 'c'], ['d e']]
   assert all(path == '/v1/embeddings' and body['model'] == 'small' for path, _, body in server.requests)
   assert all(headers['Authorization'] == 'Bearer secret-1' for _, headers, _ in server.requests)
 
 
 def test_failures_that_may_pass_are_tried_again():
-  with Server(failures=[503, 429, 'no json']) as server:
-    assert Endpoint(server.url, 'm', waits_s=(0, 0, 0))(['a\ud800']).shape == (1, DIMENSION)
+  with embedding_server([503, 429, Raw('no json')]) as server:
+    assert EndpointEmbed(server.url, 'm', waits_s=(0, 0, 0))(['a\ud800']).shape == (1, DIMENSION)
   assert len(server.requests) == 4
 
 
 @pytest.mark.parametrize(
-    ('failures', 'reply', 'message'),
+    ('failures', 'message'),
     [
-        ([401], None, 'refuses with status 401'),
-        ([302], None, 'refuses with status 302'),
-        ([500, 500, 500], None, 'did not answer in 3 tries'),
-        ([], {'data': []}, 'an embedding per text'),
-        ([], {'data': [{'index': 0, 'embedding': 'x'}]}, 'an embedding per text'),
-        ([], [], 'an embedding per text'),
+        ([401], 'refuses with status 401'),
+        ([302], 'refuses with status 302'),
+        ([500, 500, 500], 'did not answer in 3 tries'),
+        ([Raw({'data': []})], 'an embedding per text'),
+        ([Raw({'data': [{'index': 0, 'embedding': 'x'}]})], 'an embedding per text'),
+        ([Raw([])], 'an embedding per text'),
     ],
 )
-def test_a_server_that_is_no_help_gives_one_line(failures, reply, message, monkeypatch):
+def test_a_server_that_is_no_help_gives_one_line(failures, message, monkeypatch):
   monkeypatch.setenv('SOME_KEY', 'secret-1')
-  with Server(failures, reply) as server, pytest.raises(UserError, match=message) as error:
-    Endpoint(server.url, 'm', 'SOME_KEY', waits_s=(0, 0))(['a'])
+  with embedding_server(failures) as server, pytest.raises(UserError, match=message) as error:
+    EndpointEmbed(server.url, 'm', 'SOME_KEY', waits_s=(0, 0))(['a'])
   assert '\n' not in str(error.value) and 'secret' not in str(error.value)
 
 
 def test_a_server_that_is_not_there_gives_one_line():
   with pytest.raises(UserError, match='did not answer in 2 tries'):
-    Endpoint('http://127.0.0.1:9/v1', 'm', waits_s=(0,), timeout_s=2)(['a'])
+    EndpointEmbed('http://127.0.0.1:9/v1', 'm', waits_s=(0,), timeout_s=2)(['a'])
 
 
 @pytest.mark.parametrize('url', ['', 'file:///etc/passwd', 'http://me:word@host/v1', 'http://host/v1?key=1'])
 def test_an_endpoint_that_is_no_url_or_holds_a_key_is_refused(url):
-  with pytest.raises(UserError, match='environment variable'):
-    Endpoint(url, 'm')
-  with pytest.raises(UserError, match='NOT_SET must hold the key'):
-    Endpoint('http://host/v1', 'm', 'NOT_SET')
+  with pytest.raises(UserError, match='endpoint: must '):
+    EndpointEmbed(url, 'm')
+  with pytest.raises(UserError, match='NOT_SET is not set'):
+    EndpointEmbed('http://host/v1', 'm', 'NOT_SET')
 
 
 @pytest.mark.parametrize('wrong', [np.zeros(3), np.zeros((2, 4)), np.full((1, 4), np.nan), np.zeros((1, 0))])

@@ -4,6 +4,8 @@ import asyncio
 import dataclasses
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iquest_jax.data.documents import Drop, File
 from iquest_jax.data.synthesis import rows, sql
@@ -94,6 +96,17 @@ def test_planted_wrong_samples_are_rejected(tools, made, rule):
 @pytest.mark.parametrize('text', ['', 'print(1)', '# Notes', 'INSERT INTO a VALUES (1);', SCHEMA * 1000])
 def test_a_file_without_a_schema_is_dropped(tools, text):
   assert asyncio.run(sql.DOMAIN.generate(dataclasses.replace(FILE, text=text), tools())).rule == 'sql: no schema'
+
+
+_SQL = """select insert into values create table a b ( ) , ; ' " ` -- /* */ 1 'x' from where = join on order by limit case
+when end null primary key check default as with recursive union all x'ff' [a] ? :v \\ { } * || update set delete drop alter
+index trigger begin pragma attach explain replace generated always over partition"""
+
+
+@given(st.lists(st.sampled_from(_SQL.split()), max_size=12).map(' '.join))
+def test_any_text_is_read_or_is_no_sql(text):
+  found = sql.statements(f'CREATE TABLE a (b);{text}')
+  assert found is None or isinstance(found[0], tuple)
 
 
 def test_variants_are_the_same_for_a_seed_and_differ_between_seeds(pool):

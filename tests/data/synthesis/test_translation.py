@@ -2,12 +2,14 @@
 
 import asyncio
 import dataclasses
+import random
 
 import pytest
 
 from iquest_jax.data.documents import Drop, Parallel, Problem
 from iquest_jax.data.format import parallel
 from iquest_jax.data.synthesis import translation
+from iquest_jax.data.synthesis.domain import Tools
 from iquest_jax.data.synthesis.verify import PARALLEL_CHECKS
 from iquest_jax.sandbox import languages
 from iquest_jax.text import tokenizer
@@ -56,6 +58,27 @@ def test_planted_wrong_translations_are_rejected(tools, answer, rule):
 def test_a_wrong_original_is_rejected(tools):
   problem = dataclasses.replace(PROBLEM, solution=PYTHON.replace(' or None', ''))
   assert made(tools, f'```js\n{JAVASCRIPT}```', problem).rule == 'verify: wrong answer'
+
+
+def test_a_language_with_types_is_told_them_and_chosen_only_if_there_are_types(pool):
+  asked = []
+
+  async def ask(messages, **settings):
+    asked.append(messages[0]['content'].partition(' to ')[2].partition('. It')[0])
+    return ''
+
+  def forms(problem):
+    asked.clear()
+    for seed in range(40):
+      asyncio.run(translation.DOMAIN.generate(problem, Tools(ask, random.Random(seed), pool)))
+    return set(asked)
+
+  assert forms(PROBLEM) == {'JavaScript for Node.js: a function `join`, without output and exports'}
+  found = forms(dataclasses.replace(PROBLEM, tests=TESTS[::2]))
+  kinds = 'parameters of the types (Vec<String>, i64) in this order and a result of type String'
+  assert len(found) == 5 and f'Rust: a function `join` with {kinds}; no `main`' in found
+  found = forms(Problem('p', 'Add.', ({'input': '1 2', 'output': '3'},), 'print(sum(map(int, input().split())))'))
+  assert len(found) == 5 and 'C++17: a program with the same input and output' in found
 
 
 def test_only_solutions_in_python_are_translated(tools):

@@ -88,6 +88,7 @@ def test_a_chat_without_tests_has_nothing_to_be_held_against(pool):
          'verify: table of answers'),
         ('def fact(n):\n  match n:\n    case 3: return 6\n    case 4: return 24\n    case 5: return 120\n  return 5040\n',
          'verify: table of answers'),
+        ('def fact(n):\n  return dict([(3, 6), (4, 24), (5, 120), (7, 5040)])[n]\n', 'verify: table of answers'),
         ('', 'verify: no solution'),
         ('x = "\ud800"', 'verify: wrong answer'),
     ],
@@ -114,6 +115,7 @@ def test_what_runs_too_long_is_rejected(pool, monkeypatch):
         ((), 'verify: no tests'),
         (({'input': '[3', 'output': '6'},), 'verify: malformed test'),
         (({'input': '[' * 100_000, 'output': '6'},), 'verify: malformed test'),
+        (({'input': '[' * 400 + ']' * 400, 'output': '6'},), 'verify: malformed test'),
         (({'input': '3', 'output': '6'},), 'verify: malformed test'),
         (({'input': '[3]'},), 'verify: malformed test'),
         (({'input': '[3]', 'output': '"\\ud800"'},), 'verify: malformed test'),
@@ -162,7 +164,10 @@ def test_a_grader_calls_the_solution_and_nothing_else(pool, function, solution, 
 
 def test_a_language_that_cannot_run_here_is_counted(pool, monkeypatch):
   assert rule(PROGRAM, pool, language='cobol') == 'verify: unknown language'
-  assert rule(FUNCTION, pool, language='go') == 'verify: functions of this language are not called'
+  assert rule(FUNCTION, pool, language='bash') == 'verify: functions of this language are not called'
+  if not lacks(pool, 'cpp'):
+    mixed = calls([[3], 6], [['a'], 24], [[5], None])
+    assert rule(FUNCTION, pool, language='cpp', tests=mixed) == 'verify: types that this language does not have'
   monkeypatch.setattr(languages, 'missing', lambda name, everyone=False: ('go',))
   assert rule(PROGRAM, pool, language='go') == 'verify: toolchain missing'
 
@@ -197,10 +202,9 @@ def test_results_of_javascript_are_compared_as_data(pool):
   values = [1, 1.0, -0.5, 0, True, None, 'ä"\n', [1, [2.0]], {'b': 1, 'a': [None]}, {'10': 1, '9': 2}, [], {}, ['list'], '']
   same = [Case([value], value) for value in values]
   assert execution.rejects('javascript', 'const f = (x) => x;', 'f', same, pool) is None
-  for i, value in enumerate(values[1:], 1):
-    other = Case([values[i - 1]], value)
-    rejected = execution.rejects('javascript', 'const f = (x) => x;', 'f', [other], pool)
-    assert (rejected is None) == (i == 1), (values[i - 1], value)
+  for one, other in ([0, False], [None, False], ['1', 1], [[], {}], [['list'], []], [[1, 2], [2, 1]], [[[1], 2], [1, [2]]]):
+    rejected = execution.rejects('javascript', 'const f = (x) => x;', 'f', [Case([one], other)], pool)
+    assert rejected.rule == 'verify: wrong answer', (one, other)
 
 
 @pytest.mark.parametrize(
@@ -233,6 +237,30 @@ def test_what_stubs_answer_is_what_the_sandbox_sees_them_answer(pool, pairs, by_
   stubs = [f'print({constant!r})', 'print(input())'] if by_run else [f'def f(x): return {constant!r}', 'def f(x): return x']
   passing = [execution.rejects('python', stub, function, found, pool) is None for stub in stubs]
   assert bool(cases.stubs_pass(found, function)) == any(passing)
+
+
+_WRITTEN = st.sampled_from(['[3]', '6', '{', '\ud800'])
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | _WRITTEN,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=4,
+)
+_NAMES = st.sampled_from(['', 'fact', 'fact()', 'sum', 'a b', 'ä', 'Solution().fact', '()'])
+_TESTS = st.lists(st.fixed_dictionaries({}, optional={'input': _JSON, 'output': _JSON, 'more': _JSON}), max_size=3)
+
+
+@settings(max_examples=40)
+@given(tests=_TESTS, function=_NAMES, text=st.text())
+def test_malformed_documents_are_dropped_with_a_reason(pool, tests, function, text):
+  tests = tuple(tests)
+  for document in (
+      dataclasses.replace(FUNCTION, tests=tests, function=function, statement=text),
+      dataclasses.replace(PROGRAM if not function else FUNCTION, tests=tests, function=function, solution=text),
+      Conversation('c', ({'role': 'user', 'content': text},), tests=tests, function=function),
+      Parallel('p', (('python', FACTORIAL), ('javascript', text)), tests, function),
+  ):
+    found = verify(document, pool)
+    assert isinstance(found, Drop) and found.rule.startswith('verify: ') or not tests
 
 
 @pytest.mark.parametrize(

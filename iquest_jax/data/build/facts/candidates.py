@@ -1,15 +1,15 @@
-"""What an extractor finds in a file: a question and its answer, before anything has checked them."""
+"""What an extractor finds in a file: questions and their answers, before anything has checked them."""
 
-import dataclasses
 import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 # ours: longer ones are code to read, not facts to know.
 MAX_ANSWER_CHARACTERS = 120
 MAX_NAMED = 6
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
   """A question, with the fields of questions.Question except its place, and the answer that the extractor read."""
 
   kind: str
@@ -18,6 +18,10 @@ class Candidate:
   answer: str
   detail: str = ''
   receiver: bool = False
+
+
+# What may be asked about one definition; a file has many more than are asked about.
+Definition = Callable[[], Iterator[Candidate]]
 
 
 def is_public(name: str) -> bool:

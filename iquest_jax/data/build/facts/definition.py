@@ -85,11 +85,15 @@ def answer(question: Question, found: Definition) -> str:
 
 
 _UP_TO_FULL_STOP = r'((?:(?!\.(?:\s|$)| @\w| :\w+[ :]).)+)'
-_TAGGED_RESULT = re.compile(rf'@returns?\s+(?:\{{[^}}]*\}}\s*)?{_UP_TO_FULL_STOP}')
+_TAGGED_RESULT = re.compile(rf'@returns?\s+(?:\{{(?!@)[^}}]*\}}\s*)?{_UP_TO_FULL_STOP}')
 _FIRST_RESULT = re.compile(rf'\W*(?:\w+ )?returns?\s{_UP_TO_FULL_STOP}', re.IGNORECASE)
 
 
+_MARKUP = re.compile(r'\{@\w+\s([^{}]*)\}')
+
+
 def _result(documentation: str) -> str:
+  documentation = _MARKUP.sub(r'\1', documentation)
   matches = _TAGGED_RESULT.findall(documentation)
   if not matches and (match := _FIRST_RESULT.match(documentation)):
     matches = [match[1]]
@@ -97,6 +101,7 @@ def _result(documentation: str) -> str:
 
 
 def _condition(documentation: str, error: str) -> str:
-  pattern = rf'(?:@throws|@exception|:raises?|(?<=[\s.]))\s*\{{?{re.escape(error)}\}}?:?\s-?\s?((?i:if|when|unless)\s(?:(?!\.(?:\s|$)| @\w).)+)'
-  matches = re.findall(pattern, documentation)
+  name = rf'(?:@throws|@exception|:raises?|(?<=[\s.]))\s*\{{?{re.escape(error)}\}}?:?\s-?\s?'
+  matches = re.findall(rf'{name}((?i:if|when|unless)\s{_UP_TO_FULL_STOP})', _MARKUP.sub(r'\1', documentation))
+  matches = [first for first, _ in matches]
   return matches[0].strip(' .,;:') if len(matches) == 1 else ''

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 _RETURNS = re.compile(r'returns?\s+', re.IGNORECASE)
-_TAG = re.compile(r'@returns?\s+(?:\{[^}\n]*\}\s*)?')
+_TAG = re.compile(r'@returns?\s+(?:\{(?!@)[^}\n]*\}\s*)?')
 _THROWS = re.compile(r'@(?:throws|exception)\s+\{?([\w.]+)\}?\s+(.*)')
 _RAISES = re.compile(r':raises?\s+([\w.]+):\s*(.*)')
 _CONDITION = re.compile(r'-?\s*((?:if|when|unless)\s.*)', re.IGNORECASE)
@@ -40,8 +40,8 @@ def errors(lines: list[str]) -> Iterator[tuple[str, str]]:
   for number, line in enumerate(lines):
     bare = line.strip()
     if tag := _THROWS.match(bare) or _RAISES.match(bare):
-      rest = ' '.join([tag[2], *_paragraph(lines[number + 1 :])])
-      yield from _with_condition(tag[1], rest)
+      text = ' '.join(_paragraph(lines[number:]))
+      yield from _with_condition(tag[1], text[text.index(tag[1]) + len(tag[1]) :].lstrip('}: '))
     elif bare in ('Raises:', 'Raises'):
       section, indent = True, len(line) - len(line.lstrip())
     elif section and bare and not set(bare) <= {'-'}:
@@ -91,8 +91,8 @@ _END = re.compile(r'\.(?=\s|$)')
 
 
 def _sentence(text: str) -> str:
-  """The text up to its first full stop; '' if that may be an abbreviation, or half of a bracket."""
-  text = ' '.join(text.split())
+  """The text up to its first full stop, without markup; '' if that may be an abbreviation, or half of a bracket."""
+  text = ' '.join(re.sub(r'\{@\w+\s([^{}]*)\}', r'\1', text).split())
   match = _END.search(text)
   sentence = text[: match.start()] if match else text
   if re.search(r'\b(?:e\.g|i\.e|etc|vs|cf)$', sentence) or any(

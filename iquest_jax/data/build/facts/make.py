@@ -1,7 +1,7 @@
-"""Code facts: questions about a file with one right answer, read from its syntax tree and read a second time before they count.
+"""Code facts: questions about a file with one right answer, read from its syntax tree and confirmed by a second reading.
 
-Source: IQuest-Coder-V1 report, pre-training data: code facts are objective, unambiguous, time-invariant, with a single right
-answer. The kinds of questions are ours.
+Source: IQuest-Coder-V1 report, pre-training data: code facts are objective, unambiguous, time-invariant, with a single
+right answer. The kinds of questions are ours.
 """
 
 import random
@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterator
 
 from iquest_jax.data.build.facts import python, questions, trees
-from iquest_jax.data.build.facts.candidates import Candidate
+from iquest_jax.data.build.facts.candidates import Candidate, Definition
 from iquest_jax.data.build.facts.questions import Question
 from iquest_jax.data.build.facts.verify import verify
 from iquest_jax.data.documents import Drop, Fact, File, content_id
 from iquest_jax.data.languages import language_of
 
-# ours: at most so many questions are tried on a file, of each kind, and on each subject.
+# ours: at most so many questions are tried on a file, of each kind, and on each subject, and one more than the file has
+# thousands of characters.
 PER_FILE, PER_KIND, PER_SUBJECT = 8, 2, 2
 
 
@@ -31,14 +32,14 @@ def make(file: File) -> Iterator[Fact | Drop]:
   if not file.repo or '`' in file.path + file.repo:
     yield Drop('fact: no repository', file.path)
     return
-  if (found := _candidates(file.text, language)) is None:
+  if (definitions := _definitions(file.text, language)) is None:
     yield Drop('fact: not parsed', file.path)
     return
-  if not found:
-    yield Drop('fact: nothing to ask', file.path)
-    return
   rng = random.Random(f'facts:{file.id}')
-  for candidate in _chosen(found, rng):
+  chosen = _chosen(definitions, min(PER_FILE, 1 + len(file.text) // 1000), rng)
+  if not chosen:
+    yield Drop('fact: nothing to ask', file.path)
+  for candidate in chosen:
     question = Question(
         candidate.kind, candidate.noun, candidate.subject, file.path, file.repo, candidate.detail, candidate.receiver
     )
@@ -46,22 +47,24 @@ def make(file: File) -> Iterator[Fact | Drop]:
     yield verify(Fact(content_id(text, candidate.answer), text, candidate.answer, file.path, file.repo), file.text)
 
 
-def _candidates(text: str, language: str) -> list[Candidate] | None:
+def _definitions(text: str, language: str) -> list[Definition] | None:
   if language != 'python':
-    return trees.candidates(text, language)
+    return trees.definitions(text, language)
   try:
-    return list(python.candidates(text))
+    return python.definitions(text)
   except (SyntaxError, ValueError, RecursionError, MemoryError):
     return None
 
 
-def _chosen(found: list[Candidate], rng: random.Random) -> Iterator[Candidate]:
+def _chosen(definitions: list[Definition], count: int, rng: random.Random) -> list[Candidate]:
+  """At most `count` questions about a few of the definitions."""
+  some = rng.sample(definitions, min(len(definitions), 2 * count))
+  found = [candidate for definition in some for candidate in definition()]
   rng.shuffle(found)
-  kinds, subjects = Counter(), Counter()
+  kinds, subjects, chosen = Counter(), Counter(), []
   for candidate in found:
     if kinds[candidate.kind] < PER_KIND and subjects[candidate.subject] < PER_SUBJECT:
       kinds[candidate.kind] += 1
       subjects[candidate.subject] += 1
-      yield candidate
-      if kinds.total() == PER_FILE:
-        return
+      chosen.append(candidate)
+  return chosen[:count]

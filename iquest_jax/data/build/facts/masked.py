@@ -12,7 +12,9 @@ _CLOSING = {')': '(', ']': '[', '}': '{', '>': '<'}
 _QUOTED = r'"(?>[^"\\\n]+|\\.)*+"|\'(?>[^\'\\\n]+|\\.)*+\''
 _SLASHES = r'//[^\n]*|/\*.*?\*/'
 # A slash begins a regular expression where no value has just ended. Those after a word other than `return` are missed.
-_REGEX = r'(?:(?<=[(,=:\[!&|?{};])|(?<=[(,=:\[!&|?{};] )|(?<=return ))/(?![*/])(?>\\.|\[(?>\\.|[^\]\\\n])*+\]|[^/\\\n\[])++/'
+# The slash comes first: a pattern whose alternatives all begin with a character is searched many times as fast.
+_NO_VALUE = r'(?:(?<=[(,=:\[!&|?{};]/)|(?<=[(,=:\[!&|?{};] /)|(?<=return /))'
+_REGEX = '/' + _NO_VALUE + r'(?![*/])(?>\\.|\[(?>\\.|[^\]\\\n])*+\]|[^/\\\n\[])++/'
 _JAVASCRIPT = rf'{_SLASHES}|{_QUOTED}|`(?>[^`\\]+|\\.)*+`|{_REGEX}'
 _PATTERNS = {
     language: re.compile(pattern, re.DOTALL)
@@ -31,7 +33,7 @@ LANGUAGES = tuple(_PATTERNS)
 
 
 def mask(source: str, language: str) -> str:
-  """The masked text: a comment becomes blanks, a string becomes STRING; line ends remain. `language` is one of LANGUAGES."""
+  """The masked text: comments become blanks, strings become STRING; line ends remain. `language` is one of LANGUAGES."""
   return _PATTERNS[language].sub(_blank, source)
 
 
@@ -39,6 +41,12 @@ def _blank(match: re.Match) -> str:
   text = match[0]
   filler = ' ' if text[0] == '#' or text[:2] in ('//', '/*') else STRING
   return filler * len(text) if '\n' not in text else '\n'.join(filler * len(line) for line in text.split('\n'))
+
+
+def unmasked(source: str, masked: str, start: int, end: int) -> str:
+  """The source between two offsets, without the blanks and comments at its ends."""
+  text = masked[start:end]
+  return source[start + len(text) - len(text.lstrip()) : start + len(text.rstrip())]
 
 
 def occurrences(masked: str, name: str, start: int = 0, end: int | None = None) -> Iterator[int]:

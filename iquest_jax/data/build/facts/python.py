@@ -1,6 +1,7 @@
 """Facts of a Python file, read from the syntax tree of Python's own parser."""
 
 import ast
+import functools
 import gc
 import warnings
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from iquest_jax.data.build.facts.candidates import (
     MAX_NAMED,
     NO_TYPE,
     Candidate,
+    Definition,
     is_constant,
     is_public,
 )
@@ -19,13 +21,13 @@ from iquest_jax.data.build.facts.questions import ORDINALS
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def candidates(source: str) -> Iterator[Candidate]:
-  """Facts about top-level functions, classes, their methods, and constants.
+def definitions(source: str) -> list[Definition]:
+  """Top-level functions, classes, their methods, and constants.
 
   Raises:
     SyntaxError, ValueError, RecursionError, MemoryError: Python cannot parse the source.
   """
-  yield from _Reading(source).within(parse(source).body, '')
+  return list(_Reading(source).within(parse(source).body, ''))
 
 
 def parse(source: str) -> ast.Module:
@@ -48,26 +50,30 @@ class _Reading:
     self._lines = source.split('\n')
     self._ascii = source.isascii()
 
-  def within(self, body: list[ast.stmt], owner: str) -> Iterator[Candidate]:
-    """Facts of the statements of a module, or of the class `owner`, whose name ends with a dot."""
+  def within(self, body: list[ast.stmt], owner: str) -> Iterator[Definition]:
+    """Definitions in a module, or in the class `owner`, whose name ends with a dot."""
     for node in body:
       if isinstance(node, _FUNCTIONS):
         if is_public(node.name):
-          yield from self._function(node, owner)
+          yield functools.partial(self._function, node, owner)
       elif isinstance(node, ast.ClassDef):
         if is_public(node.name):
-          yield from self._class(node, owner)
+          yield functools.partial(self._class, node, owner)
+          yield from self.within(node.body, f'{owner}{node.name}.')
       elif isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if len(targets) == 1 and isinstance(targets[0], ast.Name) and is_constant(targets[0].id):
-          if isinstance(node.value, (ast.Constant, ast.UnaryOp)) and (text := self._text(node.value)):
-            yield Candidate('value', 'constant', owner + targets[0].id, text)
+        named = len(targets) == 1 and isinstance(targets[0], ast.Name) and is_constant(targets[0].id)
+        if named and isinstance(node.value, (ast.Constant, ast.UnaryOp)):
+          yield functools.partial(self._constant, owner + targets[0].id, node.value)
+
+  def _constant(self, name: str, value: ast.expr) -> Iterator[Candidate]:
+    if text := self._text(value):
+      yield Candidate('value', 'constant', name, text)
 
   def _class(self, node: ast.ClassDef, owner: str) -> Iterator[Candidate]:
-    if len(node.bases) == 1 and not node.keywords and (base := self._text(node.bases[0])):
-      if isinstance(node.bases[0], (ast.Name, ast.Attribute)) and base != 'object':
-        yield Candidate('base', 'class', owner + node.name, base)
-    yield from self.within(node.body, f'{owner}{node.name}.')
+    single = len(node.bases) == 1 and not node.keywords and isinstance(node.bases[0], (ast.Name, ast.Attribute))
+    if single and (base := self._text(node.bases[0])) not in ('', 'object'):
+      yield Candidate('base', 'class', owner + node.name, base)
 
   def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef, owner: str) -> Iterator[Candidate]:
     noun, subject, arguments = 'method' if owner else 'function', owner + node.name, node.args
@@ -76,7 +82,7 @@ class _Reading:
     pairs = [*zip(positional, defaults), *zip(arguments.kwonlyargs, arguments.kw_defaults)]
     receiver = bool(owner) and not any(isinstance(d, ast.Name) and d.id == 'staticmethod' for d in node.decorator_list)
     if receiver:
-      if not positional:
+      if not positional or positional[0].arg not in ('self', 'cls'):
         return
       positional, pairs = positional[1:], pairs[1:]
     if not arguments.vararg and not arguments.kwarg:

@@ -6,26 +6,43 @@ from collections.abc import Iterator
 
 from iquest_jax.data.build.facts import masked as masking
 from iquest_jax.data.build.facts.definition import Definition, Parameter
+from iquest_jax.data.build.facts.questions import DOCUMENTED
 
-_TYPE_WORDS = re.compile(r'(?<![.\w$])(class|interface|enum|record|struct)\s+([\w$]+)')
+_TYPE_WORDS = {
+    'javascript': re.compile(r'class\s+([\w$]+)'),  # a pattern that begins with a letter is searched ten times as fast
+} | dict.fromkeys(('java', 'typescript', 'tsx'), re.compile(r'(?:class|interface|enum|record)\s+([\w$]+)'))
 _SCRIPTS = ('javascript', 'typescript', 'tsx')
-_MODIFIER = r'(?:export|default|public|protected|private|static|final|abstract|synchronized|native|strictfp|async|override|readonly|declare|sealed)'
+_MODIFIER = (
+    r'(?:export|default|public|protected|private|static|final|abstract|synchronized|native|strictfp|async|override|readonly'
+    r'|declare|sealed)'
+)
+_ANNOTATION = r'@[\w.]+(?:\([^()]*\))?'
 _GENERIC = r'(?:<(?:[^<>]|<(?:[^<>]|<[^<>]*>)*>)*>)'
 # What stands before the name of a function or a method on its line, then what follows it.
 _BEFORE_METHOD = {
     'java': re.compile(
-        rf'\s*(?:@[\w.]+(?:\([^)]*\))?\s+)*(?:{_MODIFIER}\s+)*(?:{_GENERIC}\s*)?(?:(?!return\b|new\b|throw\b|else\b|case\b)'
+        rf'\s*(?:{_ANNOTATION}\s+)*(?:{_MODIFIER}\s+)*(?:{_GENERIC}\s*)?(?:(?!return\b|new\b|throw\b|else\b|case\b)'
         rf'(?P<type>[\w.]+{_GENERIC}?(?:\.\w+)*(?:\s*\[\s*\])*)\s+)?'
     ),
     'go': re.compile(r'func\s*\(\s*(?:\w+\s+)?\*?\s*(?P<receiver>\w+)(?:\[[^\]]*\])?\s*\)\s*'),
-} | dict.fromkeys(_SCRIPTS, re.compile(rf'\s*(?:@[\w.]+(?:\([^)]*\))?\s+)*(?:{_MODIFIER}\s+)*(?:(?P<accessor>get|set)\s+)?(?P<private>\*?\s*)'))
+} | dict.fromkeys(
+    _SCRIPTS, re.compile(rf'\s*(?:{_ANNOTATION}\s+)*(?:{_MODIFIER}\s+)*(?:(?P<accessor>get|set)\s+)?\*?\s*')
+)  # fmt: skip
 _BEFORE_FUNCTION = re.compile(r'(?:.*[\s;}])?(?:export\s+)?(?:default\s+)?(?:async\s+)?function\s*\*?\s*')
 _BEFORE_VARIABLE = re.compile(r'(?:.*[\s;}])?(?:const|let|var)\s+')
-_BOUND_TO_FUNCTION = re.compile(rf'\s*(?::[^=;]*)?=(?!=)\s*(?:async\b\s*)?(?:function\b\s*\*?\s*[\w$]*\s*)?{_GENERIC}?\s*\(')
+_BOUND_TO_FUNCTION = re.compile(
+    rf'\s*(?::[^=;]*)?=(?!=)\s*(?:async\b\s*)?(?:function\b\s*\*?\s*[\w$]*\s*)?{_GENERIC}?\s*\('
+)
+_ONE_PARAMETER = re.compile(r'\s*=\s*(?:async\s+)?([\w$]+)\s*=>')
 _ASSIGNED = re.compile(r'\s*(?::[^=;(]*)?=(?![=>])\s*')
+_TYPED = re.compile(r'[ \t]+[\w.]+[ \t]*=[ \t]*')
+_FIXED = re.compile(r'\bconst\b|\bfinal\b')
+_VALUE_ENDS = re.compile(r'[;\n,]')
 _OPENS = re.compile(rf'\s*\??\s*(?:{_GENERIC}|\[[^\]]*\])?\s*\(')
 _GOES_ON = re.compile(r'\s*(?:[{;:}]|throws\b|default\b|\[)')
-_LONG = 300
+_LONG, _ABOVE = 300, 4000  # characters of a line before a name, and of comments above it
+_SIGNS_OF_BODY = re.compile(r'[()\[\]{};\n]')
+_TYPE_GOES_ON = re.compile(r'(?:[:|&<]|=>\s*\(|\b(?:interface|struct|is))\s*$')
 _THROWS = re.compile(r'\s*throws\s+([\w.,\s]+)')
 _RAISE = re.compile(r'\bthrow\b\s*(?:new\s+([\w.$]+)\s*(?:<[^<>]*>)?\s*\()?')
 _NESTED = {
@@ -35,8 +52,9 @@ _NESTED = {
 _COMMENT = {
     'go': re.compile(r'(?:^//[^\n]*\n)+\Z', re.MULTILINE),
 } | dict.fromkeys(
-    ('java', *_SCRIPTS), re.compile(r'/\*\*((?:(?!\*/).)*)\*/\s*(?:(?:@[\w.]+(?:\([^()]*\))?|[a-z]+)\s+)*[\w<>\[\], .?*$]*\Z', re.DOTALL)
-)  # fmt: skip
+    ('java', *_SCRIPTS),
+    re.compile(rf'/\*\*(?:(?!\*/).)*\*/\s*(?:{_ANNOTATION}\s+)*[\w<>\[\], .?*$]*\Z', re.DOTALL),
+)
 _SIGNS = re.compile(r'^[ \t]*(?://+|\*+(?!/)|/\*+)[ \t]?', re.MULTILINE)
 
 
@@ -47,12 +65,17 @@ class Reread:
     self._source, self._language = source, language
     self._masked = masking.mask(source, language)
     self._angles = language != 'go'
+    self._deprecates = 'eprecat' in source
 
   @functools.cached_property
   def _types(self) -> list[tuple[str, int, int, int]]:
     """(qualified name, where it stands, '{', '}') of every class, interface, enum and record, outer ones first."""
     found, around = [], []
-    for match in _TYPE_WORDS.finditer(self._masked):
+    if self._language == 'go':
+      return found  # nothing is defined within a type
+    for match in _TYPE_WORDS[self._language].finditer(self._masked):
+      if re.match(r'[.\w$]', self._masked[match.start() - 1 : match.start()]):
+        continue
       opening = self._masked.find('{', match.end())
       if opening < 0 or set(self._masked[match.end() : opening]) & set(';}='):
         continue
@@ -60,28 +83,33 @@ class Reread:
         continue
       while around and around[-1][3] < match.start():
         around.pop()
-      name = f'{around[-1][0]}.{match[2]}' if around else match[2]
-      found.append((name, match.start(2), opening, end))
+      name = f'{around[-1][0]}.{match[1]}' if around else match[1]
+      found.append((name, match.start(1), opening, end))
       around.append(found[-1])
     return found
 
-  def find(self, name: str) -> list[Definition]:
+  def find(self, name: str, kind: str) -> list[Definition]:
     """Every definition of a qualified name, such as 'f', 'C' or 'C.method'.
 
     A name that is bound in a way that is not understood has an empty definition.
+
+    Args:
+      kind: of the question; what is asked by no question of this kind is not read.
     """
     owner, _, last = name.rpartition('.')
-    found = [self._type(place, opening) for qualified, place, opening, _ in self._types if qualified == name]
+    types = self._types if owner or kind == 'base' else ()
+    found = [self._type(place, opening) for qualified, place, opening, _ in types if qualified == name]
     found += self._constants(last, owner)
     if self._language == 'go':
-      return found + [self._function(place, last) for place in self._go(last, owner)]
+      return found + [self._function(place, last, kind) for place in self._go(last, owner)]
     if owner:
       for qualified, _, opening, end in self._types:
         if qualified == owner:
-          found += [self._function(place, last, accessor) for place, accessor in self._methods(last, opening, end)]
+          for place, accessor in self._methods(last, opening, end):
+            found.append(Definition() if accessor else self._function(place, last, kind))
       prototype = f'{owner}.prototype.{last}'
       return found + [Definition() for _ in masking.occurrences(self._masked, prototype)]
-    return found + (self._script_functions(last) if self._language in _SCRIPTS else [])
+    return found + (self._script_functions(last, kind) if self._language in _SCRIPTS else [])
 
   def owners(self, method: str) -> list[str]:
     """The classes that define a method; '' stands for whatever else may have its name."""
@@ -91,21 +119,25 @@ class Reread:
     for qualified, _, opening, end in self._types:
       found += [qualified for _ in self._methods(method, opening, end)]
     if self._language in _SCRIPTS:
-      found += ['' for _ in self._script_functions(method)]
+      found += ['' for _ in self._script_functions(method, 'owner')]
     return found
+
+  def _text(self, start: int, end: int) -> str:
+    return masking.unmasked(self._source, self._masked, start, end)
 
   def _depth(self, start: int, place: int) -> int:
     return self._masked.count('{', start, place) - self._masked.count('}', start, place)
 
   def _line(self, place: int) -> int:
     """Where the line of a place starts, or the statement if that is later."""
-    return max(self._masked.rfind(sign, 0, place) for sign in '\n;{}') + 1
+    start = self._masked.rfind('\n', 0, place)
+    return max(start, *(self._masked.rfind(sign, start + 1, place) for sign in ';{}')) + 1
 
   def _methods(self, name: str, opening: int, end: int) -> Iterator[tuple[int, bool]]:
     """Places of a name in the body of a class where a method of it is defined, and whether it is an accessor."""
     for place in masking.occurrences(self._masked, name, opening, end):
       after = _OPENS.match(self._masked, place + len(name), end)
-      if not after and not _ASSIGNED.match(self._masked, place + len(name), end):
+      if not after and not _BOUND_TO_FUNCTION.match(self._masked, place + len(name), end):
         continue
       line = self._line(place)
       before = _BEFORE_METHOD[self._language].fullmatch(self._masked, line, place) if place - line < _LONG else None
@@ -123,9 +155,9 @@ class Reread:
     """Places where a function of a name is defined, at any receiver if `owner` is None."""
     for place in masking.occurrences(self._masked, name):
       line = self._masked.rfind('\n', 0, place) + 1
-      if owner == '' and self._masked[line:place].split() == ['func']:
-        yield place
-      elif owner != '' and (receiver := self._receiver(place)) and owner in (None, receiver):
+      function = self._masked[line:place].split() == ['func']
+      receiver = '' if function else self._receiver(place)
+      if function and owner == '' or receiver and owner in (None, receiver):
         yield place
 
   def _receiver(self, place: int) -> str:
@@ -133,18 +165,21 @@ class Reread:
     match = _BEFORE_METHOD['go'].fullmatch(self._masked, line, place)
     return match['receiver'] if match else ''
 
-  def _script_functions(self, name: str) -> list[Definition]:
+  def _script_functions(self, name: str, kind: str) -> list[Definition]:
     found = []
     for place in masking.occurrences(self._masked, name):
       line, after = self._line(place), place + len(name)
-      if place - line > _LONG or self._masked[after : after + 40].lstrip()[:1] not in ('=', '(', ':', '<') or self._depth(0, place):
+      follows = self._masked[after : after + 40].lstrip()[:1]
+      if place - line > _LONG or follows not in ('=', '(', ':', '<') or self._depth(0, place):
         continue
       if _BEFORE_FUNCTION.fullmatch(self._masked, line, place):
-        found.append(self._function(place, name))
+        found.append(self._function(place, name, kind))
       elif _BEFORE_VARIABLE.fullmatch(self._masked, line, place):
         bound = _BOUND_TO_FUNCTION.match(self._masked, after)
-        if bound and not self._source[bound.end() : bound.end() + 9].startswith('function'):
-          found.append(self._function(place, name, opening=bound.end() - 1))
+        if bound:
+          found.append(self._function(place, name, kind, bound.end() - 1))
+        elif single := _ONE_PARAMETER.match(self._masked, after):
+          found.append(Definition(parameters=(Parameter(single[1]),), nested=True))
       elif _ASSIGNED.match(self._masked, after) and self._masked[place - 1 : place] not in ('.', '('):
         found.append(Definition())
     return found
@@ -155,23 +190,22 @@ class Reread:
       for place in masking.occurrences(self._masked, name, start, end):
         match = _ASSIGNED.match(self._masked, place + len(name), end)
         if self._language == 'go' and not match:
-          match = re.compile(r'[ \t]+[\w.]+[ \t]*=[ \t]*').match(self._masked, place + len(name), end)
+          match = _TYPED.match(self._masked, place + len(name), end)
         if not match or self._depth(start + bool(owner), place) or self._masked[place - 1 : place] == '.':
           continue
-        pattern = '[;\n,]' if self._language in _SCRIPTS or self._language == 'java' else '[;\n]'
-        stop = re.compile(pattern).search(self._masked, match.end())
-        value = self._source[match.end() : stop.start() if stop else end]
-        blanks = len(self._masked[match.end() : stop.start() if stop else end].rstrip())
-        before = self._masked[self._line(place) : place]
-        fixed = re.search(r'\bconst\b|\bfinal\b', before) or self._language == 'go'
-        if not _BOUND_TO_FUNCTION.match(self._masked, place + len(name)):
-          yield Definition(value=value[:blanks] if fixed else '')
+        if any(bound.match(self._masked, place + len(name)) for bound in (_BOUND_TO_FUNCTION, _ONE_PARAMETER)):
+          continue
+        stop = _VALUE_ENDS.search(self._masked, match.end(), end)
+        fixed = _FIXED.search(self._masked, self._line(place), place) or self._language == 'go'
+        yield Definition(value=self._text(match.end(), stop.start() if stop else end) if fixed else '')
 
   def _type(self, place: int, opening: int) -> Definition:
     head = self._masked[place:opening]
-    match = re.search(r'\bextends\s+([\w.$]+)', head)
+    named = re.match(r'[\w$]+\s*', head).end()
+    own = masking.closing(head, named) if head[named : named + 1] == '<' else named  # its own type parameters
+    match = re.compile(r'\bextends\s+([\w.$]+)').search(head, max(own, named))
     start = place + match.start(1) if match else 0
-    bases = (self._source[start : start + len(match[1])],) if match and ',' not in head[match.end() :] else ()
+    bases = (self._source[start : start + len(match[1])],) if match else ()
     rest = head[match.end() :].strip() if match else ''
     generic = masking.closing(rest, 0) if rest.startswith('<') else -1
     if generic > 0:
@@ -179,40 +213,35 @@ class Reread:
       rest = rest[generic + 1 :].strip()
     return Definition(bases=bases if not rest or rest.startswith(('implements', 'permits')) else ())
 
-  def _function(self, place: int, name: str, accessor: bool = False, opening: int = -1) -> Definition:
-    """The definition of a function whose name stands at `place`; an empty one for an accessor."""
-    match = _OPENS.match(self._masked, place + len(name))
-    if accessor or opening < 0 and not match:
-      return Definition()
-    opening = opening if opening >= 0 else match.end() - 1
-    if (close := masking.closing(self._masked, opening)) < 0:
+  def _function(self, place: int, name: str, kind: str, opening: int = -1) -> Definition:
+    """The definition of a function whose name is at `place`; its parameters open at `opening` if that is not negative."""
+    if opening < 0 and (match := _OPENS.match(self._masked, place + len(name))):
+      opening = match.end() - 1
+    if opening < 0 or (close := masking.closing(self._masked, opening)) < 0:
       return Definition()
     brace = self._body(close + 1)
-    end = masking.closing(self._masked, brace) if brace >= 0 else -1
+    end = masking.closing(self._masked, brace) if kind == 'raises' and brace >= 0 else -1
     body = self._masked[brace + 1 : end] if end > 0 else ''
-    head = self._masked[close + 1 : brace] if brace >= 0 else ''
-    throws = _THROWS.match(self._masked, close + 1)
-    documentation = self._documentation(place)
-    boundary = max(self._masked.rfind(sign, 0, place) for sign in ';{}')
-    above = documentation if self._language == 'go' else self._source[boundary + 1 : place]
+    throws = _THROWS.match(self._masked, close + 1) if self._language == 'java' else None
+    documentation = self._documentation(place) if kind in DOCUMENTED or self._deprecates else ''
     parameters, complete = self._parameters(opening, close)
     return Definition(
         parameters=parameters,
         complete=complete,
-        returns=self._returns(place, close, brace, head),
+        returns=self._returns(place, close, brace),
         nested=bool(_NESTED[self._language].search(body)),
         raised=tuple(match[1] or '' for match in _RAISE.finditer(body)),
-        throws=tuple(word.strip() for word in throws[1].split(',')) if throws and self._language == 'java' else (),
+        throws=tuple(word.strip() for word in throws[1].split(',')) if throws else (),
         documentation=documentation,
-        deprecated='deprecat' in above.lower(),
+        deprecated=self._deprecates and 'deprecat' in (documentation + self._above(place)).lower(),
     )
 
   def _body(self, place: int) -> int:
     """Where the body opens; -1 if the declaration has none. A return type may have braces of its own."""
     depth, text = 0, self._masked
-    for match in re.compile(r'[()\[\]{};\n]').finditer(text, place):
+    for match in _SIGNS_OF_BODY.finditer(text, place):
       sign = match[0]
-      if sign == '{' and not depth and not re.search(r'(?:[:|&<]|=>\s*\(?|\b(?:interface|struct|is))\s*$', text[place : match.start()]):
+      if sign == '{' and not depth and not _TYPE_GOES_ON.search(text, place, match.start()):
         return match.start()
       if sign == ';' and not depth:
         return -1
@@ -223,13 +252,20 @@ class Reread:
         return -1
     return -1
 
-  def _returns(self, place: int, close: int, brace: int, head: str) -> str:
+  def _above(self, place: int) -> str:
+    """What stands between the statement before a definition and its name: annotations and comments."""
+    start = max(0, place - _ABOVE)
+    return self._source[max(start, *(self._masked.rfind(sign, start, place) for sign in ';{}')) : place]
+
+  def _returns(self, place: int, close: int, brace: int) -> str:
     if self._language == 'java':
       match = _BEFORE_METHOD['java'].fullmatch(self._masked, self._line(place), place)
       return self._source[match.start('type') : match.end('type')] if match and match['type'] else ''
+    if brace < 0 and self._language == 'go':  # written in assembly
+      brace = self._masked.find('\n', close)
     if brace < 0:
       return ''
-    text = self._source[close + 1 : brace].strip()
+    text = self._text(close + 1, brace)
     if self._language == 'go':
       return text
     if not text.startswith(':'):
@@ -249,12 +285,12 @@ class Reread:
     for start, end in pieces:
       piece = self._masked[start:end].strip()
       if self._language == 'java':
-        match = re.fullmatch(r'\s*(?:final\s+|@\w+\s+)*(.*\S)\s+([\w$]+)\s*', self._source[start:end], re.DOTALL)
+        match = re.fullmatch(r'\s*(?:final\s+|@\w+\s+)*(.*\S)\s+([\w$]+)\s*', self._text(start, end), re.DOTALL)
         complete = complete and bool(match) and '...' not in piece
         if match and '...' not in piece:
           found.append(Parameter(match[2], ' '.join(match[1].split())))
         continue
-      match = re.match(r'\s*(?:(?:public|private|protected|readonly|override)\s+)*([\w$]+)\s*\??\s*(?=[:=]|$)', self._masked[start:end])
+      match = re.match(rf'\s*(?:{_MODIFIER}\s+)*([\w$]+)\s*\??\s*(?=[:=]|$)', self._masked[start:end])
       if not match or match[1] == 'this':
         complete = False
         continue
@@ -263,15 +299,15 @@ class Reread:
       if self._masked[at : at + 1] == ':':
         equals = re.search(r'(?<![=!<>])=(?![=>])', self._masked[at:end])
         stop = at + equals.start() if equals else end
-        kind, at = self._source[at + 1 : stop].strip(), stop
-      default = self._source[at + 1 : end].strip() if self._masked[at : at + 1] == '=' else ''
+        kind, at = self._text(at + 1, stop), stop
+      default = self._text(at + 1, end) if self._masked[at : at + 1] == '=' else ''
       found.append(Parameter(match[1], kind, default))
     return tuple(found), complete
 
   def _go_parameters(self, pieces: list[tuple[int, int]]) -> tuple[tuple[Parameter, ...], bool]:
     found, kind, complete = [], '', True
     for start, end in reversed(pieces):
-      name, _, rest = self._source[start:end].strip().partition(' ')
+      name, _, rest = self._text(start, end).partition(' ')
       kind = rest.strip() or kind
       if not kind or '...' in name + rest or not name.isidentifier():
         complete = False
@@ -283,7 +319,7 @@ class Reread:
   def _documentation(self, place: int) -> str:
     """The comment right above a definition, its lines joined."""
     line = self._masked.rfind('\n', 0, place) + 1
-    start = max(0, line - 4000)
+    start = max(0, line - _ABOVE)
     above = self._source[start:line] if self._language == 'go' else self._source[start:place]
     opened = 0 if self._language == 'go' else max(above.rfind('/**'), 0)
     match = _COMMENT[self._language].search(above, opened)

@@ -9,7 +9,9 @@ from iquest_jax.data.build.facts.definition import Definition, Parameter
 _LINE = re.compile(rf'^([ \t]*)(?:(?:async[ \t]+)?(def|class)[ \t]+(\w+)|[^\s)\]}}{masking.STRING}])', re.MULTILINE)
 _SKIPPED = re.compile(r'\s*')
 _STRING = re.compile(r'[rRuU]?("""|\'\'\'|"|\')(.*?)(?<!\\)\1', re.DOTALL)
-_RAISE = re.compile(r'^[ \t]*raise\b[ \t]*(?:((?:\w+\.)*[A-Z]\w*)[ \t]*(?=[(\n]|from\b|$))?|[;:][ \t]*raise\b()', re.MULTILINE)
+_RAISE = re.compile(
+    r'^[ \t]*raise\b[ \t]*(?:((?:\w+\.)*[A-Z]\w*)[ \t]*(?=[(\n]|from\b|$))?|[;:][ \t]*raise\b()', re.MULTILINE
+)
 _NESTED = re.compile(r'\b(?:def|class|try)\b')
 
 
@@ -36,14 +38,17 @@ class Reread:
         around.append(blocks[-1])
     return blocks
 
-  def find(self, name: str) -> list[Definition]:
+  def find(self, name: str, kind: str) -> list[Definition]:
     """Every definition of a qualified name, such as 'f', 'C' or 'C.method'.
 
     A name that is bound in another way too, by an import or an assignment, has a further, empty definition.
+
+    Args:
+      kind: of the question; what is asked by no question of this kind is not read.
     """
     blocks = self._by_name.get(name, [])
     owner, _, last = name.rpartition('.')
-    found = [self._define(block) for block in blocks]
+    found = [self._define(block, kind) for block in blocks]
     places = [(0, len(self._masked))]
     if owner:
       places = [(block.name_end, block.end) for block in self._by_name.get(owner, ()) if block.word == 'class']
@@ -73,32 +78,34 @@ class Reread:
     match = re.match(r'\s*(?::[^=]*)?=(?!=)\s*', after)
     if before.strip() or not match:
       return Definition()
-    start = place + len(name) + match.end()
-    end = start + len(after) - match.end()
-    return Definition(value=self._source[start : start + len(self._masked[start:end].rstrip())])
+    return Definition(value=self._text(place + len(name) + match.end(), place + len(name) + len(after)))
+
+  def _text(self, start: int, end: int) -> str:
+    return masking.unmasked(self._source, self._masked, start, end)
 
   def _around(self, place: int) -> str:
     """The qualified name of the definition whose block a place is in, '' at the top level."""
     within = [block for block in self._blocks if block.name_end <= place < block.end]
     return within[-1].qualified if within else ''
 
-  def _define(self, block: '_Block') -> Definition:
-    masked, source = self._masked, self._source
+  def _define(self, block: '_Block', kind: str) -> Definition:
+    masked = self._masked
     place = _SKIPPED.match(masked, block.name_end).end()
     if block.word == 'class':
       end = masking.closing(masked, place) if masked[place : place + 1] == '(' else place
       pieces = masking.split(masked, place + 1, end, ',') if end > place else []
-      bases = tuple(source[a:b].strip() for a, b in pieces or () if masked[a:b].strip())
+      bases = tuple(filter(None, (self._text(*piece) for piece in pieces or ())))
       return Definition(bases=bases if not any('=' in base for base in bases) else ())
     if masked[place : place + 1] != '(' or (end := masking.closing(masked, place)) < 0:
       return Definition()
-    head = masked.find(':', end)
+    if (head := masked.find(':', end)) < 0:
+      return Definition()
     if masked[end + 1 : head].strip().startswith('->'):  # an annotation may hold a colon: within brackets
       pieces = masking.split(masked, end + 1, min(block.end, head + 400), ':')
       head = pieces[0][1] if pieces else head
     arrow = masked.find('->', end + 1, head)
-    returns = source[arrow + 2 : head].strip() if arrow >= 0 else ''
-    body = masked[head + 1 : block.end]
+    returns = self._text(arrow + 2, head) if arrow >= 0 else ''
+    body = masked[head + 1 : block.end] if kind == 'raises' else ''
     parameters, complete, receiver = self._parameters(block, place, end)
     documentation = self._documentation(head + 1)
     return Definition(
@@ -125,12 +132,11 @@ class Reread:
         continue
       at = masking.split(self._masked, start, stop, '=') or [(start, stop)]
       name, *annotation = masking.split(self._masked, *at[0], ':') or [at[0]]
-      text = lambda span: self._source[span[0] : span[1]].strip()
-      default = self._source[at[1][0] : stop].strip() if len(at) > 1 else ''
-      kind = self._source[annotation[0][0] : at[0][1]].strip() if annotation else ''
-      parameters.append(Parameter(text(name), kind, default, positional))
+      default = self._text(at[1][0], stop) if len(at) > 1 else ''
+      kind = self._text(annotation[0][0], at[0][1]) if annotation else ''
+      parameters.append(Parameter(self._text(*name), kind, default, positional))
     in_class = '.' in block.qualified and '<locals>' not in block.qualified
-    receiver = in_class and bool(parameters) and parameters[0].name in ('self', 'cls', 'mcs', 'mcls', 'metacls')
+    receiver = in_class and bool(parameters) and parameters[0].name in ('self', 'cls')
     return None if pieces is None else tuple(parameters[receiver:]), complete, receiver
 
   def _documentation(self, place: int) -> str:
@@ -159,9 +165,9 @@ _AFTER = re.compile(r'\s*(?:[-+*/%&|^@]|//|\*\*|<<|>>)?=(?!=)|\s*:(?!=)[^=]*=(?!
 def _binds(before: str, after: str, masked: str, place: int) -> bool:
   if _BEFORE.match(before):
     return True
-  if before.strip(' \t(') == '' or re.fullmatch(r'\s*(?:\w+\s*[,=]\s*)+', before):
-    if _AFTER.match(after):
-      return True
+  first = before.strip(' \t(') == '' or re.fullmatch(r'\s*(?:\w+\s*[,=]\s*)+', before)
+  if first and _AFTER.match(after):
+    return True
   # A line of an import in brackets.
   opened = masked.rfind('(', 0, place)
   return opened >= 0 and ')' not in masked[opened:place] and masked[:opened].rstrip().endswith('import')

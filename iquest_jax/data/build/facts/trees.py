@@ -1,6 +1,7 @@
 """Facts of a JavaScript, TypeScript, Java or Go file, read from what queries capture in its tree-sitter tree."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 
@@ -11,17 +12,19 @@ from iquest_jax.data.build.facts.candidates import (
     MAX_NAMED,
     NO_TYPE,
     Candidate,
+    Definition,
     is_constant,
     is_public,
 )
 from iquest_jax.data.build.facts.questions import ORDINALS
 
 # Names of captures: `class`, `interface`, `function`, `constructor`, `constant`, `parameter` and `throw` hold others.
-# `plain` is a parameter with a name, `rest` any other one, `nested` what has a body of its own or catches errors.
+# `plain` is a parameter with a name, `rest` any other one, `nested` what has a body of its own or catches errors, unless it
+# is the `own` body of what is being defined.
 _SCRIPT = """
 (function_declaration name: (identifier) @name body: (_)) @function
-(method_definition name: (property_identifier) @name) @function
-(variable_declarator name: (identifier) @name value: [(arrow_function) (function_expression)]) @function
+(method_definition name: (_) @name) @function
+(variable_declarator name: (identifier) @name value: [(arrow_function) (function_expression)] @own) @function
 [(arrow_function) (function_expression) (generator_function) (class) (try_statement)] @nested
 (throw_statement) @throw
 (throw_statement (new_expression constructor: [(identifier) (member_expression)] @raised))
@@ -35,6 +38,7 @@ _JAVASCRIPT = _SCRIPT + """
 (class_declaration name: (_) @name) @class
 (class_heritage [(identifier) (member_expression)] @base)
 (formal_parameters (identifier) @plain)
+(arrow_function parameter: (identifier) @plain)
 (formal_parameters (assignment_pattern left: (identifier) @plain right: (_) @default) @parameter)
 (formal_parameters (assignment_pattern left: [(object_pattern) (array_pattern)]) @rest)
 (formal_parameters [(rest_pattern) (object_pattern) (array_pattern)] @rest)
@@ -47,6 +51,7 @@ _TYPESCRIPT = _SCRIPT + """
 (extends_clause value: [(identifier) (member_expression)] @base .)
 (function_declaration return_type: (type_annotation (_) @returns))
 (method_definition return_type: (type_annotation (_) @returns))
+(arrow_function parameter: (identifier) @plain)
 (arrow_function return_type: (type_annotation (_) @returns))
 (formal_parameters [(required_parameter) (optional_parameter)] @parameter)
 (formal_parameters (_ pattern: (identifier) @plain))
@@ -63,6 +68,8 @@ _JAVA = """
 (superclass (_) @base)
 (method_declaration type: (_) @returns name: (_) @name) @function
 (constructor_declaration name: (_) @name) @constructor
+(class_declaration body: (_) @own)
+(record_declaration body: (_) @own)
 [(lambda_expression) (class_body) (try_statement) (try_with_resources_statement)] @nested
 (formal_parameters (formal_parameter type: (_) @type name: (_) @plain) @parameter)
 (formal_parameters [(spread_parameter) (receiver_parameter)] @rest)
@@ -105,8 +112,8 @@ class _Node:
   inner: list['_Node']
 
 
-def candidates(source: str, language: str) -> list[Candidate] | None:
-  """Facts about top-level functions, classes, their methods, and constants; None if the file cannot be parsed."""
+def definitions(source: str, language: str) -> list[Definition] | None:
+  """Top-level functions, classes, their methods, and constants; None if the file cannot be parsed."""
   tree = syntax.parse(source, language)
   if tree is None or syntax.error_share(tree) > 0:
     return None
@@ -116,12 +123,13 @@ def candidates(source: str, language: str) -> list[Candidate] | None:
 
 def _nest(captures: list[tuple[str, int, int]], size: int) -> _Node:
   root = _Node('', 0, size, [])
-  around = [root]
+  around, own = [root], None
   for kind, start, end in captures:
     while start >= around[-1].end and len(around) > 1:
       around.pop()
-    if kind == 'nested' and around[-1].kind in ('function', 'class', 'interface') and end == around[-1].end:
-      continue  # the function that a variable is set to, the body of a class
+    own = (start, end) if kind == 'own' else own
+    if kind == 'own' or kind == 'nested' and (start, end) == own:
+      continue
     around[-1].inner.append(_Node(kind, start, end, []))
     around.append(around[-1].inner[-1])
   return root
@@ -133,8 +141,8 @@ class _Reading:
   def __init__(self, data: bytes, language: str):
     self._data, self._language = data, language
 
-  def within(self, node: _Node, owner: str) -> Iterator[Candidate]:
-    """Facts of what stands in a file, or in the class `owner`, whose name ends with a dot."""
+  def within(self, node: _Node, owner: str) -> Iterator[Definition]:
+    """Definitions in a file, or in the class `owner`, whose name ends with a dot."""
     comment = None
     for inner in node.inner:
       if inner.kind == 'comment':
@@ -142,14 +150,18 @@ class _Reading:
             'comment', comment.start, inner.end, []
         )  # fmt: skip
       elif inner.kind in ('function', 'constructor'):
-        yield from self._function(inner, owner, comment if comment and self._adjacent(comment, inner.start) else None)
+        yield functools.partial(self._function, inner, owner, comment)
       elif inner.kind in ('class', 'interface') and is_public(name := self._one(inner, 'name')):
-        if inner.kind == 'class' and (base := self._one(inner, 'base')):
-          yield Candidate('base', 'class', owner + name, base)
+        if inner.kind == 'class':
+          yield functools.partial(self._answered, inner, 'base', 'class', owner + name)
         yield from self.within(inner, f'{owner}{name}.')
       elif inner.kind == 'constant' and is_constant(name := self._one(inner, 'name')):
-        if value := self._one(inner, 'value'):
-          yield Candidate('value', 'constant', owner + name, value)
+        yield functools.partial(self._answered, inner, 'value', 'constant', owner + name)
+
+  def _answered(self, node: _Node, kind: str, noun: str, subject: str) -> Iterator[Candidate]:
+    """The question whose answer is the one capture of its kind within a node."""
+    if text := self._one(node, kind):
+      yield Candidate(kind, noun, subject, text)
 
   def _adjacent(self, comment: _Node, start: int, sign: str = '') -> bool:
     """Whether only blanks, or words that belong to a declaration, lie between a comment and what it is about."""
@@ -169,7 +181,7 @@ class _Reading:
     name, receiver = self._one(node, 'name'), self._one(node, 'receiver')
     first = next((inner.start for inner in node.inner if inner.kind == 'name'), node.start)
     head = syntax.decode(self._data[node.start : first])
-    if not name or not is_public(name) or re.search(r'\b(?:private|get|set)\s', head):
+    if not re.fullmatch(r'[\w$]+', name) or not is_public(name) or re.search(r'\b(?:private|get|set)\s', head):
       return
     owner = owner or (receiver and f'{receiver}.')
     noun = 'constructor' if node.kind == 'constructor' else 'method' if owner else 'function'
@@ -188,13 +200,12 @@ class _Reading:
       if parameter and default and re.fullmatch(r'''-?[\w.$]+|'[^']*'|"[^"]*"|\[\]|\{\}''', default):
         yield Candidate('default', noun, subject, default, parameter)
     for kind in ('returns', 'throws'):
-      if (text := self._one(node, kind)) and text not in NO_TYPE:
-        yield Candidate(kind, noun, subject, text)
+      yield from (found for found in self._answered(node, kind, noun, subject) if found.answer not in NO_TYPE)
     if (error := self._raised(node)) is not None:
       yield Candidate('raises', noun, subject, error)
     if noun == 'method' and self._language in ('javascript', 'typescript', 'tsx') and name != 'constructor':
       yield Candidate('owner', 'method', name, owner[:-1])
-    if comment:
+    if comment and self._adjacent(comment, node.start):
       yield from self._documented(comment, noun, subject)
 
   def _parameters(self, node: _Node) -> Iterator[tuple[str, str, str]]:
@@ -210,7 +221,7 @@ class _Reading:
             yield self._text(part), self._one(inner, 'type'), self._one(inner, 'default')
 
   def _raised(self, node: _Node) -> str | None:
-    """The one exception that a function throws; None if there are more, or if one may be caught or belong to another body."""
+    """The one exception that a function throws; None if there are more, or one may be caught or belong to another body."""
     if any(inner.kind in ('nested', 'function', 'class') for inner in node.inner):
       return None
     found = {self._one(inner, 'raised') for inner in node.inner if inner.kind == 'throw'}
@@ -222,9 +233,8 @@ class _Reading:
     if not text.startswith('//' if go else '/**'):
       return
     lines = [re.sub(r'^\s*(?://+ ?|/\*\*+ ?|\* ?)', '', line) for line in text.removesuffix('*/').split('\n')]
-    if go and (answer := documented.result(lines, subject.rpartition('.')[2])):
-      yield Candidate('documented result', noun, subject, answer)
-    elif not go and (answer := documented.result(lines, tagged=True)):
+    name = subject.rpartition('.')[2] if go else ''
+    if answer := documented.result(lines, name, tagged=not go):
       yield Candidate('documented result', noun, subject, answer)
     for error, condition in documented.errors(lines) if not go else ():
       yield Candidate('documented error', noun, subject, condition, error)

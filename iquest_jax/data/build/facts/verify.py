@@ -23,7 +23,8 @@ _TIME_WORDS = re.compile(
     re.IGNORECASE,
 )
 _TIME_NAMES = re.compile(
-    r'(?:^|[^a-z])(?:versions?|releases?|revision|build|date|year|copyright|timestamp|updated|changed)(?![a-z])', re.IGNORECASE
+    r'(?:^|[^a-z])(?:versions?|releases?|revision|build|date|year|copyright|timestamp|updated|changed)(?![a-z])',
+    re.IGNORECASE,
 )
 _TIME_VALUES = re.compile(
     r'(?<![\d.])\d+\.\d+\.\d+(?!\.?\d)|\bv\d+\.\d+|[\'"]\d+\.\d+[\'"]|\b(?:19|20)\d\d[-/.]\d{1,2}[-/.]\d{1,2}\b'
@@ -37,6 +38,7 @@ _POINTS = re.compile(
     re.IGNORECASE,
 )
 _QUOTED = re.compile(r'`[^`]*`')
+_MARKUP = re.compile(r'\{@\w+\s([^{}]*)\}')
 _COMMENT_SIGNS = re.compile(r'[\s*/#]+')
 
 
@@ -89,14 +91,20 @@ def _check_subject(fact: Fact, asked: Question | None, source: str) -> str:
   words = set(re.findall(r'\w{2,}', rest))
   defined = re.findall(r'\b(?:def|class|function|func|const|let|var|interface|type|enum|record|struct)\s+(\w+)', source)
   methods = re.findall(r'\b(\w+)\s*\([^()]*\)\s*(?:throws [\w., ]+)?\{', source)
-  return '' if words & {*defined, *methods, *re.findall(r'^([A-Z_]{3,})\s*=', source, re.MULTILINE)} else 'names nothing in its file'
+  constants = re.findall(r'^([A-Z_]{3,})\s*=', source, re.MULTILINE)
+  return '' if words & {*defined, *methods, *constants} else 'names nothing in its file'
 
 
 def _check_not_copied(fact: Fact, asked: Question | None, source: str) -> str:
-  """A question of ours is words around the names in backticks; only these can give the answer away."""
+  """A question of ours is words around the names in backticks; only these can give the answer away, and no count."""
   del source
-  question = ' '.join(_QUOTED.findall(fact.question)) if asked else fact.question
-  return 'answer in the question' if _stands_in(fact.answer.lower(), question.lower()) else ''
+  if asked and asked.kind == 'count':
+    copied = False
+  elif asked:
+    copied = _stands_in(fact.answer, ' '.join(_QUOTED.findall(fact.question)))
+  else:
+    copied = _stands_in(fact.answer.lower(), fact.question.lower())
+  return 'answer in the question' if copied else ''
 
 
 def _check_time(fact: Fact, asked: Question | None, source: str) -> str:
@@ -121,8 +129,13 @@ def _check_in_source(fact: Fact, asked: Question | None, source: str) -> str:
   parts = fact.answer.split(', ') if asked and asked.kind in questions.DERIVED else [fact.answer]
   found = all(_stands_in(part, source) for part in parts)
   if not found and (asked is None or asked.kind in questions.DOCUMENTED):
-    found = _stands_in(_COMMENT_SIGNS.sub(' ', fact.answer), _COMMENT_SIGNS.sub(' ', source))
+    found = _stands_in(_flat(fact.answer), _flat(source))
   return '' if found else 'answer not in the source'
+
+
+def _flat(text: str) -> str:
+  """One line without the signs of comments and the markup of documentation."""
+  return _COMMENT_SIGNS.sub(' ', _MARKUP.sub(r'\1', text))
 
 
 def _stands_in(text: str, within: str) -> bool:
@@ -160,7 +173,7 @@ def _second_reading(fact: Fact, asked: Question, source: str) -> str:
     if len(owners) > 1:
       return 'two answers'
     return '' if owners == [fact.answer] else 'wrong answer' if owners else 'subject not found'
-  found = reread.find(asked.subject)
+  found = reread.find(asked.subject, asked.kind)
   if not found:
     return 'subject not found'
   if len(found) > 1:

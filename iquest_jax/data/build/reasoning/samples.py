@@ -13,7 +13,7 @@ INPUT_FORMS = (
     'For which {} does `{} == {}` hold? Name every such call.\n\n```python\n{}```',
     'Take {}. Which calls make `{} == {}` true? Name all of them.\n\n```python\n{}```',
 )
-EASY, MEDIUM = 8, 24  # ours: a question is easy or medium up to so many lines executed, else hard
+EASY, MEDIUM = 8, 24  # ours: a question is easy or medium up to so many steps, of a program lines executed, else hard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +151,10 @@ def conversation(sample: Sample, checks: tuple[str, ...], thinking: bool, repo: 
     message |= {'thinking': sample.steps, 'content': answer}
   else:
     message |= {'content': f'{sample.steps}\nAnswer: {answer}'}
-  difficulty = 'easy' if sample.lines <= EASY else 'medium' if sample.lines <= MEDIUM else 'hard'
   messages = ({'role': 'user', 'content': sample.question}, message)
-  return Conversation(content_id(sample.question), messages, repo=repo, difficulty=difficulty, checks=checks)
+  return Conversation(content_id(sample.question), messages, repo=repo, difficulty=difficulty(sample.lines), checks=checks)
+
+
+def difficulty(steps: int) -> str:
+  """One of documents.DIFFICULTIES, by the number of steps to an answer."""
+  return 'easy' if steps <= EASY else 'medium' if steps <= MEDIUM else 'hard'
