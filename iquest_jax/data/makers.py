@@ -18,8 +18,8 @@ class Maker:
   """Makes documents of one kind of those of another.
 
   Attributes:
-    make: (document, sandboxes, seed, whether an answer is thought about first) -> what was made, and for each candidate that
-      failed a check the Drop.
+    make: (document, sandboxes, seed, whether an answer is thought about first) -> what was made, and a Drop for each
+      candidate that failed a check.
     thinks: whether the last argument means anything.
   """
 

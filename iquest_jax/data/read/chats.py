@@ -5,7 +5,8 @@
     {"role": "tool", "tool_call_id": "1", "content": "a.py"}, ...], "tools": [...], "id": "..."}
 
 `content` may be a list of parts of text; `reasoning_content`, as servers of open models name it, is thinking; a developer
-is a system. A chat may carry `tests` that the code of its last answer must pass, as a problem does. Results are put into the order of their calls, since text/chat.py writes no ids.
+is a system. A chat may carry `tests` that the code of its last answer must pass, as a problem does. Results are put into
+the order of their calls, since text/chat.py writes no ids.
 Source: OpenAI's reference of chat completions and of the format for fine-tuning.
 """
 

@@ -83,7 +83,7 @@ def field(record: Mapping[str, Any], names: Sequence[str]) -> Any:
 def with_fields(document: Document, record: Record, names: Sequence[str], where: str) -> Document | Drop:
   """A document with those of some fields that the record has, or why they are malformed.
 
-  Lists may be JSON text, as in a column of Parquet. Other projects grade difficulty on scales of their own, which are ignored.
+  Lists may be JSON text, as in a column of Parquet. Others grade difficulty on scales of their own, which are ignored.
   """
   given = {name: record[name] for name in names if record.get(name) is not None}
   if given.get('difficulty') not in DIFFICULTIES:
