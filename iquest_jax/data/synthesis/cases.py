@@ -18,6 +18,7 @@ from iquest_jax.sandbox.verdict import same_output
 TOLERANCE = 1e-9
 # A name, or a method of an object that is made without arguments. Graders call it by this text.
 _FUNCTION = re.compile(r'[^\W\d]\w*(\(\)\.[^\W\d]\w*)?')
+_DOCSTRING = re.compile(r'^[ \t]*[rR]?("""|\'\'\').*?\1', re.M | re.S)
 _SPACE_AROUND = re.compile(r' ?([][,:;(){}<>=]) ?')
 
 
@@ -89,7 +90,7 @@ def holds_answers(cases: Sequence[Case], solution: str, function: str) -> bool:
   stand there as a pair. ours: more than half of the cases, at least two, since a solution may well treat 0 and 1 on their
   own. Answers that are hidden better, as in a list by position, are not found.
   """
-  code = _normal(solution)
+  code = _normal(_DOCSTRING.sub('', solution))  # examples may stand there
   known = 0
   for case in cases:
     whole = any(_is_key(text, code) for text in _inputs(case, function))

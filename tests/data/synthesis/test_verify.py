@@ -290,6 +290,11 @@ def test_a_solution_may_treat_small_inputs_on_their_own():
   assert not cases.holds_answers(even, 'def even(n):\n  if n % 2 == 0: return True\n  return False', 'even')
 
 
+def test_a_solution_may_repeat_the_examples_of_its_request(pool):
+  example = '  """The product of 1 to n.\n\n  >>> fact(3) == 6, fact(4) == 24, fact(5) == 120\n  """\n'
+  assert rule(FUNCTION, pool, solution=FACTORIAL.replace(':\n', f':\n{example}', 1)) == 'kept'
+
+
 def test_difficulty_grows_with_statements_and_with_nesting():
   flat = 'def f(a):\n' + '  a += 1\n' * 14
   nested = 'def f(a):\n' + ''.join(f'{"  " * depth}for i in a:\n' for depth in range(1, 9)) + '  ' * 9 + 'a += 1\n'
