@@ -89,6 +89,8 @@ def test_a_chat_without_tests_has_nothing_to_be_held_against(pool):
         ('def fact(n):\n  match n:\n    case 3: return 6\n    case 4: return 24\n    case 5: return 120\n  return 5040\n',
          'verify: table of answers'),
         ('def fact(n):\n  return dict([(3, 6), (4, 24), (5, 120), (7, 5040)])[n]\n', 'verify: table of answers'),
+        ('T = {"[3]": 6, "[4]": 24, "[5]": 120, "[7]": 5040}\ndef fact(*n):\n  return T[repr(list(n))]\n',
+         'verify: table of answers'),
         ('', 'verify: no solution'),
         ('x = "\ud800"', 'verify: wrong answer'),
     ],
