@@ -13,6 +13,7 @@ transitions  commits/s scanned of a git history, for commits and for verified tr
 clean        MB/s of the cleaning checks, parsing and quality on real source
 quality      MB/s of texts scored for density, education and toxicity by a classifier
 facts        MB/s of source read for code facts, each read twice
+reasoning    verified samples/s of reasoning from functions, generated programs and puzzles, per CPU second
 dedup        MB/s of near-deduplication and decontamination
 fim          MB/s of completions with syntax levels
 pipeline     MB/s of preparing documents, with one worker and two
@@ -53,6 +54,7 @@ def main(argv):
       packing,
       pipeline,
       quality,
+      reasoning,
       sandbox,
       tokenize,
       train_step,
@@ -71,6 +73,7 @@ def main(argv):
       'quality': quality.results,
       'dedup': dedup.results,
       'facts': facts.results,
+      'reasoning': reasoning.results,
       'endpoint': endpoint.results,
       'fim': fim.results,
       'pipeline': pipeline.results,

@@ -126,7 +126,8 @@ def test_the_sample_depends_on_the_seed_alone_and_the_lines_not_on_the_speed_of_
   assert len((tmp_path / 'a.jsonl').read_text().splitlines()) == 5
 
 
-def test_a_run_that_was_cut_off_pays_nothing_twice_and_ends_with_the_same_bytes(tmp_path):
+def test_a_run_that_was_cut_off_pays_nothing_twice_and_ends_with_the_same_bytes(tmp_path, monkeypatch):
+  monkeypatch.setattr(labels, '_AT_ONCE', 5)
   whole, out = tmp_path / 'whole.jsonl', tmp_path / 'cut.jsonl'
   answer = lambda body: 'no' if number_in(body) == 5 else grade(body)
   with ScriptedEndpoint(answer) as server:

@@ -32,9 +32,11 @@ class Judge:
 
 
 def test_puzzles_have_judged_answers():
-  made = list(puzzles.puzzles(range(60), 0))
+  before = random.getstate()
+  made = list(puzzles.puzzles(range(40), 0))
+  assert random.getstate() == before, 'the random state of others is left alone'
   kept = [one for one in made if isinstance(one, Conversation)]
-  assert len(kept) >= 50 and {one.checks for one in kept} == {puzzles.CHECKS}
+  assert len(kept) >= 32 and {one.checks for one in kept} == {puzzles.CHECKS}
   assert all(from_json(to_json(one)) == one for one in kept)
   assert list(puzzles.puzzles(range(20, 30), 0)) == made[20:30]
   assert list(puzzles.puzzles(range(20, 30), 1)) != made[20:30]
@@ -45,7 +47,7 @@ def test_another_process_makes_the_same_puzzles():
   program = (
       'import random; random.seed(5)\nfrom iquest_jax.data.build.reasoning import puzzles\n'
       'from iquest_jax.data.documents import Drop, to_json\n'
-      'print([x.rule if isinstance(x, Drop) else to_json(x) for x in puzzles.puzzles(range(30), 0)])'
+      'print([x.rule if isinstance(x, Drop) else to_json(x) for x in puzzles.puzzles(range(12), 0)])'
   )
   outputs = []
   for hash_seed in '12':
@@ -146,9 +148,3 @@ def test_the_generators_left_out_are_those_that_prove_nothing_or_differ_between_
   assert {name for name in first if 'anything' in first[name][0]} == set(puzzles._ACCEPTS_ANYTHING)
   assert differ == set(puzzles._NOT_DETERMINISTIC)
   assert puzzles.generators() == sorted(first.keys() - puzzles.LEFT_OUT)
-
-
-def test_making_puzzles_leaves_the_global_random_state_alone():
-  before = random.getstate()
-  list(puzzles.puzzles(range(40), 2))
-  assert random.getstate() == before

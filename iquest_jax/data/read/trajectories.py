@@ -238,8 +238,8 @@ class _Session:
 
   def end(self) -> list[dict[str, Any]] | Drop:
     """The messages of the session, or why it is none."""
-    if self._calls and not self._results and _finishes(self._messages[-1]):
-      self._calls = []
+    if not self._results:
+      self._calls = []  # nobody has to write down what the last call returned
     self._close()
     while self._messages and self._messages[-1]['role'] in ('user', 'system'):
       self._messages.pop()

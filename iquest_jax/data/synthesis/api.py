@@ -1,7 +1,7 @@
 """Use of an API: a task whose solution must call given functions of a module, with tests that are executed.
 
-A function counts as used only if the tests fail once it does nothing and returns None: its result must matter. The
-solution, and another that was written without the tests and the first one in sight, must both pass.
+A function counts as used only if the tests fail when it is replaced by one that returns None. The solution must pass,
+and so must a second one, whose request showed neither the tests nor the first solution.
 """
 
 import ast
@@ -45,7 +45,7 @@ these of its functions: {functions}. Answer with one fenced block."""
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """What the model wrote about a module: `again` is a solution that was written without tests and `solution` in sight."""
+  """What the model wrote about a module; the request for `again` showed neither tests nor `solution`."""
 
   module: str
   source: str
@@ -134,7 +134,7 @@ def called(source: str) -> set[str]:
 
 
 def _tree(source: str) -> ast.Module | None:
-  """Parsed and never executed; longer texts could exhaust the parser's stack."""
+  """The tree of a module, None if it is not Python or so long that it could exhaust the parser's stack."""
   if len(source) > _LONGEST:
     return None
   try:
@@ -144,7 +144,7 @@ def _tree(source: str) -> ast.Module | None:
 
 
 def _written(test: dict[str, Any]) -> dict[str, Any]:
-  """A test whose text values are data, not JSON: a model writes "output": "abc" and means the text."""
+  """The test in the form of a Problem, where values are JSON: a model that writes "output": "abc" means the text."""
   return {name: json.dumps(value) for name, value in test.items()}
 
 

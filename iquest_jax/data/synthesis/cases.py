@@ -1,4 +1,4 @@
-"""Tests of a problem as cases: what programs without a thought would pass, and what a statement or a solution gives away.
+"""Tests of a problem as cases: which stubs would pass them, and what a statement or a solution gives away.
 
 A case is a call of a function, with arguments and result as plain data, or the standard input and output of a program.
 """
@@ -18,6 +18,9 @@ from iquest_jax.sandbox.verdict import same_output
 TOLERANCE = 1e-9
 # A name, or a method of an object that is made without arguments. Graders call it by this text.
 _FUNCTION = re.compile(r'[^\W\d]\w*(\(\)\.[^\W\d]\w*)?')
+# What arguments may stand in: nothing, a list, or text of one.
+_WRAPPED = ('{}', '[{}]', '"[{}]"', '"({})"')
+_DOCSTRING = re.compile(r'^[ \t]*[rR]?("""|\'\'\').*?\1', re.M | re.S)
 _SPACE_AROUND = re.compile(r' ?([][,:;(){}<>=]) ?')
 
 
@@ -63,16 +66,16 @@ def _case(test: Mapping[str, Any], function: str) -> Case | None:
 
 
 def stubs_pass(cases: Sequence[Case], function: str) -> str:
-  """Which program without a thought passes all cases; '' if none does.
+  """Which stub passes all cases; '' if none does.
 
-  Those are one that always answers the same (so also one that answers nothing), and one that answers with what it is
-  given. Their answers are known without running them, and are held against the cases as the sandbox's graders do it.
+  One stub always gives the same answer, which may be None or nothing at all; the other returns its input. What they answer
+  is known without running them, and is compared as the sandbox's graders compare.
   """
   same = _same_result if function else same_output
   if all(same(cases[0].expected, case.expected) for case in cases):
-    return 'one that always gives the same answer'
+    return 'a stub that always gives the same answer'
   echo = lambda case: case.given[0] if function and case.given else case.given
-  return 'one that answers with its input' if all(same(echo(case), case.expected) for case in cases) else ''
+  return 'a stub that returns its input' if all(same(echo(case), case.expected) for case in cases) else ''
 
 
 def hidden(cases: Sequence[Case], statement: str, function: str) -> list[Case]:
@@ -83,22 +86,28 @@ def hidden(cases: Sequence[Case], statement: str, function: str) -> list[Case]:
 
 
 def holds_answers(cases: Sequence[Case], solution: str, function: str) -> bool:
-  """Whether a solution looks up answers instead of computing them: it branches on the inputs of most cases.
+  """Whether a solution looks up answers instead of computing them.
 
-  An input counts if the solution compares with it or has it as a key, and the output is in the solution too, or if both
-  stand there as a pair. ours: more than half of the cases, at least two, since a solution may well treat 0 and 1 on their
-  own. Answers that are hidden better, as in a list by position, are not found.
+  A case counts as looked up if the solution contains its output, and compares with its input or has it as a key, or if both
+  stand side by side. ours: more than half of the cases, and at least two, because a solution may treat 0 and 1 separately.
+  Answers that are hidden better, such as a list indexed by the input, are not found.
   """
-  code = _normal(solution)
-  known = 0
-  for case in cases:
-    whole = any(_is_key(text, code) for text in _inputs(case, function))
-    parts = map(_forms, case.given) if function else ([word, f'"{word}"'] for word in _normal(case.given).split())
-    outputs = _outputs(case, function)
-    pair = any(_stands_in(f'{a}{b}{c}', code) for a in _inputs(case, function) for b in (',', '),') for c in outputs)
-    each = all(any(_is_key(text, code) for text in forms) for forms in parts)
-    known += pair or (whole or each) and bool(case.given) and any(_stands_in(text, code) for text in outputs)
+  code = _normal(_DOCSTRING.sub('', solution))  # examples may stand there
+  known = sum(_looks_up(case, code, function) for case in cases)
   return known >= 2 and 2 * known > len(cases)
+
+
+def _looks_up(case: Case, code: str, function: str) -> bool:
+  outputs = [text for text in _outputs(case, function) if _stands_in(text, code)]
+  if not outputs or not case.given:
+    return False
+  inputs = [wrapped.format(text) for text in _inputs(case, function) for wrapped in _WRAPPED]
+  if any(_is_key(text, code) for text in inputs):
+    return True
+  parts = map(_forms, case.given) if function else ([word, f'"{word}"'] for word in _normal(case.given).split())
+  if all(any(_is_key(text, code) for text in forms) for forms in parts):
+    return True
+  return any(_stands_in(f'{given}{apart}{output}', code) for given in inputs for apart in (',', '),') for output in outputs)
 
 
 def _same_result(got: Any, expected: Any) -> bool:
@@ -143,7 +152,7 @@ def _forms(value: Any) -> list[str]:
 
 
 def _normal(text: str) -> str:
-  """Without what does not tell literals apart: kinds of quotation marks, blanks around punctuation, escaped line ends."""
+  """The text in one style: one kind of quotation mark, no blanks around punctuation, no escaped line ends."""
   text = text.replace("'", '"').replace('`', ' ').replace('\\n', ' ')
   return _SPACE_AROUND.sub(r'\1', ' '.join(text.split()))
 

@@ -1,8 +1,9 @@
 """Competition problems: a statement, a solution, and tests that are generated.
 
-One request invents the problem and writes a solution and a generator of inputs; another sees the statement alone and solves
-it in the simplest way. The tests are the examples and what the simple program prints for generated inputs, so a statement
-that can be read in two ways, a wrong example and a wrong solution all show. verify.py says whether the tests could say no.
+One request invents the problem and writes a solution and a generator of inputs. Another shows only the statement and
+asks for the simplest program that solves it. The tests are the examples, and what the simple program prints for
+generated inputs. An ambiguous statement, a wrong example and a wrong solution therefore all make a test fail.
+verify.py checks the tests.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ surely right, even if it is slow: try everything rather than be clever. Answer w
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """What the model wrote; `simple` was written without `solution` in sight."""
+  """What the model wrote; the request for `simple` did not show `solution`."""
 
   statement: str
   examples: tuple[dict[str, str], ...]
@@ -85,7 +86,7 @@ def _verified(candidate: Candidate, pool: Pool) -> Problem | Drop:
 
 
 def _generated(generator: str, pool: Pool) -> list[str] | Drop:
-  """Different inputs, of a generator that writes the same ones when it runs again."""
+  """The different inputs that a generator prints, if it prints the same ones when it runs again."""
   seeds = [f'{number}\n' for number in range(INPUTS)]
   inputs = execution.outputs(generator, seeds, pool)
   if len(inputs) < INPUTS:

@@ -1,8 +1,8 @@
 """Code editing: a real change, and an instruction for it that a model writes.
 
-The answer is the change as it was made, so it is right if the patch applies. What can be wrong is the instruction: it must
-not give code away, and a request that shows the old code and the instruction, but not the change, must lead to the same new
-code.
+The answer is the change as it was made, so it is right if the patch applies. Only the instruction can be wrong. It
+must not quote the new code, and a request that shows the old code and the instruction, but not the change, must give
+the same new code.
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ def _file(document: Commit | Transition) -> tuple[str, str] | Drop:
 
 
 def _code(text: str, path: str) -> list[str]:
-  """Lines that count: without empty ones, whole-line comments, and blanks at their ends."""
+  """The lines that are compared: no empty ones, no whole-line comments, no blanks at the end."""
   comment = LANGUAGES[name].comment if (name := language_of(path)) else ''
   lines = [line.rstrip() for line in text.split('\n')]
   return [line for line in lines if line and not (comment and line.lstrip().startswith(comment))]

@@ -1,7 +1,7 @@
 """Runs queries on a small database, as it is and with its data varied, in the sandbox.
 
-SQL that a model or a stranger wrote runs nowhere else. A query may take a number of steps of SQLite's machine, not of
-seconds, so what becomes of it is the same everywhere.
+The limit of a query counts steps of SQLite's virtual machine, not seconds, so its outcome is the same on every
+machine.
 """
 
 import json
@@ -29,7 +29,7 @@ def quoted(name):
   return '"' + name.replace('"', '""') + '"'
 
 def vary(database, rng):
-  # Each column keeps its values and which row has which changes, then some rows go: names a query asks for still occur.
+  # Shuffles each column and deletes some rows: the values that a query asks for still occur, in other rows.
   tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
   for table in tables:
     if table.startswith('sqlite_'):

@@ -1,8 +1,8 @@
 """Text to SQL by reverse generation and a round trip: a query, the question it answers, and the query for that question.
 
-Source: IQuest-Coder-V1 report, SFT; ours: how it is checked. The model writes a query for a schema, then a question from
-the query, then, in a request that does not show the first query, a query from the question. Both must give the same rows on
-the data and on variants of it, in the same order if the first one orders them.
+Source: IQuest-Coder-V1 report, SFT; ours: how it is checked. The model writes a query for a schema, then a question
+from the query, then, in a request that does not show the first query, a query from the question. Both must give the
+same rows on the data and on variants of it, in the same order if the first one orders them.
 """
 
 import collections
@@ -42,7 +42,7 @@ fenced block."""
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """What the model wrote: `again` is its query for the question, written without `query` in sight."""
+  """What the model wrote; `again` is its query for the question, whose request did not show `query`."""
 
   schema: tuple[str, ...]
   data: tuple[str, ...]
@@ -97,7 +97,7 @@ _CHANGING = re.compile(r"\b(random|randomblob|current_(date|time|timestamp))\b|'
 
 
 def _differ(found: list[Any], ordered: bool) -> Drop | None:
-  """Whether two queries can be told apart, or what else is wrong with their rows; None if nothing is."""
+  """How the rows of two queries differ, or what else is wrong with them; None if nothing is."""
   if isinstance(found[0], str):
     return Drop('sql: the data do not load', found[0])
   if any(isinstance(variant, str) for variant in found):
@@ -134,7 +134,7 @@ def statements(text: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
 
 
 def quotes_sql(question: str, query: str) -> bool:
-  """Whether a question is SQL, in whole or in part: an answer that copies its question is right for no reason."""
+  """Whether a question is empty or gives SQL away, so that its answer could be copied from it."""
   words = ' '.join(question.lower().split())
   written = re.search(r'\bselect\b.{1,200}\bfrom\b.{1,200}\b(where|join|group by|order by)\b', words)
   return not words or written is not None or '```' in question or ' '.join(query.lower().split()) in words

@@ -1,7 +1,8 @@
 """Tasks for a shell: files to begin with, a check of the goal, and commands that reach it.
 
-Everything runs in the sandbox. The check must say no before anything is done, and after commands without a thought; it must
-say yes after the solution, and after that of a request which saw the task and the names of the files alone.
+Everything runs in the sandbox. The check must fail before anything is done and after stubs. It must pass after the
+solution, and after a second solution, which was written by a request that saw only the task and the names of the
+files.
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ diff. Answer with the commands in one fenced block."""
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """Scripts that the model wrote; `again` are commands of a request that saw neither setup, check nor solution."""
+  """Scripts that the model wrote; the request for `again` showed neither setup, check nor solution."""
 
   task: str
   setup: str
@@ -87,7 +88,7 @@ def _rejects(candidate: Candidate, pool: Pool) -> Drop | None:
     return Drop('terminal: the goal is reached at first')
   if before[1].exit != 1 or before[1].limit:  # another status is an error of the check's own
     return Drop('terminal: the check fails', before[1].stderr[-200:])
-  # The names of a task as empty files, and nothing left at all. What a stub does may fail: it is not the last command.
+  # One stub creates every file that the task names, empty; the other deletes all files.
   names = ' '.join(sorted({name.rstrip('./') for name in re.findall(r'\w[\w./-]*', candidate.task)})[:300])
   touch = 'mkdir -p "$(dirname "$n")" && touch "$n"'
   stubs = (f'for n in {names}; do [ -e "$n" ] || {{ {touch}; }}; done; true', 'rm -rf ./* ./.[!.]*; true')
@@ -100,7 +101,7 @@ def _rejects(candidate: Candidate, pool: Pool) -> Drop | None:
 
 
 def _run(scripts: list[str], pool: Pool) -> list[Done]:
-  """Runs scripts one after another in a folder; their text is in no file, where one could change the next."""
+  """Runs scripts one after another in a folder. None is a file there, so a solution cannot change the check."""
   bash = languages.tool_path('bash')
   return execution.run([Step((bash, '-c', script), limits=execution.LIMITS) for script in scripts], pool)
 

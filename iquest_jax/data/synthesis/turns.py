@@ -1,4 +1,4 @@
-"""What domains say: requests to the model that writes, and the two turns of the chats they make."""
+"""What domains share: requests to the model that writes, the parts of its answers, and the chats that are made of them."""
 
 import json
 import re
@@ -11,7 +11,7 @@ _FENCE = re.compile(r'^\s*(`{3,})', re.MULTILINE)
 
 
 def request(*parts: str) -> list[dict[str, str]]:
-  """The messages of a request: one turn, its parts apart by an empty line."""
+  """The messages of a request: one turn, with an empty line between its parts."""
   return [{'role': 'user', 'content': '\n\n'.join(part.strip('\n') for part in parts)}]
 
 
@@ -40,9 +40,9 @@ def conversation(request: str, answer: str, checks: tuple[str, ...], repo: str =
 
 
 def quotes(text: str, code: str) -> bool:
-  """Whether a text gives code away: all of it, or one of its lines that says more than a name does."""
+  """Whether a text contains code: all of it, or one of its longer lines."""
   plain = lambda part: ' '.join(part.split())
-  # ours: a line of 20 characters with something between its words.
+  # ours: 20 characters and more than one word.
   lines = [line for line in map(plain, code.split('\n')) if len(line) >= 20 and re.search(r'\w\W+\w', line)]
   text = plain(text)
   return any(line in text for line in [plain(code), *lines] if line)

@@ -12,7 +12,7 @@ from typing import Any
 
 from iquest_jax.data.synthesis.cases import Case
 
-# 'int', 'float', 'bool', 'str', '' for what nothing is known about, or a list of a type: ('list', type).
+# 'int', 'float', 'bool', 'str', or ('list', type); '' is the type of the items of a list that is always empty.
 Type = str | tuple[str, Any]
 _LARGEST = 1 << 62
 _DIGITS = 12  # of floats; libraries differ in the last ones
@@ -20,18 +20,19 @@ _DIGITS = 12  # of floats; libraries differ in the last ones
 
 @dataclasses.dataclass(frozen=True)
 class Language:
-  """How a language writes types, values and statements; {0} is what a template is about.
+  """Templates of a language.
 
   Attributes:
-    types, prints: by the name of a type; in what is printed {1} is a name that is free.
-    parts: the types in a list, where they differ.
-    list, items: the type of a list of {0}; a list of type {0} with the values {1}.
-    values: of 'int' and 'str'; others are written alike everywhere.
-    each: runs {2} for each {1} of a list.
-    line: prints a word.
-    call: assigns the result of {0}, called with {1}, to r of type {2}.
-    program: the code {0} and a main program {1}.
-    signature: what a translator is told about {0}, with parameters of types {1} and a result of type {2}.
+    types: names of 'int', 'float', 'bool' and 'str'; `parts` has those that differ inside a list.
+    list: type of a list of {0}.
+    items: list of {0} with the values {1}.
+    values: literals of 'int' and 'str'; other literals are the same in all languages.
+    prints: statements that print {0} of a type; {1} is a free name.
+    each: runs {2} for each {1} of the list {0}.
+    line: prints the word {0}.
+    call: assigns the result of function {0} with arguments {1} to r of type {2}.
+    program: the code {0} and a main program with the statements {1}.
+    signature: tells a translator about function {0} with parameters of types {1} and a result of type {2}.
   """
 
   types: dict[str, str]

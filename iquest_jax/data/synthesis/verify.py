@@ -1,12 +1,10 @@
-"""Verification by execution: a document that carries tests enters only if its code passes them and others would not.
+"""Verification by execution: a document with tests is kept only if its code passes them and stubs do not.
 
-What every one of them is held against:
-
-  its tests       the code passes all of them in the sandbox
-  stubs           programs without a thought do not: one that always answers the same, one that answers with its input
-  hidden tests    nor do stubs pass the tests that the request does not show, of which there must be some: so code that
-                  knows the shown ones and guesses otherwise is rejected. A pair of parallel functions has no request
-  not a look-up   the code does not branch on the inputs of most tests
+  tests             the code passes all of them in the sandbox
+  stubs             a program that always gives the same answer fails, and so does one that returns its input
+  hidden tests      stubs also fail the tests that the request does not show, and there must be some. Code that knows only
+                    the shown tests is therefore rejected, whatever it answers otherwise. Parallel functions have no request
+  table of answers  the code does not look up the answers of most tests
 """
 
 import dataclasses
@@ -59,7 +57,7 @@ def rejects(
     pool: Pool,
     files: Mapping[str, str] | None = None,
 ) -> Drop | None:
-  """Why code does not answer a request, the cheapest reason first; None if it does. `files`: see execution.rejects."""
+  """Why code does not answer a request, cheap checks first; None if it does. `files`: see execution.rejects."""
   if not code.strip():
     return Drop('verify: no solution')
   if name := cases_lib.stubs_pass(cases, function):

@@ -89,6 +89,8 @@ def test_a_chat_without_tests_has_nothing_to_be_held_against(pool):
         ('def fact(n):\n  match n:\n    case 3: return 6\n    case 4: return 24\n    case 5: return 120\n  return 5040\n',
          'verify: table of answers'),
         ('def fact(n):\n  return dict([(3, 6), (4, 24), (5, 120), (7, 5040)])[n]\n', 'verify: table of answers'),
+        ('T = {"[3]": 6, "[4]": 24, "[5]": 120, "[7]": 5040}\ndef fact(*n):\n  return T[repr(list(n))]\n',
+         'verify: table of answers'),
         ('', 'verify: no solution'),
         ('x = "\ud800"', 'verify: wrong answer'),
     ],
@@ -288,6 +290,11 @@ def test_a_solution_may_treat_small_inputs_on_their_own():
   assert not cases.holds_answers(found, 'def fib(n):\n  if n == 0: return 0\n  if n == 1: return 1\n  ...', 'fib')
   even = cases.parse(calls([[0], True], [[1], False], [[2], True]), 'even')
   assert not cases.holds_answers(even, 'def even(n):\n  if n % 2 == 0: return True\n  return False', 'even')
+
+
+def test_a_solution_may_repeat_the_examples_of_its_request(pool):
+  example = '  """The product of 1 to n.\n\n  >>> fact(3) == 6, fact(4) == 24, fact(5) == 120\n  """\n'
+  assert rule(FUNCTION, pool, solution=FACTORIAL.replace(':\n', f':\n{example}', 1)) == 'kept'
 
 
 def test_difficulty_grows_with_statements_and_with_nesting():

@@ -8,6 +8,7 @@ import ast
 import builtins
 import collections
 import dataclasses
+import functools
 import re
 import symtable
 import warnings
@@ -71,6 +72,7 @@ def find(text: str) -> Iterator[Function]:
         yield Function(name, source, node, tuple(a.arg for a in arguments[: len(arguments) - len(node.args.defaults)]))
 
 
+@functools.lru_cache(maxsize=1)  # Functions are found, then calls of them, in the same file.
 def parsed(text: str) -> ast.Module | None:
   """The syntax tree of Python; None if it is not Python."""
   try:

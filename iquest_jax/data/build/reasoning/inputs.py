@@ -66,7 +66,8 @@ class Domain:
 def examples(text: str, functions: Mapping[str, Function]) -> dict[str, list[str]]:
   """Argument lists by function, from calls with literal arguments anywhere in a file, doctests included."""
   found: dict[str, dict[str, None]] = {name: {} for name in functions}
-  trees = [parsed(text)]
+  called = any(text.count(f'{name}(') > 1 for name in functions)  # Once is the definition.
+  trees = [parsed(text)] if called else []
   for function in functions.values():
     for line in (ast.get_docstring(function.node) or '').splitlines():
       if line.strip().startswith('>>> ') and len(line) < 300:

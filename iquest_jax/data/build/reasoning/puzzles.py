@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import io
 import random
 import warnings
 from collections.abc import Iterator
@@ -40,14 +41,14 @@ def puzzles(numbers: range, seed: int, thinking: bool = False, longest: int = 20
   Raises:
     UserError: reasoning-gym is not installed.
   """
-  names = generators()
+  with _contained('import'):
+    names = generators()
   for number in numbers:
     rng = random.Random(f'{seed}:puzzles:{number}')
     name = rng.choice(names)
     block, index = divmod(number, _BLOCK)
-    dataset = _dataset(name, int.from_bytes(hashlib.sha256(f'{seed}:{name}:{block}'.encode()).digest()[:4]))
-    with contextlib.redirect_stdout(None), warnings.catch_warnings():  # Some generators print, some judges warn.
-      warnings.simplefilter('ignore')
+    with _contained(f'{seed}:{number}'):
+      dataset = _dataset(name, int.from_bytes(hashlib.sha256(f'{seed}:{name}:{block}'.encode()).digest()[:4]))
       puzzle = made(name, dataset, dataset[index], thinking, longest)
     yield puzzle
 
@@ -63,6 +64,19 @@ def generators() -> list[str]:
   except ImportError:
     raise UserError('puzzles: reasoning-gym is not installed; pip install -e .[data]') from None
   return sorted(DATASETS.keys() - LEFT_OUT)
+
+
+@contextlib.contextmanager
+def _contained(seed: str) -> Iterator[None]:
+  """Keeps what some generators and judges do to the process: they print, warn and draw from the global `random`."""
+  state = random.getstate()
+  random.seed(seed)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      yield
+  finally:
+    random.setstate(state)
 
 
 @functools.lru_cache(maxsize=256)

@@ -63,7 +63,8 @@ def verify(sample: Sample, runs: Mapping[str, Outcome]) -> tuple[str, ...] | Dro
     if not ends_with(sample.steps, sample.result):
       return Drop('reasoning: trace does not end in the answer', f'{sample.steps[-80:]!r} and {sample.result}')
     return ('output executed again', 'trace ends in the answer')
-  valid = [each for each in sample.domain if same(results[sample.expression.format(each)], sample.result)]
+  wanted = value_of(sample.result)
+  valid = [each for each in sample.domain if value_of(results[sample.expression.format(each)]) == wanted]
   if wrong := [each for each in sample.inputs if each not in valid]:
     return Drop('reasoning: wrong input', f'{wrong[0]} does not give {sample.result}')
   if list(sample.inputs) != valid:
@@ -85,14 +86,12 @@ def answer_of(sample: Sample) -> str:
   return ', '.join(map(sample.expression.format, sample.inputs)) if sample.domain else sample.result
 
 
-def same(one: str, other: str) -> bool:
-  """Whether two results are the same to a reader, who takes True for 1 and 1.0 for 1."""
-  if one == other:
-    return True
+def value_of(result: str) -> object:
+  """What a result is compared by, as Python's == does: True is 1 and 1.0 is 1. An exception equals nothing but itself."""
   try:
-    return ast.literal_eval(one) == ast.literal_eval(other)
-  except (ValueError, SyntaxError):
-    return False
+    return ast.literal_eval(result)
+  except (ValueError, SyntaxError):  # 'raises NAME'
+    return result, 'not a literal'
 
 
 def output_question(source: str, call: str, rng: random.Random) -> str:
@@ -122,7 +121,8 @@ def inputs_sample(
   if any(outcome.stopped for outcome in outcomes.values()):
     return None
   results = {each: result_of(outcome) for each, outcome in outcomes.items()}
-  valid = {text: tuple(each for each, other in results.items() if same(other, text)) for text in results.values()}
+  values = {text: value_of(text) for text in results.values()}
+  valid = {text: tuple(each for each, other in results.items() if values[other] == values[text]) for text in values}
   targets = [
       text
       for text, chosen in valid.items()
