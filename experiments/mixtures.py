@@ -38,7 +38,7 @@ SFT_INSTRUCT = (
 SFT_THINKING = (
     {'chat_thinking': 6, 'reasoning_thinking': 2, 'replay': 2},
     {'chat_thinking': 4, 'reasoning_thinking': 4, 'replay': 2},
-    {'chat_thinking': 2, 'reasoning_thinking': 7, 'replay': 1},
+    {'chat_thinking': 2, 'reasoning_thinking_hard': 7, 'replay': 1},
 )
 
 

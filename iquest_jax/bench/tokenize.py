@@ -35,7 +35,8 @@ def measure(size: int, vocabulary: int, context: int) -> dict:
       for path, text in texts:
         writer.write(File(content_id(path, text), path, text))
     tokenizer.save(names[1])
-    how = pack.Packing('bench', 'code', (0.0, 1.0), sources.Rendering(context, 0, sources.LEARN[0], Proportions()))
+    rendering = sources.Rendering(context, 0, sources.LEARN[0], Proportions(0, 0, {'lines': 1.0}))
+    how = pack.Packing('bench', 'code', (0.0, 1.0), rendering)
     written = pack.pack_shard(how, False, *names)
     rates = []
     for call in (lambda: [tokenizer.encode(text) for _, text in texts], lambda: pack.pack_shard(how, False, *names)):

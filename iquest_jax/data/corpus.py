@@ -30,8 +30,12 @@ from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder, write_whole
 
 # Raise it when deduplication or dealing changes; collect.VERSION when reading or cleaning does.
-VERSION = 1
+VERSION = 2
 _NAME, _COLLECTED, _DEALT = 'corpus.json', 'collected', 'dealt'
+# Steps that make documents or execute them; see collect.py, and launch.synthesize.
+MADE = ('synthesis', 'make', 'verify')
+# Beside the documents that launch.synthesize writes, what became of its samples.
+_SYNTHESIS = '.funnel.json'
 # Contaminated documents that the report shows.
 _EVIDENCE = 100
 
@@ -84,6 +88,12 @@ class Corpus:
     for shard in shards:
       yield from jsonl.read_shard(self.folder / shard['path'])
 
+  def made(self, source: str) -> dict[str, dict[str, Any]]:
+    """{'input: step': funnel} of what made or checked a source's documents: candidates, and rejected by which check."""
+    given = {self.groups[number].input for number in self._groups(source)}
+    funnels = self.report.get('funnels', {}).items()
+    return {key: funnel for key, funnel in funnels if (parts := key.rpartition(': '))[0] in given and parts[2] in MADE}
+
   def _groups(self, source: str) -> tuple[int, ...]:
     if not self.sources.get(source):
       way_out = 'name it in an [[input]] of --sources, or see the report for why all of them were dropped'
@@ -134,6 +144,7 @@ def prepare(run: RunFolder, inputs: Inputs, executor: Executor, progress: Progre
       'duplicates': work.duplicates,
       'characters': _added({shard.input.name: _sum(one, 'characters')} for shard, one in zip(shards, collected)),
       'languages': _added(kind['languages'] for one in collected for kind in one['kinds'].values()),
+      'checks': _added(kind['checks'] for one in collected for kind in one['kinds'].values()),
       'contaminated': [found for one in collected for found in one['contaminated']][:_EVIDENCE],
   }
   kinds = {kind: name for name, kind in KINDS.items()}
@@ -174,6 +185,9 @@ class _Work:
     for shard, one in zip(shards, collected):
       for step, funnel in one['funnels'].items():
         self._count(f'{shard.input.name}: {step}', Funnel.from_json(funnel))
+      for _, path in shard.paths:
+        if (report := pathlib.Path(path).with_suffix(_SYNTHESIS)).is_file():
+          self._count(f'{shard.input.name}: synthesis', _synthesised(report))
 
   def _count(self, step: str, funnel: Funnel) -> None:
     before = Funnel.from_json(self.funnels[step]) if step in self.funnels else Funnel()
@@ -387,6 +401,13 @@ def _sweep(folder: pathlib.Path, record: dict[str, Any]) -> None:
   for name in ('pieces', 'duplicates'):
     shutil.rmtree(folder / _DEALT / record['key'] / name, ignore_errors=True)
   shutil.rmtree(folder / 'logs', ignore_errors=True)
+
+
+def _synthesised(report: pathlib.Path) -> Funnel:
+  try:
+    return Funnel.from_json(json.loads(report.read_text())['funnel'])
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(f'--sources: {report} is damaged ({error!r}); run launch.synthesize again, or remove it') from None
 
 
 def _sum(collected: dict[str, Any], field: str) -> int:

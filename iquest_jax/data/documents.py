@@ -259,7 +259,12 @@ def from_record(record: Mapping[str, Any]) -> Document:
   full = _NEVER_EMPTY - ({'files'} if kind is Transition else set())  # a patch may only add files
   if missing := [field for field in required if field not in record or field in full and not record[field]]:
     raise ValueError(f'"{missing[0]}" is missing or empty')
-  return kind(**{field: _CHECKED.get(field, _string)(field, value) for field, value in record.items()})
+  return kind(**checked(record))
+
+
+def checked(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Values of fields as a record holds them; raises ValueError for one of another type."""
+  return {field: _CHECKED.get(field, _string)(field, value) for field, value in fields.items()}
 
 
 def content_id(*parts: str) -> str:

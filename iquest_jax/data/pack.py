@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from iquest_jax.data import languages, sources, split
-from iquest_jax.data.documents import Document, Drop, File, Repository
+from iquest_jax.data.documents import Document, Drop, Fact, File, Repository
 from iquest_jax.data.read import jsonl
 from iquest_jax.data.rows import packing, write
 from iquest_jax.text.example import Example
@@ -41,36 +41,44 @@ def pack_shard(how: Packing, is_held_out: bool, documents: str, tokenizer: str, 
     documents, tokenizer, target: paths; the last is the ArrayRecord file.
 
   Returns:
-    What write.write_shard returns, with {'documents', 'drops', 'languages': {language: tokens}, 'samples'}.
+    What write.write_shard returns, with {'examples', 'drops', 'languages': {language: tokens}, 'checks': {check: documents
+    that passed it}, 'samples'}.
 
   Raises:
     UserError: the tokenizer is missing.
     OSError: the disk is full or not writable.
   """
   counts, tokens_by_language, samples = packing.Counts(), collections.Counter(), _Samples()
+  checks = collections.Counter()
   encoder = Tokenizer.load(tokenizer)
-  whole = sources.get(how.source).whole
+  source = sources.get(how.source)
+  whole = source.whole
 
   def examples() -> Iterator[Example]:
     for document in split.in_buckets(jsonl.read_shard(pathlib.Path(documents)), how.buckets):
-      example = sources.render(how.source, document, encoder, how.rendering)
-      if isinstance(example, Drop):
-        counts.drops[example.rule] += 1
+      if not source.has(document):
         continue
-      if is_held_out and not whole:
-        example = example.head(how.context)
-      if not whole or len(example.tokens) <= how.context:
-        tokens_by_language[_language(document)] += len(example.tokens)
-        samples.offer(document.id, example)
-      yield example
+      rendered = sources.render(how.source, document, encoder, how.rendering)
+      if isinstance(rendered, Drop):
+        counts.drops[rendered.rule] += 1
+        continue
+      for number, example in enumerate(rendered[:1] if is_held_out else rendered):
+        if is_held_out and not whole:
+          example = example.head(how.context)
+        if not whole or len(example.tokens) <= how.context:
+          tokens_by_language[_language(document)] += len(example.tokens)
+          checks.update(getattr(document, 'checks', ()))
+          samples.offer(f'{document.id}:{number}', example)
+        yield example
 
   rows = packing.pack(examples(), how.context, whole, counts)
   written = write.write_shard(pathlib.Path(target), rows, how.context)
   return {
       **written,
-      'documents': counts.documents,
+      'examples': counts.examples,
       'drops': dict(counts.drops),
       'languages': dict(tokens_by_language),
+      'checks': dict(checks),
       'samples': samples.texts(encoder),
   }
 
@@ -80,6 +88,8 @@ def _language(document: Document) -> str:
   match document:
     case File():
       path, text = document.path, document.text
+    case Fact():
+      path, text = document.path, ''
     case Repository():
       path, text = max(document.files, key=lambda file: len(file[1]))
     case _:

@@ -22,7 +22,7 @@ from iquest_jax.run_folder import write_whole
 from iquest_jax.text.tokenizer import SPECIAL, TAGS
 
 # The order in which documents pass the steps of a corpus.
-_STEPS = ('read', 'clean', 'decontaminate', 'deduplicate')
+_STEPS = ('synthesis', 'read', 'clean', 'quality', 'make', 'verify', 'decontaminate', 'deduplicate')
 _TERMINAL_LANGUAGES, _TERMINAL_CONTAMINATED = 4, 5
 
 
@@ -32,6 +32,8 @@ class Source:
 
   Attributes:
     rows_share, loss_share: of the rows that the stage draws, and of what it learns.
+    epochs: how often its rows are drawn.
+    checks: documents that were checked, by check.
     drops: documents left out, by rule.
     languages: tokens by language.
     samples: texts of examples, with their special tokens.
@@ -39,11 +41,13 @@ class Source:
 
   stage: str
   name: str
-  documents: int
+  examples: int
   rows: int
   tokens: int
   rows_share: float
   loss_share: float
+  epochs: float
+  checks: Mapping[str, int]
   drops: Mapping[str, int]
   languages: Mapping[str, int]
   samples: Sequence[str]
@@ -92,7 +96,7 @@ class Preparation:
     step = lambda wanted: [funnel for _, name, funnel in self.funnels if name == wanted]
     last = step(_STEPS[-1])
     return {
-        'documents read': sum(funnel.read for funnel in step(_STEPS[0])),
+        'documents read': sum(funnel.read for funnel in step('read')),
         'kept': sum(funnel.kept for funnel in last),
         'held out': sum(funnel.seen['held out'] for funnel in last),
         'duplicates': sum(funnel.drops.total() for funnel in last),
@@ -125,8 +129,8 @@ def _sources(manifest: Mapping[str, Any]) -> Iterable[Source]:
     added = lambda field: _falling(_added(segment[field] for segment in segments))
     samples = next((segment['samples'] for segment in segments if segment['samples']), [])
     yield Source(
-        manifest['stage'], name, total('documents'), total('rows'), total('tokens'), shares['rows'], shares['loss_weight'],
-        added('drops'), added('languages'), samples,
+        manifest['stage'], name, total('examples'), total('rows'), total('tokens'), shares['rows'], shares['loss_weight'],
+        shares['epochs'], added('checks'), added('drops'), added('languages'), samples,
     )  # fmt: skip
 
 
@@ -168,14 +172,17 @@ def tables(report: Preparation, console: Console) -> None:
       table.add_row(*(Text(visible(found[field])) for field in ('problem', 'document', 'evidence')))
     console.print(table)
   for stage, sources in report.stages.items():
-    columns = ('source', '>documents', '>rows', '>tokens', '>share of rows', '>share of loss', 'languages', 'dropped')
+    columns = (
+        'source', '>examples', '>rows', '>tokens', '>of rows', '>of loss', '>epochs', 'languages', 'checked, dropped',
+    )  # fmt: skip
     table = _table(stage, *columns)
     for source in sources:
       languages = _languages(source, _TERMINAL_LANGUAGES)
-      dropped = ', '.join(f'{rule} {count:,}' for rule, count in _falling(source.drops).items())
-      table.add_row(source.name, f'{source.documents:,}', f'{source.rows:,}', f'{source.tokens:,}',
-                    f'{source.rows_share:.1%}', f'{source.loss_share:.1%}', Text(visible(languages), 'dim'),
-                    Text(visible(dropped), 'dim'))  # fmt: skip
+      notes = [*source.checks.items(), *((f'- {rule}', count) for rule, count in source.drops.items())]
+      noted = ', '.join(f'{note} {count:,}' for note, count in notes)
+      table.add_row(source.name, f'{source.examples:,}', f'{source.rows:,}', f'{source.tokens:,}',
+                    f'{source.rows_share:.1%}', f'{source.loss_share:.1%}', f'{source.epochs:.1f}',
+                    Text(visible(languages), 'dim'), Text(visible(noted), 'dim'))  # fmt: skip
     console.print(table)
   if len(report.stages) == 1:
     for source in report.sources:
@@ -276,14 +283,17 @@ def _contaminated(report: Preparation) -> str:
 def _stage(stage: str, sources: Sequence[Source]) -> str:
   rows = []
   for source in sources:
-    counts = f'<td>{source.documents:,}</td><td>{source.rows:,}</td><td>{source.tokens:,}</td>'
+    counts = f'<td>{source.examples:,}</td><td>{source.rows:,}</td><td>{source.tokens:,}</td>'
     shares = ''.join(f'<td class="share">{share:.1%}{_bar(share)}</td>' for share in (source.rows_share, source.loss_share))
+    shares += f'<td>{source.epochs:.1f}</td>'
     rows.append(f'<tr><th scope="row">{_escape(source.name)}</th>{counts}{shares}</tr>')
-    for rule, count in source.drops.items():
-      rows.append(f'<tr class="note"><th scope="row">− {_escape(rule)}</th><td>{count:,}</td>{"<td></td>" * 4}</tr>')
+    notes = [(f'✓ {check}', count) for check, count in source.checks.items()]
+    for note, count in [*notes, *((f'− {rule}', count) for rule, count in source.drops.items())]:
+      rows.append(f'<tr class="note"><th scope="row">{_escape(note)}</th><td>{count:,}</td>{"<td></td>" * 5}</tr>')
     if languages := _languages(source):
-      rows.append(f'<tr class="note"><td class="text wide" colspan="6">{_escape(languages)}</td></tr>')
-  head = ''.join(f'<th>{name}</th>' for name in ('source', 'documents', 'rows', 'tokens', 'share of rows', 'share of loss'))
+      rows.append(f'<tr class="note"><td class="text wide" colspan="7">{_escape(languages)}</td></tr>')
+  names = ('source', 'examples', 'rows', 'tokens', 'share of rows', 'share of loss', 'epochs')
+  head = ''.join(f'<th>{name}</th>' for name in names)
   return _scrolled(f'<h3>{_escape(stage)}</h3>', head, rows)
 
 

@@ -79,7 +79,8 @@ def prepare_tokenizer(config: ConfigDict, run: RunFolder, corpus: Corpus) -> Tok
   if not path.exists():
     path.parent.mkdir(parents=True, exist_ok=True)
     size = config.model.vocab
-    sample = (text for source in sorted(corpus.sources) for text in _sample(corpus, source, _SAMPLE_CHARACTERS * size))
+    filled = sorted(source for source, groups in corpus.sources.items() if groups)
+    sample = (text for source in filled for text in _sample(corpus, source, _SAMPLE_CHARACTERS * size))
     Tokenizer.train(sample, size).save(path)
   return _fitting(Tokenizer.load(path), config, path)
 
@@ -126,7 +127,8 @@ def prepare(
         plan.results[key] = result
     entries = {}
     for plan in plans:
-      entries.setdefault(plan.how.source, {})[plan.split] = plan.sealed(folder)
+      made = {'made': corpus.made(plan.how.source)} if plan.split == 'train' else {}
+      entries.setdefault(plan.how.source, {})[plan.split] = plan.sealed(folder) | made
     manifest = manifest_lib.build(
         stage=config.stage,
         context=config.data.context,
@@ -223,13 +225,15 @@ class _Plan:
       drops.update(self.results[key]['drops'])
     if shards:
       segment = write.seal_segment(folder, self.how.source, self.split, shards, self.how.context)
-      languages = collections.Counter()
+      languages, checks = collections.Counter(), collections.Counter()
       for _, result in shards:
         languages.update(result['languages'])
+        checks.update(result['checks'])
       samples = [] if self._segments else [text for _, result in shards for text in result['samples']][:_SAMPLES]
-      documents = sum(result['documents'] for _, result in shards)
+      examples = sum(result['examples'] for _, result in shards)
       self._segments.append(segment | {
-          'keys': keys, 'documents': documents, 'drops': dict(drops), 'languages': dict(languages), 'samples': samples,
+          'keys': keys, 'examples': examples, 'drops': dict(drops), 'languages': dict(languages), 'checks': dict(checks),
+          'samples': samples,
       })  # fmt: skip
     if not self._segments:
       raise _no_rows(self.how, self.split, drops)

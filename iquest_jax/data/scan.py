@@ -23,6 +23,8 @@ from iquest_jax.errors import UserError
 
 # Repositories are spread over so many groups by their names; a task reads the repositories of a group.
 _GROUPS = 4096
+# Generated samples that a task makes.
+_GENERATED = 2000
 # Each waits for a process of git.
 _THREADS = 16
 # Repositories are looked for so many folders below the path of an input, as in OWNER/NAME.
@@ -34,7 +36,8 @@ class Shard:
   """What one task collects.
 
   Attributes:
-    paths: (name, path) of files or repositories; names are relative to the input.
+    paths: (name, path) of files or repositories; names are relative to the input. collect.collect says what
+      they are if it is generated.
     key: hash of contents and settings.
   """
 
@@ -60,23 +63,35 @@ def shards(inputs: Inputs, folder: pathlib.Path, executor: Executor, progress: P
     if not (paths := compressed.input_files(pattern)):
       raise UserError(f'--sources: evaluation finds no JSONL or Parquet at {pattern}; name the files of the benchmarks')
     evaluation += paths
-  found = {given: _paths(given) for given in inputs.inputs}
+  found = {given: _paths(given) for given in inputs.inputs if given.read != 'generated'}
   files = [path for given, paths in found.items() if given.read != 'git' for _, path in paths]
   contents = _hash_files([*files, *evaluation], folder / 'hashes', executor, progress)
   benchmarks = [(path.name, contents[path]) for path in evaluation]
   index = folder / 'evaluation' / f'{key_of(benchmarks)}.npz'
   evaluation_lib.save(list(map(str, evaluation)), index)
   licences, meaning = inputs.licences or (*licence.PERMISSIVE, ''), inputs.semantic
-  settings = collect.Settings(inputs.held_out, licences, tuple(map(str, evaluation)), str(index), meaning)
+  settings = collect.Settings(inputs.seed, inputs.held_out, licences, tuple(map(str, evaluation)), str(index), meaning)
   shared = (collect.VERSION, inputs.held_out, licences, benchmarks, dataclasses.asdict(meaning) if meaning else None)
   result = []
-  for given, paths in found.items():
-    own = (given.name, given.life, given.read, sorted(kind.__name__ for kind in given.kinds), given.filter, given.near)
-    if given.read == 'git':
+  for given in inputs.inputs:
+    # What its documents depend on, beside what is read.
+    own = dataclasses.asdict(given) | {'kinds': [kind.__name__ for kind in (*given.kinds, *given.reads)]}
+    del own['path'], own['sources']
+    if given.quality:
+      del own['quality']['model']  # where it lies; its hash is there too
+    if given.make or given.generator:
+      own['seed'] = inputs.seed
+    if given.generator:
+      del own['count']
+      ends = range(0, given.count, _GENERATED)
+      parts = [[(str(start), str(min(start + _GENERATED, given.count)))] for start in ends]
+      heads = {end: end for part in parts for _, end in part}
+    elif given.read == 'git':
+      paths = found[given]
       heads = _heads([path for _, path in paths])
       parts = _grouped(paths)
     else:
-      heads, parts = contents, [[pair] for pair in paths]
+      heads, parts = contents, [[pair] for pair in found[given]]
     for part in parts:
       key = key_of(shared, own, [(name, heads[path]) for name, path in part])
       result.append(Shard(given, settings, tuple((name, str(path)) for name, path in part), key))
@@ -85,7 +100,7 @@ def shards(inputs: Inputs, folder: pathlib.Path, executor: Executor, progress: P
 
 def _size(named: tuple[str, str]) -> int:
   """Bytes of a file; of a repository, those of its packs."""
-  path = pathlib.Path(named[1])
+  path = pathlib.Path(named[1])  # of a generated shard, a number, where there is no file
   if path.is_file():
     return path.stat().st_size
   packs = itertools.chain(path.glob('.git/objects/pack/*.pack'), path.glob('objects/pack/*.pack'))

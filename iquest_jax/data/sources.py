@@ -1,6 +1,7 @@
 """The table of sources: what kind of document each reads, how an example is built from it, and whether it may be cut."""
 
 import dataclasses
+import functools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +11,19 @@ from ml_collections import ConfigDict
 from iquest_jax.data.build import context as context_builder
 from iquest_jax.data.build import edits, problems, transitions
 from iquest_jax.data.build.fim import Proportions
-from iquest_jax.data.documents import Commit, Conversation, Document, Drop, File, Problem, Repository, Transition
-from iquest_jax.data.format import commit, fim, repository, text, transition
+from iquest_jax.data.documents import (
+    Commit,
+    Conversation,
+    Document,
+    Drop,
+    Fact,
+    File,
+    Parallel,
+    Problem,
+    Repository,
+    Transition,
+)
+from iquest_jax.data.format import commit, fact, fim, parallel, repository, text, transition
 from iquest_jax.errors import UserError, check_name
 from iquest_jax.text import chat
 from iquest_jax.text.example import Example, Segment, build
@@ -54,14 +66,20 @@ class Source:
   Attributes:
     kind: the record its documents are read as.
     format: what `build` made -> segments; a chat also takes which turns are learned.
-    build: (document, rendering, tokenizer, rng) -> what `format` takes, or a Drop.
+    build: (document, rendering, tokenizer, rng) -> what `format` takes, a list of such, or a Drop.
     whole: whether an example longer than a row is dropped; otherwise it continues in further rows.
+    difficulties: of the documents that belong to the source; () for all.
   """
 
   kind: type
   format: Callable[..., list[Segment]]
   build: Callable[[Any, Rendering, Tokenizer, random.Random], Any] = lambda document, *_: document
   whole: bool = False
+  difficulties: tuple[str, ...] = ()
+
+  def has(self, document: Document) -> bool:
+    """Whether a document of its kind belongs to the source."""
+    return not self.difficulties or document.difficulty in self.difficulties
 
 
 def _fitting(build: Callable[..., Any]) -> Callable[[Any, Rendering, Tokenizer, random.Random], Any]:
@@ -83,7 +101,8 @@ SOURCES = {
     'web_text': Source(File, text.segments),
     'code': Source(File, text.segments),
     'code_high_quality': Source(File, text.segments),
-    'facts': Source(File, text.segments),
+    'facts': Source(Fact, fact.segments),
+    'parallel': Source(Parallel, parallel.segments),
     'stage1': Source(File, text.segments),
     'replay': Source(File, text.segments),
     'commits': Source(Commit, commit.segments),
@@ -95,6 +114,7 @@ SOURCES = {
     'chat_instruct': Source(Conversation, _chat, whole=True),
     'chat_thinking': Source(Conversation, _chat, whole=True),
     'reasoning_thinking': Source(Conversation, _chat, whole=True),
+    'reasoning_thinking_hard': Source(Conversation, _chat, whole=True, difficulties=('hard',)),
     'problems': Source(Problem, _chat, build=lambda problem, *_: problems.conversation(problem), whole=True),
     'code_edit': Source(Commit, _chat, build=lambda commit, *_: edits.conversation(commit), whole=True),
     'repository_edit': Source(Transition, _chat, build=_fitting(edits.repository_conversation), whole=True),
@@ -107,10 +127,11 @@ def get(name: str) -> Source:
   return SOURCES[name]
 
 
-def render(name: str, document: Document, tokenizer: Tokenizer, how: Rendering) -> Example | Drop:
-  """The example of a document; its randomness depends only on seed, source and the document's id."""
+def render(name: str, document: Document, tokenizer: Tokenizer, how: Rendering) -> list[Example] | Drop:
+  """The examples of a document; their randomness depends only on seed, source and the document's id."""
   source, rng = get(name), random.Random(f'{how.seed}:{name}:{document.id}')
   built = source.build(document, how, tokenizer, rng)
   if isinstance(built, Drop):
     return built
-  return build(tokenizer, source.format(built, how.learn) if source.format is _chat else source.format(built))
+  format = functools.partial(source.format, learn=how.learn) if source.format is _chat else source.format
+  return [build(tokenizer, format(one)) for one in (built if isinstance(built, list) else [built])]

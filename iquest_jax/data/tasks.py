@@ -64,9 +64,9 @@ def source_task(
   how = sources.Rendering.of(config)
 
   def examples(split: str) -> Iterator[dict[str, np.ndarray]]:
-    for document in read(split):
-      example = sources.render(source, document, tokenizer, how)
-      if not isinstance(example, Drop):
+    for document in filter(sources.get(source).has, read(split)):
+      rendered = sources.render(source, document, tokenizer, how)
+      for example in () if isinstance(rendered, Drop) else rendered:
         yield {'tokens': example.tokens, 'loss_weights': example.loss_weights}
 
   features = {'tokens': tf.int32, 'loss_weights': tf.float32}

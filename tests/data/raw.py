@@ -84,7 +84,10 @@ def write(folder: pathlib.Path, histories: int = 9, texts: int = 60) -> pathlib.
     (folder / name).write_text(''.join(f'{json.dumps(document)}\n' for document in part))
   with open(folder / 'text2.jsonl', 'a', encoding='utf-8') as file:
     file.write('not json\n["a list"]\n{"kind": "commit", "id": "1", "message": "m", "patch": "p"}\n')
-  facts = [{'text': f'Question: What is {n} times 3?\nAnswer: {3 * n}\n'} for n in range(90)]
+  facts = [
+      {'kind': 'fact', 'id': str(n), 'question': f'What is {n} times 3?', 'answer': str(3 * n), 'checks': ['computed']}
+      for n in range(90)
+  ]  # fmt: skip
   (folder / 'facts.jsonl').write_text(''.join(f'{json.dumps(fact)}\n' for fact in facts))
   chats = [
       {'messages': [{'role': 'user', 'content': f'What is {n} + 1?'}, {'role': 'assistant', 'content': str(n + 1)}]}

@@ -169,3 +169,11 @@ def test_every_chat_that_is_kept_can_be_rendered_and_has_a_result_per_call(messa
     assert (message['role'] == 'tool') == (waiting > 0)
     waiting = waiting - 1 if waiting else len(message.get('tool_calls', ()))
   assert [m['content'] for m in conversation.messages] == [m['content'] or '' for m in messages]
+
+
+def test_a_chat_keeps_the_tests_that_its_code_must_pass_and_foreign_scales_of_difficulty_are_ignored():
+  chat = {'messages': [USER, ANSWER], 'tests': '[{"input": "[1]", "output": "2"}]', 'function': 'f', 'difficulty': 'hard'}
+  read = chats.read(chat)
+  assert (read.tests, read.function, read.difficulty) == (({'input': '[1]', 'output': '2'},), 'f', 'hard')
+  assert chats.read(chat | {'difficulty': 7}).difficulty == ''
+  assert chats.read(chat | {'tests': 'assert f(1) == 2'}).rule == 'line: not a document'

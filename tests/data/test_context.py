@@ -22,7 +22,8 @@ PATHS = sorted(pathlib.Path(sysconfig.get_path('stdlib'), 'email').glob('*.py'))
 CODE = [File(path.name, path.name, text) for path in PATHS if (text := path.read_text(encoding='utf-8'))]
 TOKENIZER = Tokenizer.train([document.text for document in CODE], 600)
 BYTES = Tokenizer.train([], SMALLEST)  # a token is a byte
-ALWAYS = fim.Proportions(share=1)
+EVEN = dict.fromkeys(fim.LEVELS, 1.0)
+HALF, ALWAYS = fim.Proportions(0.5, 0.5, EVEN), fim.Proportions(1, 0.5, EVEN)
 SECRET = 'x = 41\nprint(x)\n\n  return x + 1\n'
 
 
@@ -38,8 +39,8 @@ def length(segments):
 def test_half_of_the_files_are_completions_and_each_fits_a_row(room):
   completions = 0
   for i, document in enumerate(CODE * 4):
-    made = context.file(document, room, TOKENIZER, random.Random(i))
-    assert i % 8 or context.file(document, room, TOKENIZER, random.Random(i)) == made
+    made = context.file(document, room, TOKENIZER, random.Random(i), HALF)
+    assert i % 8 or context.file(document, room, TOKENIZER, random.Random(i), HALF) == made
     if isinstance(made, FimSplit):
       completions += 1
       assert made.middle and whole(made) in document.text
@@ -55,16 +56,29 @@ def test_half_of_the_repositories_are_completions_and_each_fits_a_row(room):
   for i in range(60):
     files = tuple((document.path, document.text) for document in random.Random(i).sample(CODE, 4))
     document = Repository(str(i), 'r', files)
-    view = context.repository(document, room, TOKENIZER, random.Random(i))
-    assert i % 8 or context.repository(document, room, TOKENIZER, random.Random(i)) == view
-    if isinstance(view.target, FimSplit):
-      completions += 1
+    views = context.repository(document, room, TOKENIZER, random.Random(i), HALF)
+    assert i % 8 or context.repository(document, room, TOKENIZER, random.Random(i), HALF) == views
+    if isinstance(views[0].target, str):
+      (view,) = views
+      assert (*view.context, (view.path, view.target)) == files
+      continue
+    completions += 1
+    for view in views:
       assert view.target.middle and whole(view.target) in dict(files)[view.path]
       assert view.path not in dict(view.context) and all(text in dict(files)[path] for path, text in view.context)
       assert length(repository_format.segments(view)) <= room
-    else:
-      assert (*view.context, (view.path, view.target)) == files
   assert 20 <= completions <= 40
+
+
+def test_a_repository_gives_as_many_completions_as_its_files_fill_rows_each_in_another_file():
+  lines = lambda name: ''.join(f'{name}_{i} = {i}\n' for i in range(400))
+  files = tuple((f'{name}.py', lines(name)) for name in 'abcdefgh')
+  characters = sum(len(text) for _, text in files)
+  for rows in (1, 3, 20):
+    room = characters // (4 * rows)
+    views = context.repository(Repository('1', 'r', files), room, TOKENIZER, random.Random(0), ALWAYS)
+    paths = [view.path for view in views]
+    assert len(paths) == len(set(paths)) == min(rows, len(files))
 
 
 def test_a_file_that_fits_is_shown_whole():
@@ -78,14 +92,14 @@ def test_what_cannot_be_completed_is_read_whole(text):
     document = File('1', 'a.py', text)
     assert context.file(document, 128, TOKENIZER, random.Random(i), ALWAYS) is document
     repository = Repository('1', 'r', (('b.py', ''), ('a.py', text)))
-    view = context.repository(repository, 128, TOKENIZER, random.Random(i), ALWAYS)
+    (view,) = context.repository(repository, 128, TOKENIZER, random.Random(i), ALWAYS)
     assert (view.context, view.path, view.target) == ((('b.py', ''),), 'a.py', text)
 
 
 def test_an_empty_file_of_a_repository_is_never_the_one_that_is_completed():
   repository = Repository('1', 'r', (('a/__init__.py', ''), ('a/b.py', 'x = 1\n'), ('c.py', '')))
   for i in range(40):
-    view = context.repository(repository, 512, TOKENIZER, random.Random(i), ALWAYS)
+    (view,) = context.repository(repository, 512, TOKENIZER, random.Random(i), ALWAYS)
     assert view.path == 'a/b.py' and whole(view.target) == 'x = 1\n'
 
 
@@ -124,7 +138,7 @@ def test_the_most_similar_files_are_shown_and_stand_nearest():
   repository = Repository('1', 'r', (*files, ('t.py', '\n'.join(names) + '\n')))
   with_context = 0
   for i in range(60):
-    view = context.repository(repository, 2000, TOKENIZER, random.Random(i), fim.Proportions(1, 0, {'characters': 1}))
+    (view,) = context.repository(repository, 2000, TOKENIZER, random.Random(i), fim.Proportions(1, 0, {'characters': 1}))
     if view.path == 't.py' and len(view.target.middle) < 8:
       assert [path for path, _ in view.context] in (['1.py', '3.py', '5.py', '7.py'], ['3.py', '5.py', '7.py'])
       with_context += 1
@@ -136,9 +150,10 @@ def test_the_most_similar_files_are_shown_and_stand_nearest():
 def shown(monkeypatch, split, *others, room=4000, path='t.py'):
   """The context of a target that is cut as `split`."""
   monkeypatch.setattr(fim, 'complete', lambda *_: split)
+  monkeypatch.setattr(random.Random, 'sample', lambda rng, options, count: options[:count])
   monkeypatch.setattr(random.Random, 'choice', lambda rng, options: options[0])
   repository = Repository('1', 'r', ((path, whole(split)), *others))
-  return context.repository(repository, room, TOKENIZER, random.Random(0), ALWAYS).context
+  return context.repository(repository, room, TOKENIZER, random.Random(0), ALWAYS)[0].context
 
 
 def test_import_relations_stand_nearest_unless_the_middle_imports(monkeypatch):
@@ -185,7 +200,7 @@ LINES = st.sampled_from(['a_1\n', '  bb_2\n', 'ccc_3\n', 'ddd_4\n', '\n', '  \n'
 @given(st.lists(st.lists(LINES, max_size=14).map(''.join), min_size=2, max_size=5), st.integers())
 def test_no_context_holds_three_consecutive_lines_of_the_middle(texts, seed):
   repository = Repository('1', 'r', tuple((f'{i}.py', text) for i, text in enumerate(texts)))
-  view = context.repository(repository, 2000, BYTES, random.Random(seed), ALWAYS)
+  (view,) = context.repository(repository, 2000, BYTES, random.Random(seed), ALWAYS)
   if isinstance(view.target, str):
     assert not any(texts)
     return

@@ -116,13 +116,12 @@ def test_a_cut_of_a_part_takes_only_nodes_that_lie_in_it():
 def test_what_is_drawn_follows_the_proportions(monkeypatch):
   levels = []
   monkeypatch.setattr(fim, 'cut', lambda text, level, *_: levels.append(level) or FimSplit('', text, ''))
-  proportions = fim.Proportions(spm=0.25, levels={'lines': 3, 'function': 1, 'characters': 0})
+  proportions = fim.Proportions(share=1, spm=0.25, levels={'lines': 3, 'function': 1, 'characters': 0})
   rng = random.Random(0)
   orders = [fim.complete('x', proportions, rng, lambda: None).suffix_first for _ in range(4000)]
   counts = collections.Counter(levels)
   assert set(counts) == {'lines', 'function'}
   assert abs(counts['lines'] / 4000 - 0.75) < 0.03 and abs(sum(orders) / 4000 - 0.25) < 0.03
-  assert set(fim.Proportions().levels) == {'characters', 'lines', 'expression', 'statement', 'function'}
 
 
 @pytest.mark.parametrize(
@@ -139,7 +138,7 @@ def test_what_is_drawn_follows_the_proportions(monkeypatch):
 )
 def test_wrong_proportions_are_named(wrong, message):
   with pytest.raises(UserError, match=message):
-    fim.Proportions(**wrong)
+    fim.Proportions(**{'share': 0.5, 'spm': 0.5, 'levels': {'lines': 1}, **wrong})
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from iquest_jax.text.tokenizer import SMALLEST, Tokenizer
 
 TOKENIZER = Tokenizer.train([], SMALLEST)
 SPLIT = FimSplit('a', 'b', 'c')
-HOW = sources.Rendering(context=64, seed=0, learn='all', fim=Proportions())
+HOW = sources.Rendering(context=64, seed=0, learn='all', fim=Proportions(0.5, 0.5, {'lines': 1.0}))
 
 BEFORE = (('x.py', 'x = 1'), ('y.py', 'y = 2\n'))
 FORMATTED = {
@@ -54,13 +54,13 @@ def test_a_format_writes_what_the_report_shows_and_learns_all_of_it(name):
 
 def test_a_commit_that_edits_nothing_gives_an_empty_example():
   commit = Commit('1', 'Add', 'diff --git a/a b/a\n@@ -0,0 +1 @@\n+new')
-  example = sources.render('code_edit', commit, TOKENIZER, HOW)
+  (example,) = sources.render('code_edit', commit, TOKENIZER, HOW)
   assert len(example.tokens) == len(example.loss_weights) == 0
 
 
 def test_tools_of_a_conversation_reach_the_example():
   conversation = Conversation('1', ({'role': 'user', 'content': 'hi'},), ({'name': 'search'},))
-  example = sources.render('agent_trajectories', conversation, TOKENIZER, HOW)
+  (example,) = sources.render('agent_trajectories', conversation, TOKENIZER, HOW)
   assert '<tools>\n{"name": "search"}\n</tools>' in TOKENIZER.decode(example.tokens)
 
 
@@ -69,7 +69,7 @@ def test_what_is_learned_of_a_chat_follows_from_the_stage():
   learned = {}
   for learn in sources.LEARN:
     how = dataclasses.replace(HOW, learn=learn)
-    example = sources.render('chat_instruct', Conversation('1', messages), TOKENIZER, how)
+    (example,) = sources.render('chat_instruct', Conversation('1', messages), TOKENIZER, how)
     learned[learn] = TOKENIZER.decode(example.tokens[example.loss_weights == 1])
   assert learned['assistant'] == 'yes<|im_end|>'
   assert learned['all'] == '<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n'
@@ -80,7 +80,7 @@ def test_completions_follow_the_proportions_of_the_stage():
   shares = {}
   for share in (0.0, 1.0):
     how = dataclasses.replace(HOW, fim=Proportions(share, spm=0.0, levels={'lines': 1.0}))
-    shares[share] = TOKENIZER.decode(sources.render('file_level', file, TOKENIZER, how).tokens)
+    shares[share] = TOKENIZER.decode(sources.render('file_level', file, TOKENIZER, how)[0].tokens)
   assert shares[0.0] == f'{file.text}<|endoftext|>' and shares[1.0].startswith('<|fim_prefix|>')
 
 
@@ -88,4 +88,4 @@ def test_every_stage_names_sources_of_the_table():
   tables = [value for name, value in vars(mixtures).items() if name.isupper()]
   phases = [phase for table in tables for phase in (table if isinstance(table, tuple) else (table,))]
   # What a user may add: nothing in the report's tables says how much of it.
-  assert len(phases) == 11 and set().union(*phases) | {'problems', 'repository_edit'} == sources.SOURCES.keys()
+  assert len(phases) == 11 and set().union(*phases) | {'problems', 'repository_edit', 'parallel'} == sources.SOURCES.keys()

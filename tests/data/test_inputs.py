@@ -3,7 +3,7 @@
 import pytest
 
 from iquest_jax.data import inputs
-from iquest_jax.data.documents import Commit, File
+from iquest_jax.data.documents import Commit, Conversation, Fact, File
 from iquest_jax.errors import UserError
 
 GOOD = """
@@ -40,7 +40,8 @@ def test_paths_are_relative_to_the_file_and_kinds_follow_from_the_sources(tmp_pa
         (('name = "mine"', 'name = "a/b"'), 'name must have letters, digits, - and _ only, got "a/b"'),
         (('sources = ["code"', 'source = ["code"'), '"source" does not exist; did you mean "sources"'),
         (('"commits"', '"commmits"'), 'source "commmits" does not exist; did you mean "commits"'),
-        (('"commits"', '"facts", "chat_instruct"'), '"chat_instruct" is made of a conversation, which "git" does not read'),
+        (('"commits"', '"web_text", "chat_instruct"'),
+         '"chat_instruct" is made of a conversation, which "git" does not read'),
         (('"commits"', '7'), 'must be a list of names, got'),
         (('held_out = 5', 'held_out = "5"'), "held_out must be of type int, got '5'"),
         (('held_out = 5', 'held_out = true'), 'held_out must be of type int, got True'),
@@ -87,3 +88,49 @@ def test_sources_without_an_input_are_named_together(tmp_path):
   loaded.check(['code', 'commits'])
   with pytest.raises(UserError, match='no input is for "facts", "web_text"; add the names to the sources of an'):
     loaded.check(['web_text', 'code', 'facts'])
+
+
+MADE = GOOD + """
+[[input]]
+name = "facts"
+read = "git"
+path = "repositories"
+make = "facts"
+sources = ["facts"]
+
+[[input]]
+name = "programs"
+read = "generated"
+generator = "programs"
+count = 10
+thinking = true
+sources = ["reasoning_thinking"]
+"""
+
+
+def test_documents_are_made_of_others_or_generated(tmp_path):
+  _, facts, programs = load(tmp_path, MADE).inputs
+  assert (facts.reads, facts.kinds) == ((File,), (Fact,))
+  assert (programs.generator, programs.count, programs.thinking, programs.kinds) == ('programs', 10, True, (Conversation,))
+
+
+@pytest.mark.parametrize(
+    'change, reason',
+    [
+        (('make = "facts"', 'make = "fact"'), 'make "fact" does not exist; did you mean "facts"'),
+        (('make = "facts"', ''), '"facts" is made of a fact, which "git" does not read'),
+        (('sources = ["facts"]', 'sources = ["code"]'), '"code" is made of a file, but make = "facts" gives a fact'),
+        (('"programs"\ncount', '"program"\ncount'), 'generator "program" does not exist; did you mean "programs"'),
+        (('generator = "programs"', ''), '"generator" is missing or empty'),
+        (('count = 10', ''), 'count must be at least 1, got 0'),
+        (('count = 10', 'count = 10\npath = "a"'), 'path has no meaning with read = "generated"; remove it'),
+        (('make = "facts"', 'make = "facts"\ncount = 3'), 'count has no meaning with read = "git"; remove it'),
+        (('read = "git"\npath = "repositories"\nmake', 'read = "chats"\npath = "a.jsonl"\nmake'),
+         '"facts" are made of a file, which "chats" does not read'),
+        (('make = "facts"', 'make = "facts"\nquality = { density = 2 }'), '"model" must name the file of a classifier'),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_what_is_made_is_one_line(tmp_path, change, reason):
+  assert change[0] in MADE
+  with pytest.raises(UserError, match=reason):
+    load(tmp_path, MADE.replace(*change))

@@ -40,7 +40,7 @@ def test_every_token_of_every_document_occurs_once_and_in_order(lengths, context
     assert (weights == 1 + tokens % 1000 % 3).all()
     pieces_of[document].append(tokens)
   kept = {d: n for d, n in enumerate(lengths, start=1) if n and not (whole and n > context)}
-  assert counts.documents == len(kept) and pieces_of.keys() == kept.keys()
+  assert counts.examples == len(kept) and pieces_of.keys() == kept.keys()
   for document, pieces in pieces_of.items():
     tokens = np.concatenate(sorted(pieces, key=lambda piece: piece[0]))
     assert np.array_equal(tokens, 1000 * document + np.arange(kept[document]))

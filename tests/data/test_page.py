@@ -36,11 +36,12 @@ REPORT = {
 
 def manifest(stage='sft'):
   segment = lambda documents, samples: {
-      'documents': documents, 'rows': documents * 2, 'tokens': documents * 10, 'loss_weight': 1.0, 'samples': samples,
+      'examples': documents, 'rows': documents * 2, 'tokens': documents * 10, 'loss_weight': 1.0, 'samples': samples,
       'drops': {'too long for a row': 2}, 'languages': {'python': documents * 4, 'other': documents * 6},
+      'checks': {'executed twice': documents},
   }  # fmt: skip
   entry = {'train': {'segments': [segment(30, ['<|im_start|>user\n<think>\n' + EVIL]), segment(11, [])]}, 'held_out': {}}
-  return {'stage': stage, 'sources': {'code': entry}, 'shares': {'code': {'rows': 0.25, 'loss_weight': 0.375}}}
+  return {'stage': stage, 'sources': {'code': entry}, 'shares': {'code': {'rows': 0.25, 'loss_weight': 0.375, 'epochs': 1.5}}}
 
 
 class Page(html.parser.HTMLParser):
@@ -88,7 +89,7 @@ def test_steps_are_in_the_order_in_which_documents_pass_and_nothing_is_lost(repo
       'documents read': 10_099, 'kept': 78, 'held out': 7, 'duplicates': 12, 'contaminated': 1, 'tokens in rows': 410,
   }  # fmt: skip
   (source,) = report.sources
-  assert (source.documents, source.rows, source.tokens, source.rows_share, source.loss_share) == (41, 82, 410, 0.25, 0.375)
+  assert (source.examples, source.rows, source.tokens, source.rows_share, source.loss_share) == (41, 82, 410, 0.25, 0.375)
   assert source.drops == {'too long for a row': 4} and source.languages == {'other': 246, 'python': 164}
 
 

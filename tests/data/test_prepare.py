@@ -321,5 +321,5 @@ def test_the_manifest_says_what_came_of_the_documents(prepared):
   manifest = json.loads((prepared[0].rows('midtrain_32k') / 'manifest.json').read_text())
   for entry in manifest['sources'].values():
     segment = entry['train']['segments'][0]
-    assert segment['documents'] > 0 and segment['loss_weight'] > 0 and segment['samples'] and segment['languages']
+    assert segment['examples'] > 0 and segment['loss_weight'] > 0 and segment['samples'] and segment['languages']
     assert sum(segment['languages'].values()) >= segment['tokens'] > 0

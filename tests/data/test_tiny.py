@@ -17,7 +17,7 @@ from iquest_jax.data.documents import Conversation, texts
 from iquest_jax.data.executors import Executor
 from iquest_jax.data.prepare import prepare
 from iquest_jax.data.sources import SOURCES
-from iquest_jax.data.tiny import chats, facts, programs, reasoning, turns
+from iquest_jax.data.tiny import chats, programs, turns
 from iquest_jax.data.tiny import corpus as tiny_corpus
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.text import chat
@@ -100,26 +100,6 @@ def test_no_stage_reads_a_source_much_more_than_once(tmp_path):
 
     for source, epochs in Loader.of_stage(config, run).epochs(config.train.steps).items():
       assert epochs < 2, (stage, source, manifest['sources'][source])
-
-
-def test_facts_are_true_and_have_one_answer():
-  answers = {}
-  for document in facts.facts(0):
-    question, answer = document.text.strip().split('\n')
-    assert answers.setdefault(question, answer) == answer
-  assert answers['Question: What is the default of sort_keys in json.dumps?'] == 'Answer: False'
-  assert answers['Question: What is the first parameter of textwrap.indent?'] == 'Answer: text'
-
-
-def test_reasoning_answers_are_correct():
-  checked = 0
-  for turn in turns.distinct(reasoning.KINDS, random.Random(1), 300):
-    if turn.request.startswith('What is ') and '```' not in turn.request:
-      expression = turn.request.removeprefix('What is ').removesuffix('?').removesuffix(' in Python')
-      assert turn.answer == str(eval(expression))  # arithmetic written by the module
-      assert reasoning.worked(turn).answer.endswith(f'\nAnswer: {turn.answer}')
-      checked += 1
-  assert checked > 100
 
 
 def test_conversations_use_every_turn_once_and_think_where_asked():

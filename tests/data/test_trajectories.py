@@ -349,8 +349,8 @@ def test_tags_that_nothing_closes_take_linear_time(turns):
 def test_results_of_tools_have_no_weight_in_the_loss(learn):
   found, _ = read(ISSUE, said(f'Look.\n{XML}'), user('OBSERVATION:\nzebra zebra'), DONE)
   tokenizer = Tokenizer.train(['Fix a.py. Look. zebra Fixed. ls run assistant user tool_response'] * 9, 400)
-  how = sources.Rendering(4096, 0, learn, Proportions())
-  example = sources.render('agent_trajectories', found, tokenizer, how)
+  how = sources.Rendering(4096, 0, learn, Proportions(0, 0, {'lines': 1.0}))
+  (example,) = sources.render('agent_trajectories', found, tokenizer, how)
   learned = tokenizer.decode(example.tokens[example.loss_weights > 0].tolist())
   others = tokenizer.decode(example.tokens[example.loss_weights == 0].tolist())
   assert 'zebra' in others and 'zebra' not in learned

@@ -8,7 +8,7 @@ import functools
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from iquest_jax.data import syntax
 from iquest_jax.data.build import excerpts, fim
@@ -30,13 +30,12 @@ _Files = Sequence[tuple[str, str]]
 
 
 def file(
-    document: File, context: int, tokenizer: Tokenizer, rng: random.Random, proportions: fim.Proportions | None = None
+    document: File, context: int, tokenizer: Tokenizer, rng: random.Random, proportions: fim.Proportions
 ) -> File | FimSplit:
   """The file itself, or, for a share of the files, a completion of an excerpt that fits into `context` tokens.
 
   A file that is empty, or whose lines do not fit, is never completed.
   """
-  proportions = proportions or fim.Proportions()
   if rng.random() >= proportions.share:
     return document
   parse = _parser(document.path, document.text)
@@ -49,29 +48,34 @@ def repository(
     context: int,
     tokenizer: Tokenizer,
     rng: random.Random,
-    proportions: fim.Proportions | None = None,
-) -> RepositoryView:
-  """All files in reading order, or, for a share of the repositories, a completion that fits into `context` tokens.
+    proportions: fim.Proportions,
+) -> list[RepositoryView]:
+  """All files in reading order, or, for a share of the repositories, completions that fit into `context` tokens each.
+
+  There are about as many completions as all files would fill rows, each in another file, so that the share of the
+  repositories is also about the share of what is learned.
 
   A completion gives at most half of the room to the file itself. The rest goes to files that it imports or that import it
   and to those most similar to it, the most useful last, at most a quarter of the room to each. None of them holds three
   consecutive lines of the middle, blank lines and indentation aside.
   """
-  proportions = proportions or fim.Proportions()
   targets = [file for file in document.files if file[1]]
   if rng.random() < proportions.share and targets:
-    path, text = rng.choice(targets)
+    rows = sum(len(text) for _, text in targets) // (context * _CHARACTERS_PER_TOKEN)
     room = context - _FRAME_TOKENS - excerpts.count(document.name, tokenizer)
-    parse = _parser(path, text)
-    target, first_byte = _excerpt((path, text), room // 2, tokenizer, rng, parse)
-    if target:
-      split = fim.complete(target, proportions, rng, parse, first_byte)
-      others = _others(split, path, document.files)
-      left = room - excerpts.tokens((path, target), tokenizer)
-      shown = tuple(_shown(others, split, room // 4, left, tokenizer, rng))
-      return RepositoryView(document.name, shown[::-1], path, split)
+    alike, views = _Similarity(document.files), []
+    for path, text in rng.sample(targets, min(max(rows, 1), len(targets))):
+      parse = _parser(path, text)
+      target, first_byte = _excerpt((path, text), room // 2, tokenizer, rng, parse)
+      if target:
+        split = fim.complete(target, proportions, rng, parse, first_byte)
+        left = room - excerpts.tokens((path, target), tokenizer)
+        shown = tuple(_shown(alike.others(split, path), split, room // 4, left, tokenizer, rng))
+        views.append(RepositoryView(document.name, shown[::-1], path, split))
+    if views:
+      return views
   *before, (path, text) = document.files
-  return RepositoryView(document.name, tuple(before), path, text)
+  return [RepositoryView(document.name, tuple(before), path, text)]
 
 
 def _shown(
@@ -89,26 +93,35 @@ def _shown(
       yield path, snippet
 
 
-def _others(split: FimSplit, path: str, files: _Files) -> list[tuple[str, str]]:
-  """The other files of a repository, the most useful first; those that have nothing in common with the target are left out.
+class _Similarity:
+  """Which files of a repository are useful beside a completion.
 
   ours: files that the target imports, or that import it, come before others; within both, the cosine of identifiers
   decides, rare ones weighing more. The middle is not looked at, since nobody who completes code knows it.
   """
-  names = {other: identifiers(text) for other, text in files}
-  count = collections.Counter(itertools.chain.from_iterable(names.values()))
-  # Integers, so that no sum depends on the order of a set.
-  weight = {name: round(1e6 * math.log(1 + len(files) / times) ** 2) for name, times in count.items()}
-  size = lambda found: sum(weight.get(name, 0) for name in found)
-  target = identifiers(split.prefix) | identifiers(split.suffix)
-  # The cosine, but for the norm of the target, which is the same for all.
-  cosine = {other: size(target & found) / math.sqrt(size(found) or 1) for other, found in names.items()}
-  layout = Layout(names)
-  related = set(imported(path, f'{split.prefix}\n{split.suffix}', layout))
-  texts = {other: text for other, text in files if other != path and (cosine[other] or other in related)}
-  ranked = sorted(texts, key=lambda other: -cosine[other])
-  related |= {other for other in ranked[:_MAX_FILES] if path in imported(other, texts[other], layout)}
-  return [(other, texts[other]) for other in sorted(ranked, key=lambda other: other not in related)]
+
+  def __init__(self, files: _Files):
+    self._files = files
+    self._names = {path: identifiers(text) for path, text in files}
+    count = collections.Counter(itertools.chain.from_iterable(self._names.values()))
+    # Integers, so that no sum depends on the order of a set.
+    self._weight = {name: round(1e6 * math.log(1 + len(files) / times) ** 2) for name, times in count.items()}
+    self._norm = {path: math.sqrt(self._size(found) or 1) for path, found in self._names.items()}
+    self._layout = Layout(self._names)
+
+  def _size(self, names: Iterable[str]) -> int:
+    return sum(self._weight.get(name, 0) for name in names)
+
+  def others(self, split: FimSplit, path: str) -> list[tuple[str, str]]:
+    """The other files, the most useful first; those that have nothing in common with the target are left out."""
+    target = identifiers(split.prefix) | identifiers(split.suffix)
+    # The cosine, but for the norm of the target, which is the same for all.
+    cosine = {other: self._size(target & found) / self._norm[other] for other, found in self._names.items()}
+    related = set(imported(path, f'{split.prefix}\n{split.suffix}', self._layout))
+    texts = {other: text for other, text in self._files if other != path and (cosine[other] or other in related)}
+    ranked = sorted(texts, key=lambda other: -cosine[other])
+    related |= {other for other in ranked[:_MAX_FILES] if path in imported(other, texts[other], self._layout)}
+    return [(other, texts[other]) for other in sorted(ranked, key=lambda other: other not in related)]
 
 
 def _excerpt(

@@ -26,9 +26,9 @@ class Proportions:
     levels: weight of each level; a level that is left out is never drawn.
   """
 
-  share: float = 0.5
-  spm: float = 0.5  # ours: the report shows PSM only; half and half as in Bavarian et al. 2022, section 4.5
-  levels: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(LEVELS, 1.0))  # ours
+  share: float
+  spm: float
+  levels: Mapping[str, float]
 
   def __post_init__(self):
     for name in ('share', 'spm'):

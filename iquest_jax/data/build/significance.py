@@ -83,7 +83,7 @@ def is_upkeep(commit: LogEntry) -> bool:
   return bool(commit.changes) and all(_MANIFEST.match(path) for path, *_ in commit.changes)
 
 
-def score(commits: Sequence[LogEntry], bounds: tuple[int, int, int, int] = LINES) -> float:
+def score(commits: Sequence[LogEntry]) -> float:
   """How meaningful the change of several commits is, in [0, 1]; 0 if it has too little code or too much.
 
   The weighted mean of: the changed lines of code within bounds; their share of all changed lines; whether tests change
@@ -94,7 +94,7 @@ def score(commits: Sequence[LogEntry], bounds: tuple[int, int, int, int] = LINES
   code = {commit: 0 if is_upkeep(commit) else code_lines(commit) for commit in commits}
   tests = sum(code_lines(commit, tests=True) for commit in commits if code[commit])
   total, first = sum(code.values()), leading(commits)
-  least, low, high, most = bounds
+  least, low, high, most = LINES
   # Of tests alone nothing can be learned about what they test.
   if not least < total < most or total < lines / 2 or total - tests < least:
     return 0.0

@@ -68,31 +68,23 @@ class Window:
   score: float
 
 
-def transitions(
-    history: History,
-    seed: int = 0,
-    by: str = 'commits',
-    min_commits: int = MIN_COMMITS,
-    lines: tuple[int, int, int, int] = significance.LINES,
-) -> Iterator[Transition | Drop]:
+def transitions(history: History, seed: int = 0, by: str = 'commits') -> Iterator[Transition | Drop]:
   """The transitions of a repository, spread over its life; a Drop for each stretch of the history that gives none.
 
   Args:
     by: what a project's life is measured in: 'commits' or 'dates'.
-    min_commits: shorter histories are dropped.
-    lines: changed lines of code that are too few, enough, still good to read, too many.
   """
   if history.shallow:
     yield Drop('transition: a shallow clone', history.name)
     return
   times = history.times()
   starts = eligible(times, by)
-  if len(times) < min_commits or not starts:
+  if len(times) < MIN_COMMITS or not starts:
     yield Drop('transition: a short history', f'{history.name} has {len(times)} commits')
     return
   rng = random.Random(f'{seed}:{history.name}')
   names = neighbours.Names(history.texts)
-  for window in windows(history.log(len(times) - starts.start), len(starts), rng, lines):
+  for window in windows(history.log(len(times) - starts.start), len(starts), rng):
     yield window if isinstance(window, Drop) else triplet(history, window, names)
 
 
@@ -115,12 +107,7 @@ def eligible(times: Sequence[int], by: str = 'commits') -> range:
   return range(inside[0], inside[-1] + 1) if inside else range(0)
 
 
-def windows(
-    history: Iterable[LogEntry],
-    starts: int,
-    rng: random.Random,
-    lines: tuple[int, int, int, int] = significance.LINES,
-) -> Iterator[Window | Drop]:
+def windows(history: Iterable[LogEntry], starts: int, rng: random.Random) -> Iterator[Window | Drop]:
   """Windows that do not overlap: at most one start in each stretch of about HORIZON commits, tried in random order.
 
   Args:
@@ -141,7 +128,7 @@ def windows(
     around = list(held)
     order = list(range(max(low, free), high))
     rng.shuffle(order)
-    found = filter(None, (search(around[start - base : start - base + HORIZON + 1], lines) for start in order))
+    found = filter(None, (search(around[start - base : start - base + HORIZON + 1]) for start in order))
     if window := next(found, None):
       free = base + next(n for n, entry in enumerate(around) if entry is window.commits[-1])
       yield window
@@ -150,7 +137,7 @@ def windows(
       yield Drop('transition: no meaningful change', f'{high - low} commits from {first}')
 
 
-def search(entries: Sequence[LogEntry], lines: tuple[int, int, int, int] = significance.LINES) -> Window | None:
+def search(entries: Sequence[LogEntry]) -> Window | None:
   """The best end for a start: entries[0] is the state before the change, the others are the commits that follow it."""
   best = None
   for end in range(1, len(entries)):
@@ -159,7 +146,7 @@ def search(entries: Sequence[LogEntry], lines: tuple[int, int, int, int] = signi
       break
     if not significance.is_end(entry):
       continue
-    value = significance.score(entries[1 : end + 1], lines)
+    value = significance.score(entries[1 : end + 1])
     if value >= significance.MEANINGFUL and (best is None or value > best.score):
       best = Window(entries[0], tuple(entries[1 : end + 1]), value)
   return best

@@ -5,7 +5,8 @@
     {"role": "tool", "tool_call_id": "1", "content": "a.py"}, ...], "tools": [...], "id": "..."}
 
 `content` may be a list of parts of text; `reasoning_content`, as servers of open models name it, is thinking; a developer
-is a system. Results are put into the order of their calls, since text/chat.py writes no ids.
+is a system. A chat may carry `tests` that the code of its last answer must pass, as a problem does. Results are put into
+the order of their calls, since text/chat.py writes no ids.
 Source: OpenAI's reference of chat completions and of the format for fine-tuning.
 """
 
@@ -17,7 +18,8 @@ from typing import Any
 from iquest_jax.data.documents import ROLES, Conversation, Drop, content_id
 from iquest_jax.data.read import records
 
-_COLUMNS = ('id', 'messages', 'tools')
+_FIELDS = ('repo', 'tests', 'function', 'difficulty', 'checks')
+_COLUMNS = ('id', 'messages', 'tools', *_FIELDS)
 THINKING = ('thinking', 'reasoning_content')
 
 
@@ -49,7 +51,8 @@ def read(record: Mapping[str, Any], where: str = '') -> Conversation | Drop:
     return Drop('chat: messages or tools are not JSON', f'{where}: {error}')
   try:
     turns, tools = _messages(messages), _tools(tools)
-    return Conversation(id or content_id(json.dumps([turns, tools], sort_keys=True)), tuple(turns), tools)
+    chat = Conversation(id or content_id(json.dumps([turns, tools], sort_keys=True)), tuple(turns), tools)
+    return records.with_fields(chat, record, _FIELDS, where)
   except _Malformed as error:
     rule, evidence = error.args
     return Drop(rule, ': '.join(filter(None, (where, evidence))))

@@ -19,8 +19,9 @@ from iquest_jax.data.documents import Drop, Problem, content_id
 from iquest_jax.data.read import records
 
 _ID = ('id', 'problem_id', 'question_id', 'task_id', 'name')
+_FIELDS = ('language', 'difficulty', 'checks')
 _COLUMNS = (
-    *_ID, 'kind', 'statement', 'tests', 'solution', 'function',
+    *_ID, 'kind', 'statement', 'tests', 'solution', 'function', *_FIELDS,
     'question', 'input_output', 'solutions', 'starter_code',
     'description', 'public_tests', 'private_tests', 'generated_tests', 'input_file',
     'question_content', 'public_test_cases', 'private_test_cases', 'metadata',
@@ -63,7 +64,9 @@ def read(record: Mapping[str, Any], where: str = '') -> Problem | Drop:
     return Drop('problem: no statement', where)
   if not tests:
     return Drop('problem: no tests', where)
-  return Problem(records.id_of(record, _ID) or content_id(statement, solution), statement, tuple(tests), solution, function)
+  id = records.id_of(record, _ID) or content_id(statement, solution)
+  problem = Problem(id, statement, tuple(tests), solution, function)
+  return records.with_fields(problem, record, _FIELDS, where) if form is _ours else problem
 
 
 def _ours(record: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]], str, str]:

@@ -1,12 +1,13 @@
 """Objects of JSONL and rows of Parquet, one by one: what is not an object of well-formed text is a Drop in its place."""
 
+import dataclasses
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from iquest_jax.data.documents import Drop
+from iquest_jax.data.documents import DIFFICULTIES, Document, Drop, checked
 from iquest_jax.data.read import compressed, parquet
 
 Record = dict[str, Any]
@@ -77,6 +78,21 @@ def well_formed(value: Any, depth: int = DEPTH) -> Any:
 def field(record: Mapping[str, Any], names: Sequence[str]) -> Any:
   """The first of some fields that a record has with a value; None if it has none of them."""
   return next((record[name] for name in names if record.get(name) is not None), None)
+
+
+def with_fields(document: Document, record: Record, names: Sequence[str], where: str) -> Document | Drop:
+  """A document with those of some fields that the record has, or why they are malformed.
+
+  Lists may be JSON text, as in a column of Parquet. Others grade difficulty on scales of their own, which are ignored.
+  """
+  given = {name: record[name] for name in names if record.get(name) is not None}
+  if given.get('difficulty') not in DIFFICULTIES:
+    given.pop('difficulty', None)
+  try:
+    lists = {name: parsed(given[name]) for name in ('tests', 'checks') if name in given}
+    return dataclasses.replace(document, **checked(given | lists))
+  except ValueError as error:
+    return Drop('line: not a document', f'{where}: {error}')
 
 
 def id_of(record: Mapping[str, Any], names: Sequence[str]) -> str:

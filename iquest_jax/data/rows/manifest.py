@@ -72,7 +72,8 @@ def _summed(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shares(manifest: Manifest, drawn: Mapping[str, int]) -> dict[str, dict[str, float]]:
-  """{source: {'rows', 'loss_weight'}}: its shares of the rows drawn and of what is learned from them, each adding to 1.
+  """{source: {'rows', 'loss_weight', 'epochs'}}: its shares of the rows drawn and of what is learned from them, each adding
+  to 1, and how often its rows are drawn.
 
   Args:
     drawn: {source: rows}; a source learns its mean loss weight per row from each.
@@ -83,8 +84,13 @@ def shares(manifest: Manifest, drawn: Mapping[str, int]) -> dict[str, dict[str, 
   }
   all_rows, all_learned = sum(drawn.values()) or 1, sum(learned.values()) or 1.0
   return {
-      source: {'rows': drawn[source] / all_rows, 'loss_weight': learned[source] / all_learned} for source in drawn
-  }  # fmt: skip
+      source: {
+          'rows': drawn[source] / all_rows,
+          'loss_weight': learned[source] / all_learned,
+          'epochs': drawn[source] / max(trains[source]['rows'], 1),
+      }
+      for source in drawn
+  }
 
 
 def rows_hash(manifest: Manifest) -> str:

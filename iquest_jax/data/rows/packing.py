@@ -25,9 +25,9 @@ Row = dict[str, np.ndarray]
 
 @dataclasses.dataclass
 class Counts:
-  """What became of the documents of a split: how many were packed, and how many were dropped, by reason."""
+  """What became of the examples of a split: how many were packed, and how many were dropped, by reason."""
 
-  documents: int = 0
+  examples: int = 0
   drops: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
 
@@ -38,7 +38,7 @@ def pack(examples: Iterable[Example], context: int, whole: bool, counts: Counts)
     examples: read only as far as rows are taken.
     context: T, tokens in a row.
     whole: drop an example longer than a row instead of cutting it.
-    counts: documents and drops are updated as examples are read.
+    counts: examples and drops are updated as examples are read.
 
   Yields:
     Rows {tokens, segment_ids, positions int32 [T], loss_weights float32 [T]}; segments are numbered from 1, 0 is padding.
@@ -71,7 +71,7 @@ def _pieces(examples: Iterable[Example], context: int, whole: bool, counts: Coun
     if not length or (whole and length > context):
       counts.drops[TOO_LONG if length else EMPTY] += 1
     else:
-      counts.documents += 1
+      counts.examples += 1
       for start in range(0, length, context):
         end = start + context
         yield Example(example.tokens[start:end], example.loss_weights[start:end])

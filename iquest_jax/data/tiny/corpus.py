@@ -15,15 +15,15 @@ import shutil
 from collections.abc import Iterable
 
 from iquest_jax.data.documents import Conversation, Document, texts, to_json
-from iquest_jax.data.tiny import chats, facts, history, packages, programs, reasoning, trajectories, turns
+from iquest_jax.data.tiny import chats, history, packages, programs, trajectories, turns
 from iquest_jax.run_folder import write_whole
 
 # Sizes at scale 1: the tiny stages read each source about once. In characters of text:
-_WEB_TEXT, _CODE, _HIGH_QUALITY, _FACTS = 800_000, 900_000, 600_000, 75_000
+_WEB_TEXT, _CODE, _HIGH_QUALITY = 800_000, 900_000, 600_000
 # In repositories and their commits:
 _HISTORIES, _COMMITS = 28, 40
 # In documents, or turns of chats:
-_REASONING_QA, _REASONING_THINKING, _CHATS, _SESSIONS = 1300, 1300, 700, 420
+_REASONING, _CHATS, _SESSIONS = 2600, 700, 420
 # In problems, as many of each level; those held out take seconds to answer.
 _PROGRAMS_QA, _PROGRAMS_CHAT, _HELD_OUT_PROGRAMS, _RL_PROGRAMS = 1000, 1800, 60, 480
 
@@ -59,9 +59,26 @@ sources = ["commits", "transitions", "code_edit"]
 {generated}
 [[input]]
 name = "facts"
-read = "documents"
-path = "facts.jsonl"
+read = "git"
+path = "packages"
+make = "facts"
 sources = ["facts"]
+{generated}
+[[input]]
+name = "programs"
+read = "generated"
+generator = "programs"
+count = {reasoning}
+sources = ["reasoning_qa"]
+{generated}
+# The same questions, so that one that is held out is held out in both forms.
+[[input]]
+name = "programs_thinking"
+read = "generated"
+generator = "programs"
+count = {reasoning}
+thinking = true
+sources = ["reasoning_thinking", "reasoning_thinking_hard"]
 {generated}"""
 _CHAT = """
 [[input]]
@@ -98,14 +115,14 @@ def write(folder: pathlib.Path, seed: int = 0, scale: float = 1.0) -> None:
   for name, changes in repositories.items():
     (partial / name).mkdir(parents=True)
     history.repository(partial / name, changes)
-  inputs = _INPUTS.format(shard_mb=0.04, generated=_GENERATED)
+  inputs = _INPUTS.format(shard_mb=0.04, generated=_GENERATED, reasoning=round(scale * _REASONING))
   for name, documents in _documents(seed, scale).items():
     documents = list(documents)
     lines = [to_json(document) for document in documents]
     if name == 'agent_trajectories':
       lines = [_openai(document) for document in documents]
     if isinstance(documents[0], Conversation):
-      read = 'chats' if name == 'agent_trajectories' else 'documents'
+      read = 'trajectories' if name == 'agent_trajectories' else 'documents'
       inputs += _CHAT.format(name=name, read=read, generated=_GENERATED)
     write_whole(partial / f'{name}.jsonl', ''.join(f'{line}\n' for line in lines))
   (partial / 'small_programs').mkdir()
@@ -119,21 +136,15 @@ def write(folder: pathlib.Path, seed: int = 0, scale: float = 1.0) -> None:
 def _documents(seed: int, scale: float) -> dict[str, Iterable[Document]]:
   rng, sized = random.Random(f'corpus:{seed}'), lambda number: round(scale * number)
   # A request belongs to one conversation of one source.
-  questions = turns.distinct(reasoning.KINDS, rng, sized(_REASONING_QA) + sized(_REASONING_THINKING))
   solved = programs.problems(seed, 'train', sized(_PROGRAMS_QA) + sized(_PROGRAMS_CHAT))
   solved = [problem.turn for problem in solved]
-  worked = [reasoning.worked(turn) for turn in questions[: sized(_REASONING_QA)]] + solved[: sized(_PROGRAMS_QA)]
-  rng.shuffle(worked)
   requests = turns.distinct(chats.KINDS, rng, sized(_CHATS)) + solved[sized(_PROGRAMS_QA) :]
   rng.shuffle(requests)
   half = len(requests) // 2
-  thought = questions[sized(_REASONING_QA) :]
   return {
       'text': _up_to(sized(_WEB_TEXT), packages.web_text()),
       'high_quality': _up_to(sized(_HIGH_QUALITY), packages.high_quality()),
-      'facts': _up_to(sized(_FACTS), facts.facts(seed)),
-      'reasoning_qa': turns.conversations(worked, rng, longest=1, thinking=False),
-      'reasoning_thinking': turns.conversations(thought, rng, longest=1, thinking=True),
+      'reasoning_qa': turns.conversations(solved[: sized(_PROGRAMS_QA)], rng, longest=1, thinking=False),
       'agent_trajectories': trajectories.sessions(seed, sized(_SESSIONS)),
       'chat_instruct': turns.conversations(requests[:half], rng, longest=2, thinking=False),
       'chat_thinking': turns.conversations(requests[half:], rng, longest=2, thinking=True),
