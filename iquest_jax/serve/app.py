@@ -24,11 +24,16 @@ _RETRY_AFTER_S = 1
 
 
 class Service:
-  """The endpoint of one model."""
+  """The endpoint of one model.
+
+  Attributes:
+    texts: how many are decoded or wait now.
+  """
 
   def __init__(self, served: Served, decoder: Decoder, most: int):
     """`most` texts may be decoded or wait at a time."""
-    self._served, self._decoder, self._most, self._texts, self._created = served, decoder, most, 0, int(time.time())
+    self.texts = 0
+    self._served, self._decoder, self._most, self._created = served, decoder, most, int(time.time())
 
   def app(self) -> Starlette:
     """The ASGI application."""
@@ -66,7 +71,7 @@ class Service:
     reply, loop, pieces = replies.Reply(asked, self._served), asyncio.get_running_loop(), asyncio.Queue()
     if reply.left > self._most:
       raise Refused(f'a request may ask for at most {self._most} texts, got {reply.left}; ask in several requests', 'n')
-    if self._texts + reply.left > self._most:
+    if self.texts + reply.left > self._most:
       raise Refused('the server is busy; try again later', status=429, code='rate_limit_exceeded')
 
     def deliver(index: int, piece: Piece) -> None:
@@ -84,18 +89,18 @@ class Service:
         index, piece = await pieces.get()
         if piece.end == FAILED:
           raise _EngineFailed
-        self._texts -= bool(piece.end)
+        self.texts -= bool(piece.end)
         yield reply.add(index, piece)
 
-    self._texts += len(jobs)
+    self.texts += len(jobs)
     try:
       for job in jobs:
         self._decoder.submit(job)
       yield reply, events()
     finally:
-      self._texts -= reply.left
       for job in jobs:
         job.cancelled = True
+      self.texts -= reply.left
 
 
 class _Json(JSONResponse):

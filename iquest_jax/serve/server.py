@@ -34,13 +34,16 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-  """Answers until SIGINT or SIGTERM; then what was admitted is finished, unless a second signal comes."""
+  """Answers until SIGINT or SIGTERM; then what was admitted is finished, unless a second signal comes.
+
+  Attributes:
+    service: what it answers with.
+  """
 
   def __init__(self, served: Served, decoder: Decoder, most: int):
     """`most` texts may be decoded or wait at a time."""
-    app = Service(served, decoder, most).app()
-    super().__init__(uvicorn.Config(app, log_level='warning', access_log=False, lifespan='off', ws='none'))
-    self._decoder = decoder
+    self.service, self._decoder = Service(served, decoder, most), decoder
+    super().__init__(uvicorn.Config(self.service.app(), log_level='warning', access_log=False, lifespan='off', ws='none'))
     decoder.on_failure = lambda: self.handle_exit(signal.SIGTERM, None)
 
   def answer(self, bound: socket.socket) -> None:

@@ -1,5 +1,6 @@
 """What tests of the endpoint share: a small model, a scripted engine, and a server on a port of its own."""
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -34,13 +35,14 @@ class ScriptedEngine:
   Attributes:
     size: of a slot.
     seen: the requests in the order in which they got a slot.
-    live: {id: tokens left} of the slots in use.
+    live: {id: (request, tokens left)} of the slots in use.
+    drawn: how many tokens each request got.
     steps: steps are taken while it is set; slots are filled without.
     fails: the next step raises this.
   """
 
   def __init__(self, say, slots=SLOTS, size=512):
-    self.size, self.seen, self.live, self.fails = size, [], {}, None
+    self.size, self.seen, self.live, self.fails, self.drawn = size, [], {}, None, collections.Counter()
     self._say, self._slots, self.steps = say, slots, threading.Event()
     self.steps.set()
 
@@ -62,10 +64,10 @@ class ScriptedEngine:
         raise self.fails
       for id, (request, ids) in list(self.live.items()):
         if id in self.live:
-          drawn = request.length - 1 if len(ids) > request.length else len(ids) - 1
           token, left = ids[0], ids[1:]
-          end = 'stop' if not left else 'length' if not drawn else ''
-          self.live[id] = (dataclasses.replace(request, length=request.length - 1), left)
+          self.drawn[id] += 1
+          end = 'stop' if not left else 'length' if self.drawn[id] == request.length else ''
+          self.live[id] = request, left
           if end:
             del self.live[id]
           yield Token(id, token, -0.5, end)
