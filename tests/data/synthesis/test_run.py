@@ -116,6 +116,7 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_asks_nothing_twice(tmp_path)
     (folder / 'sums.journal').write_bytes(journal + b'{"sample": 11, "se')
     hold.set()
     assert made(server, folder)[1:] == whole
+    assert made(server, folder)[1:] == whole  # nothing is left of the line that was cut off
   assert sum(answered.values()) == 24 and set(answered.values()) == {1}
 
 
