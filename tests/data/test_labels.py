@@ -1,6 +1,7 @@
 """Labels from an endpoint: only answers on the scale count, a killed run pays nothing twice, order is of the documents."""
 
 import asyncio
+import hashlib
 import json
 import re
 import threading
@@ -123,7 +124,8 @@ def test_the_sample_depends_on_the_seed_alone_and_the_lines_not_on_the_speed_of_
   with ScriptedEndpoint(grade) as server:
     ask(server, tmp_path / 'b.jsonl', FILES[::-1], count=5, parallel=1)
   assert (tmp_path / 'a.jsonl').read_bytes() == (tmp_path / 'b.jsonl').read_bytes()
-  assert len((tmp_path / 'a.jsonl').read_text().splitlines()) == 5
+  ids = [json.loads(line)['id'] for line in (tmp_path / 'a.jsonl').read_text().splitlines()]
+  assert ids == sorted((file.id for file in FILES), key=lambda id: hashlib.sha256(f'0:label:{id}'.encode()).digest())[:5]
 
 
 def test_a_run_that_was_cut_off_pays_nothing_twice_and_ends_with_the_same_bytes(tmp_path, monkeypatch):

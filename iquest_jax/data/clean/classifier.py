@@ -78,7 +78,7 @@ class Classifier:
       buckets, values, measured = features(text)
       # Beyond what training has seen, a line would lead anywhere.
       measured = measured.clip(*self._range)
-      # A product by BLAS would round differently with another number of threads.
+      # A product by BLAS may round differently with another number of threads.
       words = np.einsum('n,ns->s', values, self._words[buckets], dtype=np.float64)
       found[row] = self._intercepts + words + np.einsum('m,ms->s', measured, self._measures)
     found = found.clip(LOWEST, HIGHEST)
