@@ -84,7 +84,8 @@ def answer(question: Question, found: Definition) -> str:
   return ''
 
 
-_UP_TO_FULL_STOP = r'((?:(?!\.(?:\s|$)| @\w| :\w+[ :]).)+)'
+# A sentence ends with a full stop, a tag, or the next entry of a section.
+_UP_TO_FULL_STOP = r'((?:(?!\.(?:\s|$)| @\w| :\w+[ :]| [A-Z]\w*: ).)+)'
 _TAGGED_RESULT = re.compile(rf'@returns?\s+(?:\{{(?!@)[^}}]*\}}\s*)?{_UP_TO_FULL_STOP}')
 _FIRST_RESULT = re.compile(rf'\W*(?:\w+ )?returns?\s{_UP_TO_FULL_STOP}', re.IGNORECASE)
 

@@ -32,11 +32,13 @@ def make(file: File) -> Iterator[Fact | Drop]:
   if not file.repo or '`' in file.path + file.repo:
     yield Drop('fact: no repository', file.path)
     return
-  if (definitions := _definitions(file.text, language)) is None:
+  rng = random.Random(f'facts:{file.id}')
+  try:
+    definitions = python.definitions(file.text) if language == 'python' else trees.definitions(file.text, language)
+    chosen = _chosen(definitions, min(PER_FILE, 1 + len(file.text) // 1000), rng)
+  except (SyntaxError, ValueError, RecursionError, MemoryError):
     yield Drop('fact: not parsed', file.path)
     return
-  rng = random.Random(f'facts:{file.id}')
-  chosen = _chosen(definitions, min(PER_FILE, 1 + len(file.text) // 1000), rng)
   if not chosen:
     yield Drop('fact: nothing to ask', file.path)
   for candidate in chosen:
@@ -45,15 +47,6 @@ def make(file: File) -> Iterator[Fact | Drop]:
     )
     text = questions.phrase(question, rng.randrange(1 << 16))
     yield verify(Fact(content_id(text, candidate.answer), text, candidate.answer, file.path, file.repo), file.text)
-
-
-def _definitions(text: str, language: str) -> list[Definition] | None:
-  if language != 'python':
-    return trees.definitions(text, language)
-  try:
-    return python.definitions(text)
-  except (SyntaxError, ValueError, RecursionError, MemoryError):
-    return None
 
 
 def _chosen(definitions: list[Definition], count: int, rng: random.Random) -> list[Candidate]:

@@ -10,7 +10,7 @@ STRING = '\1'  # stands for each character of a string
 _CLOSING = {')': '(', ']': '[', '}': '{', '>': '<'}
 
 _QUOTED = r'"(?>[^"\\\n]+|\\.)*+"|\'(?>[^\'\\\n]+|\\.)*+\''
-_SLASHES = r'//[^\n]*|/\*.*?\*/'
+_SLASHES = r'//[^\n]*|/\*(?:.*?\*/|.*)'  # one that is not closed is not searched for again
 # A slash begins a regular expression where no value has just ended. Those after a word other than `return` are missed.
 # The slash comes first: a pattern whose alternatives all begin with a character is searched many times as fast.
 _NO_VALUE = r'(?:(?<=[(,=:\[!&|?{};]/)|(?<=[(,=:\[!&|?{};] /)|(?<=return /))'

@@ -99,7 +99,7 @@ class _Reading:
         yield Candidate('type', noun, subject, text, argument.arg)
     if node.returns is not None and (text := self._text(node.returns)) and text not in NO_TYPE:
       yield Candidate('returns', noun, subject, text)
-    if (error := _raised(node.body)) is not None:
+    if (error := self._raised(node.body)) is not None:
       yield Candidate('raises', noun, subject, error)
     if owner and not node.name.startswith('_'):
       yield Candidate('owner', 'method', node.name, owner[:-1])
@@ -114,6 +114,23 @@ class _Reading:
     text = line[node.col_offset : node.end_col_offset]
     text = text if self._ascii else text.decode('utf-8', 'surrogatepass')
     return text if len(text) <= MAX_ANSWER_CHARACTERS else ''
+
+  def _raised(self, body: list[ast.stmt]) -> str | None:
+    """The one exception that statements raise; None if there are more, or one may be caught or belong to another body."""
+    found, rest = set(), list(body)
+    while rest:
+      node = rest.pop()
+      if isinstance(node, (*_FUNCTIONS, ast.ClassDef, ast.Try, ast.TryStar)):
+        return None
+      if isinstance(node, ast.Raise):
+        error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+        name = self._text(error) if isinstance(error, (ast.Name, ast.Attribute)) else ''
+        if not name.rpartition('.')[2][:1].isupper():
+          return None
+        found.add(name)
+      for block in ('body', 'orelse', 'cases'):
+        rest.extend(getattr(node, block, ()))
+    return found.pop() if len(found) == 1 else None
 
 
 def _documented(node: ast.FunctionDef | ast.AsyncFunctionDef, noun: str, subject: str) -> Iterator[Candidate]:
@@ -140,21 +157,3 @@ def _is_plain(node: ast.expr) -> bool:
   if isinstance(node, ast.Attribute):
     return _is_plain(node.value) and not isinstance(node.value, ast.Constant)
   return isinstance(node, (ast.Constant, ast.Name)) or isinstance(node, ast.Dict) and not node.keys
-
-
-def _raised(body: list[ast.stmt]) -> str | None:
-  """The one exception that statements raise; None if there are more, or if one may be caught or belong to another body."""
-  found, rest = set(), list(body)
-  while rest:
-    node = rest.pop()
-    if isinstance(node, (*_FUNCTIONS, ast.ClassDef, ast.Try, ast.TryStar)):
-      return None
-    if isinstance(node, ast.Raise):
-      error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
-      name = ast.unparse(error) if isinstance(error, (ast.Name, ast.Attribute)) else ''
-      if not name.rpartition('.')[2][:1].isupper():
-        return None
-      found.add(name)
-    for block in ('body', 'orelse', 'cases'):
-      rest.extend(getattr(node, block, ()))
-  return found.pop() if len(found) == 1 else None

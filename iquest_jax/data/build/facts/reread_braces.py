@@ -41,6 +41,7 @@ _VALUE_ENDS = re.compile(r'[;\n,]')
 _OPENS = re.compile(rf'\s*\??\s*(?:{_GENERIC}|\[[^\]]*\])?\s*\(')
 _GOES_ON = re.compile(r'\s*(?:[{;:}]|throws\b|default\b|\[)')
 _LONG, _ABOVE = 300, 4000  # characters of a line before a name, and of comments above it
+_HEAD_ENDS, _BRACES = re.compile(r'[{;}=]'), re.compile(r'[{}]')
 _SIGNS_OF_BODY = re.compile(r'[()\[\]{};\n]')
 _TYPE_GOES_ON = re.compile(r'(?:[:|&<]|=>\s*\(|\b(?:interface|struct|is))\s*$')
 _THROWS = re.compile(r'\s*throws\s+([\w.,\s]+)')
@@ -73,19 +74,29 @@ class Reread:
     found, around = [], []
     if self._language == 'go':
       return found  # nothing is defined within a type
+    closings = self._closings()
     for match in _TYPE_WORDS[self._language].finditer(self._masked):
       if re.match(r'[.\w$]', self._masked[match.start() - 1 : match.start()]):
         continue
-      opening = self._masked.find('{', match.end())
-      if opening < 0 or set(self._masked[match.end() : opening]) & set(';}='):
-        continue
-      if (end := masking.closing(self._masked, opening)) < 0:
+      sign = _HEAD_ENDS.search(self._masked, match.end(), match.end() + 1000)
+      opening = sign.start() if sign and sign[0] == '{' else -1
+      if (end := closings.get(opening, -1)) < 0:
         continue
       while around and around[-1][3] < match.start():
         around.pop()
       name = f'{around[-1][0]}.{match[1]}' if around else match[1]
       found.append((name, match.start(1), opening, end))
       around.append(found[-1])
+    return found
+
+  def _closings(self) -> dict[int, int]:
+    """Where each brace that opens is closed."""
+    found, open_braces = {}, []
+    for match in _BRACES.finditer(self._masked):
+      if match[0] == '{':
+        open_braces.append(match.start())
+      elif open_braces:
+        found[open_braces.pop()] = match.start()
     return found
 
   def find(self, name: str, kind: str) -> list[Definition]:

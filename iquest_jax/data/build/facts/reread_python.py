@@ -12,6 +12,7 @@ _STRING = re.compile(r'[rRuU]?("""|\'\'\'|"|\')(.*?)(?<!\\)\1', re.DOTALL)
 _RAISE = re.compile(
     r'^[ \t]*raise\b[ \t]*(?:((?:\w+\.)*[A-Z]\w*)[ \t]*(?=[(\n]|from\b|$))?|[;:][ \t]*raise\b()', re.MULTILINE
 )
+_LONG = 1000  # characters before and after a name that say what it is
 _NESTED = re.compile(r'\b(?:def|class|try)\b')
 
 
@@ -70,7 +71,9 @@ class Reread:
     """What a name is bound to where it stands outside a def or class statement; None if it is only used there."""
     first = self._masked.rfind('\n', 0, place) + 1
     last = self._masked.find('\n', place)
-    before, after = self._masked[first:place], self._masked[place + len(name) : last if last >= 0 else None]
+    last = last if last >= 0 else len(self._masked)
+    before = self._masked[max(first, place - _LONG) : place]
+    after = self._masked[place + len(name) : min(last, place + _LONG)]
     if not _binds(before, after, self._masked, place):
       return None
     if self._around(place) != owner and f'global {name}' not in self._masked:
@@ -169,5 +172,6 @@ def _binds(before: str, after: str, masked: str, place: int) -> bool:
   if first and _AFTER.match(after):
     return True
   # A line of an import in brackets.
-  opened = masked.rfind('(', 0, place)
-  return opened >= 0 and ')' not in masked[opened:place] and masked[:opened].rstrip().endswith('import')
+  opened = masked.rfind('(', max(0, place - 10 * _LONG), place)
+  inside = opened >= 0 and ')' not in masked[opened:place]
+  return inside and masked[max(0, opened - 20) : opened].rstrip().endswith('import')

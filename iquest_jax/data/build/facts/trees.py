@@ -112,11 +112,16 @@ class _Node:
   inner: list['_Node']
 
 
-def definitions(source: str, language: str) -> list[Definition] | None:
-  """Top-level functions, classes, their methods, and constants; None if the file cannot be parsed."""
+def definitions(source: str, language: str) -> list[Definition]:
+  """Top-level functions, classes, their methods, and constants.
+
+  Raises:
+    ValueError: the source has errors, or parsing it takes too much.
+    RecursionError: classes within classes are too deep.
+  """
   tree = syntax.parse(source, language)
   if tree is None or syntax.error_share(tree) > 0:
-    return None
+    raise ValueError('not parsed')
   root = _nest(syntax.captures(tree, _QUERIES[language]), len(tree.data))
   return list(_Reading(tree.data, language).within(root, ''))
 
@@ -192,6 +197,7 @@ class _Reading:
       yield Candidate('count', noun, subject, str(len(names)))
       if 2 <= len(names) <= MAX_NAMED:
         yield Candidate('names', noun, subject, ', '.join(names))
+      if len(names) > 1:
         for ordinal, parameter in zip(ORDINALS, names):
           yield Candidate('position', noun, subject, parameter, ordinal)
     for parameter, kind, default in parameters:

@@ -13,8 +13,8 @@ from iquest_jax.data.build.facts.questions import Question
 from iquest_jax.data.documents import Drop, Fact
 from iquest_jax.data.languages import language_of
 
-# ours: both limits, in characters.
-MAX_QUESTION, MAX_ANSWER = 400, 160
+# ours: limits in characters, and how often a file may mention a name whose every mention is looked at.
+MAX_QUESTION, MAX_ANSWER, MAX_MENTIONS = 400, 160, 1000
 
 _TIME_WORDS = re.compile(
     r'\b(?:current(?:ly)?|latest|newest|recent(?:ly)?|today|nowadays|now|at present|as of|so far|not yet|no longer|upcoming'
@@ -167,6 +167,8 @@ def _second_reading(fact: Fact, asked: Question, source: str) -> str:
   language = language_of(fact.path, source)
   if language not in masked.LANGUAGES:
     return 'language without facts'
+  if source.count(asked.subject.rpartition('.')[2]) > MAX_MENTIONS:
+    return 'mentioned too often'
   reread = _reread(source, language)
   if asked.kind == 'owner':
     owners = reread.owners(asked.subject)
