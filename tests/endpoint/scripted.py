@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import http.server
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ class Raw:
   Attributes:
     body: JSON, or text that may be none.
     delay: seconds to wait before it.
+    trickle: seconds to wait before each of its characters.
     drop: closes the connection without an answer.
   """
 
@@ -28,6 +30,7 @@ class Raw:
   status: int = 200
   headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
   delay: float = 0.0
+  trickle: float = 0.0
   drop: bool = False
 
 
@@ -70,7 +73,7 @@ class ScriptedEndpoint:
     self.failures = list(failures)
     self.most_at_once = self._open = 0
     self._answers, self._model, self._usage, self._lock = answers, model, usage, threading.Lock()
-    self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), self._handler())
+    self._server = _Server(('127.0.0.1', 0), self._handler())
     self.url = f'http://127.0.0.1:{self._server.server_port}/v1'
 
   def __enter__(self):
@@ -123,8 +126,12 @@ class ScriptedEndpoint:
 
       def do_POST(self):
         length = int(self.headers.get('Content-Length') or 0)
+        received = self.rfile.read(length)
         headers = {name.title(): value for name, value in self.headers.items()}
-        raw = answer(Request(self.path, headers, json.loads(self.rfile.read(length) or '{}')))
+        if len(received) < length:  # by a client that was killed
+          self.close_connection = True
+          return
+        raw = answer(Request(self.path, headers, json.loads(received or '{}')))
         if raw.drop:
           self.close_connection = True
           return
@@ -136,8 +143,10 @@ class ScriptedEndpoint:
           self.send_header('Content-Type', 'application/json')
           self.send_header('Content-Length', str(len(body)))
           self.end_headers()
-          self.wfile.write(body)
-          self.wfile.flush()
+          for piece in [body[at : at + 1] for at in range(len(body))] if raw.trickle else [body]:
+            time.sleep(raw.trickle)
+            self.wfile.write(piece)
+            self.wfile.flush()
 
       do_GET = do_POST  # what a redirect would become
 
@@ -145,3 +154,9 @@ class ScriptedEndpoint:
         pass
 
     return Handler
+
+
+class _Server(http.server.ThreadingHTTPServer):
+  def handle_error(self, request, client_address):
+    if not isinstance(sys.exception(), ConnectionError):  # of a client that was killed
+      super().handle_error(request, client_address)

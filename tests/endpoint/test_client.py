@@ -197,7 +197,7 @@ def everything_of(error):
     'answer',
     [
         401, 302, 503, Raw(drop=True), Raw('no'), Raw({'model': KEY}), Raw({'choices': [KEY]}),
-        Raw(json.dumps({'error': {'message': f'wrong key {KEY}'}}), 400), Raw(f'{"x" * 290} {KEY}', 400),
+        Raw(json.dumps({'error': {'message': f'wrong key {KEY}'}}), 400), Raw(f'{"x" * 280} {KEY}', 400),
         Raw(json.dumps({'said': KEY}).replace('/', '\\/'), 400),
     ],
 )  # fmt: skip
@@ -234,9 +234,10 @@ def test_nothing_of_another_account_or_this_machine_is_sent(monkeypatch):
   assert not [name for name in request.headers if name.startswith(('X-Stainless', 'Openai'))]
 
 
-def test_an_answer_that_trickles_in_too_slowly_times_out():
-  with ScriptedEndpoint(lambda body: Raw('4', delay=1.5)) as server, pytest.raises(UserError, match='timed out'):
-    ask(server, timeout_s=0.2, waits_s=())
+@pytest.mark.parametrize('answer', [Raw('4', delay=1.0), Raw('{"choices": []}', trickle=0.1)])
+def test_an_answer_that_comes_or_trickles_in_too_slowly_times_out(answer):
+  with ScriptedEndpoint(lambda body: answer) as server, pytest.raises(UserError, match='timed out'):
+    ask(server, timeout_s=0.3, waits_s=())
 
 
 @pytest.mark.parametrize(
