@@ -65,6 +65,11 @@ class Candidate:
   answer: str
   quote: str
 
+  @property
+  def asked(self) -> str:
+    """The question with its file: elsewhere, another one may have a function of that name."""
+    return f'In `{self.file.path}`{f" of {self.file.repo}" if self.file.repo else ""}: {self.question}'
+
 
 async def generate(file: File, tools: Tools) -> Candidate | Drop:
   """Asks for one question about the file, near a line that chance chooses."""
@@ -95,10 +100,8 @@ async def verify(candidate: Candidate, tools: Tools) -> Fact | Drop:
     found = answers.fields(said, {'answer': str})
     if not found or _plain(found['answer']) != _plain(candidate.answer):
       return Drop('facts: another answer from the file', f'{question} {candidate.answer!r}, but {said[:200]}')
-  where = f'In `{file.path}`' + (f' of {file.repo}' if file.repo else '')
-  asked = f'{where}: {question}'  # outside the file, another may have a function of this name
   checks = ('answer in source', 'answer not in question', 'lasting', 'names its subject', 'answered again from source')
-  return Fact(content_id(asked, candidate.answer), asked, candidate.answer, file.path, file.repo, checks)
+  return Fact(content_id(candidate.asked, candidate.answer), candidate.asked, candidate.answer, file.path, file.repo, checks)
 
 
 def _against_the_file(candidate: Candidate) -> Drop | None:
@@ -111,7 +114,7 @@ def _against_the_file(candidate: Candidate) -> Drop | None:
     return Drop('facts: answer too long', evidence)
   if quote not in text or not _stands_in(answer, quote):
     return Drop('facts: answer not in source', f'{evidence} {quote}')
-  if _stands_in(answer, question, fold=True):
+  if _stands_in(answer, candidate.asked, fold=True):
     return Drop('facts: answer in question', evidence)
   if _PASSING.search(question) or _PASSING.search(answer):
     return Drop('facts: not lasting', evidence)

@@ -97,6 +97,7 @@ class Candidate:
   request: str
   constraints: tuple[Constraint, ...]
   answer: str
+  repo: str = ''
 
   @property
   def asked(self) -> str:
@@ -111,7 +112,7 @@ async def generate(seed: Document, tools: Tools) -> Candidate | Drop:
   request = await tools.ask(turns.request(_GENERATE.format(task=task, passage=passage)), temperature=_TEMPERATURE)
   if not 20 <= len(request) <= _LONGEST_REQUEST:
     return Drop('instructions: malformed request', request[:300])
-  candidate = Candidate(request, constraints, '')
+  candidate = Candidate(request, constraints, '', getattr(seed, 'repo', ''))
   answer = await tools.ask(turns.request(candidate.asked), temperature=_TEMPERATURE, seed=1)
   return dataclasses.replace(candidate, answer=answer)
 
@@ -132,7 +133,7 @@ async def verify(candidate: Candidate, tools: Tools) -> Conversation | Drop:
   if isinstance(agreed, Drop):
     return agreed
   kept = ('constraints kept',) if candidate.constraints else ()
-  return turns.conversation(candidate.asked, answer, (*kept, 'answer not in question', agreed))
+  return turns.conversation(candidate.asked, answer, (*kept, 'answer not in question', agreed), candidate.repo)
 
 
 def _chosen(passage: str, tools: Tools) -> tuple[Constraint, ...]:

@@ -47,6 +47,7 @@ class Candidate:
   solution: str
   answer: str
   difficulty: str = ''
+  repo: str = ''
 
 
 async def generate(seed: Document, tools: Tools) -> Candidate | Drop:
@@ -58,7 +59,7 @@ async def generate(seed: Document, tools: Tools) -> Candidate | Drop:
   found = answers.sections(said, ('Problem', 'Solution', 'Answer'))
   if not found:
     return Drop('mathematics: malformed answer', said[:300])
-  return Candidate(found['Problem'], found['Solution'], found['Answer'].strip('$ \n'), level)
+  return Candidate(found['Problem'], found['Solution'], found['Answer'].strip('$ \n'), level, getattr(seed, 'repo', ''))
 
 
 async def verify(candidate: Candidate, tools: Tools) -> Conversation | Drop:
@@ -86,7 +87,8 @@ async def verify(candidate: Candidate, tools: Tools) -> Conversation | Drop:
     if not await tools.run(equivalence.equal, answer, reached):
       return Drop('mathematics: solutions disagree', f'{answer} and {reached}')
   checks = ('answer not in question', 'solution gives the answer', 'independent solutions agree')
-  return dataclasses.replace(turns.conversation(problem, solution, checks), difficulty=candidate.difficulty)
+  made = turns.conversation(problem, solution, checks, candidate.repo)
+  return dataclasses.replace(made, difficulty=candidate.difficulty)
 
 
 def _copies(problem: str, solution: str, answer: str) -> Drop | None:

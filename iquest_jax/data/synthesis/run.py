@@ -28,6 +28,7 @@ from iquest_jax.data.synthesis.journal import Journal
 from iquest_jax.endpoint.client import BudgetSpent, Endpoint
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import write_whole
+from iquest_jax.sandbox.pool import Pool
 from iquest_jax.text import extract
 
 VERSION = 1  # raise it when a prompt or a verifier changes: samples of two versions do not mix in a file
@@ -53,7 +54,7 @@ class Result:
 
   Attributes:
     report: as in the funnel's file.
-    stopped: why it stopped before its last sample, '' if it did not.
+    stopped: why it stopped before its last sample; None if it did not.
   """
 
   report: dict[str, Any]
@@ -70,7 +71,7 @@ def run(
     seed: int = 0,
     judges: Sequence[Endpoint] = (),
     parallel: int = 32,
-    pool: Any = None,
+    pool: Pool | None = None,
     prices: tuple[float, float] = (0.0, 0.0),
     progress: Callable[[Funnel, int], None] = lambda done, total: None,
 ) -> Result:
@@ -173,7 +174,7 @@ async def _sample(
     seed: int,
     endpoint: Endpoint,
     judges: Sequence[Endpoint],
-    pool: Any,
+    pool: Pool | None,
 ) -> dict[str, Any]:
   """A sample as a line of the journal."""
   name = f'{seed}:{domain.name}:{document.id}:{number // seeds}'
@@ -207,14 +208,14 @@ def _ask(endpoint: Endpoint, base: int, usage: collections.Counter) -> Ask:
 
 
 def _fit(document: Document) -> Document | Drop:
-  """The document, unless no file may hold it or nothing was checked."""
+  """The document, unless nothing was checked or it could not be read back from a file; then also raises ValueError."""
   if not document.checks:
     return Drop('synthesis: nothing was checked')
   try:
     '\0'.join(documents.texts(document)).encode()
   except UnicodeEncodeError as error:
     return Drop('synthesis: not Unicode', str(error))
-  return document
+  return documents.from_json(documents.to_json(document))
 
 
 def _count(done: Funnel, line: dict[str, Any]) -> None:

@@ -61,6 +61,7 @@ def test_a_right_fact_names_its_file_and_what_it_passed(tools):
         ({'answer': '0.2'}, 'facts: answer not in source'),  # a piece of 0.25
         ({'question': 'Is 0.25 the default of `delay` in `retry`?'}, 'facts: answer in question'),
         ({'question': 'Which value is the default of `delay` in `RETRY 0.25`?'}, 'facts: answer in question'),
+        ({'question': 'Which function raises `ValueError`?', 'answer': 'retry'}, 'facts: answer in question'),  # its path
         ({'question': 'What is the current default of `delay` in `retry`?'}, 'facts: not lasting'),
         ({'question': "What is `__version__`?", 'answer': '1.4.2', 'quote': "__version__ = '1.4.2'"}, 'facts: not lasting'),
         ({'question': 'What is a good default of `delay` in `retry`?'}, 'facts: not objective'),

@@ -15,7 +15,7 @@ from iquest_jax.data.synthesis.instructions import Candidate, Constraint
 
 REQUEST = 'Explain to a beginner why a dictionary finds a key faster than a list does.'
 ANSWER = '- It hashes the key.\n- The hash names the place.\n- A list has to be searched.'
-GOOD = Candidate(REQUEST, (Constraint('list', 3), Constraint('with word', 'place')), ANSWER)
+GOOD = Candidate(REQUEST, (Constraint('list', 3), Constraint('with word', 'place')), ANSWER, 'acme/maps')
 ACCEPT, REJECT = (json.dumps({'argument': 'x', 'vote': word}) for word in ('accept', 'reject'))
 
 
@@ -27,7 +27,7 @@ def test_an_answer_that_keeps_the_constraints_and_convinces_is_kept(tools):
   kept = verified(tools, GOOD, *[ACCEPT] * 3)
   asked = f'{REQUEST}\n\n{GOOD.constraints[0]} Use the word "place".'
   assert [message['content'] for message in kept.messages] == [asked, ANSWER]
-  assert kept.checks == ('constraints kept', 'answer not in question', 'judges unanimous')
+  assert kept.checks == ('constraints kept', 'answer not in question', 'judges unanimous') and kept.repo == 'acme/maps'
   assert verified(tools, GOOD, ACCEPT, REJECT, ACCEPT, *[ACCEPT, REJECT, ACCEPT]).checks[-1] == 'judges by majority'
 
 

@@ -24,8 +24,8 @@ def verified(tools, candidate, *solutions):
 
 def test_a_problem_on_whose_answer_all_solutions_agree_is_kept(tools):
   said = f'## Problem\n{PROBLEM}\n\n## Solution\n{SOLUTION}\n## Answer\n$\\frac{{1}}{{6}}$'
-  made = asyncio.run(mathematics.DOMAIN.generate(File('a', 'a.md', 'dice'), tools(said)))
-  assert dataclasses.replace(made, difficulty='easy') == GOOD
+  made = asyncio.run(mathematics.DOMAIN.generate(File('a', 'a.md', 'dice', 'acme/dice'), tools(said)))
+  assert dataclasses.replace(made, difficulty='easy', repo='') == GOOD and made.repo == 'acme/dice'
   kept = verified(tools, GOOD, 'so \\boxed{1/6}', '\\boxed{\\dfrac{6}{36}}', 'first \\boxed{2}, no: $\\boxed{\\frac16}$')
   assert [message['content'] for message in kept.messages] == [PROBLEM, SOLUTION]
   assert kept.checks == ('answer not in question', 'solution gives the answer', 'independent solutions agree')
