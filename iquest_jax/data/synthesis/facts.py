@@ -101,7 +101,8 @@ async def verify(candidate: Candidate, tools: Tools) -> Fact | Drop:
     if not found or _plain(found['answer']) != _plain(candidate.answer):
       return Drop('facts: another answer from the file', f'{question} {candidate.answer!r}, but {said[:200]}')
   checks = ('answer in source', 'answer not in question', 'lasting', 'names its subject', 'answered again from source')
-  return Fact(content_id(candidate.asked, candidate.answer), candidate.asked, candidate.answer, file.path, file.repo, checks)
+  asked, answer = candidate.asked, candidate.answer
+  return Fact(content_id(asked, answer), asked, answer, file.path, file.repo, checks)
 
 
 def _against_the_file(candidate: Candidate) -> Drop | None:
