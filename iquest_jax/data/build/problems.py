@@ -19,8 +19,8 @@ def conversation(problem: Problem) -> Conversation | Drop:
   if problem.function and problem.function not in request:
     request = f'{request}\n\nWrite a function `{problem.function}`.'  # ours
   if not _FENCE.search(answer):
-    tree = syntax.parse(answer, 'python')
-    language = 'python' if tree is not None and not tree.wrong_bytes else ''
+    tree = syntax.parse(answer, problem.language)
+    language = problem.language if tree is not None and not tree.wrong_bytes else ''
     answer = f'```{language}\n{answer}\n```'
   messages = ({'role': 'user', 'content': request}, {'role': 'assistant', 'content': answer})
   return Conversation(problem.id, messages)
