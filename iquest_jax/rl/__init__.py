@@ -1,0 +1,1 @@
+"""Reinforcement learning: environments, roll-outs, rewards, the policy loss and the loop."""
