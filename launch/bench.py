@@ -17,7 +17,7 @@ reasoning    verified samples/s of reasoning from functions, generated programs 
 dedup        MB/s of near-deduplication and decontamination
 fim          MB/s of completions with syntax levels
 pipeline     MB/s of preparing documents, with one worker and two
-endpoint     time of 640 requests to a scripted endpoint, 32 in flight, over that of a client that costs nothing
+endpoint     time of 1,280 requests to a scripted endpoint, 32 in flight, over that of a client that costs nothing
 sandbox      verdicts/s of a short Python program, from start to verdict, by isolation
 verify       problems/s whose solution and tests are verified in the sandbox, as functions and as programs
 

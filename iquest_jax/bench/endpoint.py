@@ -10,38 +10,42 @@ from collections.abc import Iterator
 
 from iquest_jax.endpoint.client import Endpoint
 
-REQUESTS, IN_FLIGHT, ANSWER_S = 640, 32, 0.05
+ANSWER_S = 0.05
 
 
-def results(repeats: int = 5) -> Iterator[dict]:
+def results() -> Iterator[dict]:
+  yield measure(requests=1280, in_flight=32, repeats=3)
+
+
+def measure(requests: int, in_flight: int, repeats: int) -> dict:
+  """Medians over some repeats, with connections that are open, against a server in a process of its own."""
   with subprocess.Popen([sys.executable, '-m', __name__], stdout=subprocess.PIPE, text=True) as server:
     try:
       url = f'http://127.0.0.1:{int(server.stdout.readline())}/v1'
-      with Endpoint(url, 'scripted', parallel=IN_FLIGHT) as endpoint:
-        runs = asyncio.run(_measure(endpoint, repeats))
+      with Endpoint(url, 'scripted', parallel=in_flight) as endpoint:
+        runs = asyncio.run(_measure(endpoint, requests, repeats))
     finally:
       server.terminate()
-  ideal = REQUESTS / IN_FLIGHT * ANSWER_S
-  yield {
-      'requests': REQUESTS,
-      'in_flight': IN_FLIGHT,
+  ideal = requests / in_flight * ANSWER_S
+  return {
+      'requests': requests,
+      'in_flight': in_flight,
       'answer_ms': ANSWER_S * 1000,
       'over_ideal': round(statistics.median(wall for wall, _ in runs) / ideal, 3),
-      'cpu_ms_per_request': round(statistics.median(cpu for _, cpu in runs) / REQUESTS * 1000, 2),
+      'cpu_ms_per_request': round(statistics.median(cpu for _, cpu in runs) / requests * 1000, 2),
   }
 
 
-async def _measure(endpoint: Endpoint, repeats: int) -> list[tuple[float, float]]:
-  return [await _ask(endpoint) for _ in range(repeats + 1)][1:]  # the first one connects
-
-
-async def _ask(endpoint: Endpoint) -> tuple[float, float]:
-  """Seconds, and seconds of this process on a core."""
+async def _measure(endpoint: Endpoint, requests: int, repeats: int) -> list[tuple[float, float]]:
+  """Seconds, and seconds of this process on a core, of each repeat."""
   prompt = 'def add(a, b):\n  return a + b\n' * 30
   ask = lambda seed: endpoint.chat([{'role': 'user', 'content': prompt}], max_tokens=100, seed=seed)
-  wall, cpu = time.perf_counter(), time.process_time()
-  await asyncio.gather(*map(ask, range(REQUESTS)))
-  return time.perf_counter() - wall, time.process_time() - cpu
+  taken = []
+  for _ in range(repeats + 1):
+    wall, cpu = time.perf_counter(), time.process_time()
+    await asyncio.gather(*map(ask, range(requests)))
+    taken.append((time.perf_counter() - wall, time.process_time() - cpu))
+  return taken[1:]  # the first one connects
 
 
 async def _serve() -> None:

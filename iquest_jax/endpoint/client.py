@@ -286,7 +286,7 @@ class Endpoint:
         )
       known = {'input_tokens': counts[0], 'output_tokens': counts[1], 'model': shown}
       return parse(answer) | known
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
       problem = self._connection.clean(repr(error))[:200]
     raise UserError(
         f'endpoint: {self.url}{path} must answer with {_FORMS[path]}, but {problem} is wrong with its answer; is it '
