@@ -78,16 +78,18 @@ def _check_length(fact: Fact, asked: Question | None, source: str) -> str:
 
 
 def _check_subject(fact: Fact, asked: Question | None, source: str) -> str:
-  """Out of context a question has one answer only if it names its file, and something that the file defines."""
+  """Out of context a question has one answer only if it names its repository, its file, and something the file defines."""
   if asked:
     return '' if (asked.path, asked.repo) == (fact.path, fact.repo) else 'names another file'
   if _POINTS.search(fact.question):
     return 'points at what is not shown'
   stem = posixpath.splitext(fact.path)[0]
   module = stem.removesuffix('/__init__').replace('/', '.')
-  if fact.path not in fact.question and not (module and re.search(rf'\b{re.escape(module)}\b', fact.question)):
-    return 'does not name its file'
-  rest = fact.question.replace(fact.path, ' ').replace(module, ' ')
+  rest = fact.question
+  for what, names in (('file', (fact.path, module)), ('repository', (fact.repo,))):
+    if not any(_stands_in(name, rest) for name in names if name):
+      return f'does not name its {what}'
+    rest = re.sub('|'.join(rf'(?<!\w){re.escape(name)}(?!\w)' for name in names if name), ' ', rest)
   words = set(re.findall(r'\w{2,}', rest))
   defined = re.findall(r'\b(?:def|class|function|func|const|let|var|interface|type|enum|record|struct)\s+(\w+)', source)
   methods = re.findall(r'\b(\w+)\s*\([^()]*\)\s*(?:throws [\w., ]+)?\{', source)
