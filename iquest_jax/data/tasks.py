@@ -76,6 +76,8 @@ def source_task(
 def rows_task(config: ConfigDict, loader: Loader) -> seqio.Task:
   """The Task `<stage>`: the rows of all steps of training, in exactly the loader's order, as in batch.Batch.
 
+  They follow data.mixture; what a closed loop decides while a stage trains is not known here.
+
   Args:
     config: reads stage, model.vocab, train.steps and train.batch_rows.
   """

@@ -1,7 +1,7 @@
 """The closed loop of a mixture: a source's weight rises when its benchmark falls, is capped, and decays on a plateau.
 
 Every decision is a line of `<stage>/mixture.jsonl`, written before the first row that depends on it is drawn. A resume
-keeps the decisions up to its checkpoint and takes the later ones again, from the same parameters, so it draws the same rows.
+keeps the decisions up to its checkpoint and takes the later ones again from the same parameters, so it draws the same rows.
 
 Source: IQuest-Coder-V1 report, section on supervised fine-tuning. # ours: the rule, since the report only names its effect.
 """
@@ -92,13 +92,14 @@ class ClosedLoop:
     self._benchmarks = dict(self._settings.benchmarks) if self._settings.every else {}
     self._path, self._loader, self._scorer = folder.mixture, loader, scorer
     self._history: list[Decision] = []
-    if self._suites and scorer is None:
+    if self.suites and scorer is None:
       raise UserError(
-          f'config: data.closed_loop.benchmarks: "{self._suites[0]}" cannot be measured here; name "{HELD_OUT}" instead'
+          f'config: data.closed_loop.benchmarks: "{self.suites[0]}" cannot be measured here; name "{HELD_OUT}" instead'
       )
 
   @property
-  def _suites(self) -> list[str]:
+  def suites(self) -> list[str]:
+    """Names of the suites it needs scores of."""
     return sorted(set(self._benchmarks.values()) - {HELD_OUT})
 
   def resume(self, step: int, lineage: Mapping[str, Any] | None) -> None:
@@ -166,7 +167,7 @@ class ClosedLoop:
 
   def _scores(self, step: int, held_out: Mapping[str, float]) -> dict[str, float]:
     # Before the first step there is no checkpoint of this stage that a suite could be answered with.
-    measured = self._scorer(self._suites) if self._suites and step else {}
+    measured = self._scorer(self.suites) if self.suites and step else {}
     measured = {source: measured.get(benchmark) for source, benchmark in self._benchmarks.items()}
     for source, benchmark in self._benchmarks.items():
       if benchmark == HELD_OUT and source in held_out:

@@ -112,7 +112,8 @@ def run(config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None)
     def draw():
       """Batches up to the next decision about the mixture, after the one that is due now."""
       if closed_loop.is_due(done):
-        checkpoints.wait()  # a suite is answered by the newest checkpoint
+        if closed_loop.suites:
+          checkpoints.wait()  # they are answered by the newest checkpoint
         writer.write('mixture', done, {'weights': closed_loop.decide(done, held_out).weights})
       return loader.batches(done, closed_loop.until(done), batch_sharding)
 

@@ -52,6 +52,7 @@ def test_every_stage_at_every_size_resolves_and_its_optimizer_traces(stage, size
   assert (config.stage, config.size) == (stage, size)
   mixture.validate(config.data.mixture)
   config_lib.check_start(config.init)
+  config_lib.check_closed_loop(config, mixture.source_names(config.data.mixture))
   tx, params = optim.optimizer(config.optim, config.train.steps), {'kernel': jax.ShapeDtypeStruct((8, 8), np.float32)}
   updates, _ = jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params), params)
   assert updates == params

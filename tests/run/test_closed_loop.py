@@ -60,18 +60,20 @@ def test_a_falling_score_raises_the_weight_of_its_source(straight):
   assert written == [decision['weights'] for decision in made]
 
 
-def test_a_stage_killed_around_its_decisions_repeats_them_and_ends_bit_equal(shared, straight, workdir):
+# name: (function, which call of it, steps of the decisions on disk afterwards), around the decision after step 6.
+MOMENTS = {
+    'as it is written': ('iquest_jax.train.closed_loop:write_whole', 3, [0, 3]),
+    'before a row is drawn by it': ('iquest_jax.data.loader:Loader.follow', 5, [0, 3, 6]),
+    'two steps later': ('iquest_jax.train.metrics:Reporter.note', 8, [0, 3, 6]),
+}
+
+
+@pytest.mark.parametrize('moment', [pytest.param(name, marks=[pytest.mark.long] * (name[0] != 't')) for name in MOMENTS])
+def test_a_stage_killed_around_a_decision_repeats_it_and_ends_bit_equal(shared, straight, workdir, moment):
   run_dir, rows = workdir / 'anneal', workdir / 'rows.jsonl'
-  killed = lambda place, count: shared.run(killed_at(place, count, recorded(rows, loop(workdir))), status=-9)
-  # As the decision after step 6 is written: it is not there, and the stage resumes at step 4.
-  killed('iquest_jax.train.closed_loop:write_whole', 3)
-  assert [decision['step'] for decision in decisions(run_dir)] == [0, 3] and steps_of(run_dir) == [4]
-  # Two steps after that decision: it is there, the checkpoint after it is not, and the resumed stage takes it again.
-  killed('iquest_jax.train.metrics:Reporter.note', 4)
-  assert decisions(run_dir) == decisions(straight / 'anneal')[:3]
-  # Once it is taken again, before anything is drawn by it.
-  killed('iquest_jax.data.loader:Loader.follow', 3)
-  assert steps_of(run_dir) == [4]
+  place, count, steps = MOMENTS[moment]
+  shared.run(killed_at(place, count, recorded(rows, loop(workdir)), delay=1.5), status=-9)
+  assert [decision['step'] for decision in decisions(run_dir)] == steps and steps_of(run_dir) == [4]
   shared.run(recorded(rows, loop(workdir)))
   run_helpers.assert_same_run(run_dir, straight / 'anneal')
   assert (run_dir / 'mixture.jsonl').read_bytes() == (straight / 'anneal' / 'mixture.jsonl').read_bytes()
@@ -89,21 +91,20 @@ def test_two_processes_decide_as_one_does(shared, straight, workdir, unused_port
     assert two['scores'] == pytest.approx(one['scores'], rel=0.02)  # at this rate, rounding grows
 
 
-def test_a_suite_is_answered_by_the_newest_checkpoint_and_a_resume_reads_its_score(shared, workdir):
+@pytest.mark.long
+def test_a_suite_is_answered_by_the_newest_checkpoint(shared, workdir):
   try:
     runner.choose('')
   except UserError as error:
     pytest.skip(str(error))
-  written(workdir / 'corpus', count=3)
+  written(workdir / 'corpus', count=2)
   suite = {'data.closed_loop.benchmarks': (('code', 'small_programs'),), 'checkpoint.every': 3, 'train.steps': 6}
-  shared.run(killed_at('iquest_jax.train.closed_loop:write_whole', 2, loop(workdir, **suite)), status=-9)
-  results = workdir / 'anneal/evaluation/3/small_programs/results.json'
-  assert json.loads(results.read_text())['settings']['answers']['step'] == 3
-  done = shared.run(loop(workdir, **suite))
-  assert 'small_programs: 3 of 3 were graded before' in done.stderr  # nothing is paid for twice
+  shared.run(loop(workdir, **suite))
+  results = json.loads((workdir / 'anneal/evaluation/3/small_programs/results.json').read_text())
+  assert results['settings']['answers']['step'] == 3
   made = decisions(workdir / 'anneal')
   assert [decision['reasons'] for decision in made] == [{'code': 'no score'}, {'code': 'first score'}]
-  assert made[1]['scores'] == {'code': 0.0}
+  assert made[1]['scores'] == {'code': results['figures']['solved']}
 
 
 def test_a_suite_that_does_not_exist_is_refused_before_anything_is_trained(shared, workdir):
