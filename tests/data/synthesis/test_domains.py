@@ -23,7 +23,8 @@ SEEDS = [
 ]
 NONSENSE = [
     '', 'no', '{}', '[]', 'null', '[' * 5000, '\ud83d', '\0', '```json\n{"question": 1, "answers": 3}\n```',
-    '## Problem\n## Tools', '## Statement\nx\n## Examples\n7\n## Solution\n```\n## Generator\n', '<think>', '```python\nwhile True: pass\n```',
+    '## Problem\n## Tools', '## Statement\nx\n## Examples\n7\n## Solution\n```\n## Generator\n', '<think>',
+    '```python\nwhile True: pass\n```',
 ]  # fmt: skip
 
 
