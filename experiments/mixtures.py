@@ -47,6 +47,11 @@ def tokens(*tables: dict[str, float]) -> float:
   return 1e9 * sum(sum(table.values()) for table in tables)
 
 
+def sources(*tables: dict[str, float]) -> list[str]:
+  """Names of the sources of some tables, in order of their first."""
+  return list(dict.fromkeys(source for table in tables for source in table))
+
+
 def staged(steps: int, *tables: dict[str, float]):
   """The schedule ((from_step, ((source, weight), ...)), ...): the tables in turn, steps in proportion to their tokens."""
   total, schedule, seen = tokens(*tables), [], 0.0

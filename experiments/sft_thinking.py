@@ -22,7 +22,7 @@ def get_config(arg: str = ''):
   config.data.mixture = mixtures.staged(config.train.steps, *mixtures.SFT_THINKING)
   # The report names the benchmarks' scores; a source's own held-out loss needs no answers. ours: twelve decisions or more.
   config.data.closed_loop.every = run.pick(full=250, tiny=0)
-  config.data.closed_loop.benchmarks = tuple((source, 'held_out') for source in mixtures.SFT_THINKING[0])
+  config.data.closed_loop.benchmarks = tuple((source, 'held_out') for source in mixtures.sources(*mixtures.SFT_THINKING))
   config.eval.every = run.pick(full=250, tiny=100)
 
   # ours: the report only names the shape.

@@ -8,6 +8,7 @@ import numpy as np
 
 from iquest_jax.bench import clean
 from iquest_jax.data.clean import classifier
+from iquest_jax.data.documents import SCORES
 
 
 def results() -> Iterator[dict]:
@@ -44,4 +45,4 @@ def _random_model() -> dict:
       'words': base64.b64encode(rng.normal(size=classifier.BUCKETS).astype('<f2').tobytes()).decode(),
   }
   range_of_measures = [[0.0] * classifier.MEASURES, [1.0] * classifier.MEASURES]
-  return {'kind': '', 'sha256': '', 'range': range_of_measures, 'scores': {name: part() for name in classifier.SCORES}}
+  return {'kind': '', 'sha256': '', 'range': range_of_measures, 'scores': {name: part() for name in SCORES}}

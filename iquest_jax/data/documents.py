@@ -12,6 +12,9 @@ from typing import Any
 
 ROLES = ('system', 'user', 'assistant', 'tool')
 DIFFICULTIES = ('easy', 'medium', 'hard')
+# What the quality of a text is graded by, and the scale: information density, educational value, toxicity.
+SCORES = ('density', 'education', 'toxicity')
+LOWEST, HIGHEST = 0, 5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from iquest_jax.data.clean import classifier, classifier_training
-from iquest_jax.data.documents import Conversation, Drop, File
+from iquest_jax.data.clean import classifier_training
+from iquest_jax.data.documents import SCORES, Conversation, Drop, File
 from iquest_jax.data.read import records
 from iquest_jax.data.synthesis import labels
 from iquest_jax.endpoint.client import BudgetSpent, Endpoint, Reply
@@ -51,11 +51,6 @@ def test_labels_are_asked_by_the_rubric_and_read_for_training(tmp_path):
   assert 'source code' in system['content'] and user['content'].startswith('<document>\nx = ')
 
 
-def test_the_scores_and_their_scale_are_those_of_the_classifiers():
-  assert labels.SCORES == classifier.SCORES
-  assert (labels.LOWEST, labels.HIGHEST) == (classifier.LOWEST, classifier.HIGHEST)
-
-
 def changed(**changes) -> str:
   return json.dumps(GRADES | changes)
 
@@ -66,7 +61,7 @@ BAD = [
     ('label: answer is not JSON', f'Here it is: {changed()}'),
     ('label: answer is not JSON', '[' * 100_000),
     ('label: answer has other fields', '[3, 4, 0]'),
-    ('label: answer has other fields', json.dumps(dict.fromkeys(labels.SCORES, 3))),
+    ('label: answer has other fields', json.dumps(dict.fromkeys(SCORES, 3))),
     ('label: answer has other fields', changed(beauty=3)),
     ('label: score is not a whole number', changed(density='3')),
     ('label: score is not a whole number', changed(density=2.5)),

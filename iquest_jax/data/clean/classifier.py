@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 
 from iquest_jax.data.clean import shingles
-from iquest_jax.data.documents import Drop
+from iquest_jax.data.documents import HIGHEST, LOWEST, SCORES, Drop
 from iquest_jax.errors import UserError, nearest
 
-SCORES = ('density', 'education', 'toxicity')
 # A threshold is the most for these and the least for the others.
 _HARMFUL = ('toxicity',)
-LOWEST, HIGHEST = 0, 5
 BUCKETS = 1 << 18
 PIECE = 16_384  # characters
 VERSION = 1

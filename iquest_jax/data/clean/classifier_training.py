@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 
 from iquest_jax.data.clean import classifier, clusters, duplicates, index, minhash
-from iquest_jax.data.clean.classifier import HIGHEST, LOWEST, SCORES
-from iquest_jax.data.documents import Drop
+from iquest_jax.data.documents import HIGHEST, LOWEST, SCORES, Drop
 from iquest_jax.data.funnel import Funnel
 from iquest_jax.errors import UserError
 

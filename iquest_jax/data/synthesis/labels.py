@@ -17,14 +17,12 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from iquest_jax.data.documents import Document, Drop, texts
+from iquest_jax.data.documents import HIGHEST, LOWEST, SCORES, Document, Drop, texts
 from iquest_jax.data.funnel import Funnel
 from iquest_jax.endpoint.client import Endpoint, Reply
 from iquest_jax.errors import UserError, check_name
 from iquest_jax.text import extract
 
-SCORES = ('density', 'education', 'toxicity')
-LOWEST, HIGHEST = 0, 5
 # What is graded, what is dense, and what is educational, by kind of text.
 KINDS = {
     'text': (
