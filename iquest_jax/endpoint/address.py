@@ -21,7 +21,7 @@ def base(url: str) -> str:
   if not whole:
     scheme = url.partition(':')[0] if ':' in url else ''
     raise UserError(f'endpoint: must be the URL of an API, as in http://localhost:8000/v1, got scheme "{scheme}"')
-  if parts.username or parts.password or parts.query:
+  if parts.username or parts.password or parts.query or parts.fragment:
     raise UserError('endpoint: must hold no key or password; put the key into an environment variable, see key_env')
   base = url.rstrip('/')
   for method in METHODS:

@@ -133,8 +133,8 @@ def _reason(error: BaseException) -> str:
   """Of a lost connection: what the system said, which lies under the errors of three packages."""
   while inner := error.__cause__ or error.__context__ or _first(error):
     error = inner
-  if isinstance(error, OSError) and (error.errno or 0) > 0:
-    return os.strerror(error.errno)
+  if isinstance(error, OSError) and error.errno:
+    return os.strerror(error.errno) if error.errno > 0 else error.strerror  # that of a name that is not found is negative
   return str(error) or type(error).__name__
 
 

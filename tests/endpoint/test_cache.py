@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -105,16 +107,35 @@ def test_a_line_that_a_crash_tore_is_skipped_and_what_follows_is_read(tmp_path):
     assert texts(path)[0] == kept
 
 
-def test_two_processes_that_append_at_a_time_lose_nothing(tmp_path):
-  records = [[(f'{side}{number}', 'x' * number) for number in range(60)] for side in 'ab']
-  threads = [threading.Thread(target=add, args=(tmp_path / 'c', half)) for half in records]
+def test_two_processes_that_append_at_a_time_lose_and_mix_up_nothing(tmp_path, monkeypatch):
+  seen = {}
+
+  def seek(*how, seek=os.lseek):
+    at = seek(*how)
+    time.sleep(0.001)  # for the other one to come between
+    return at
+
+  def one(side):
+    cache = Cache(tmp_path / 'c')
+
+    async def every():
+      for number in range(40):
+        await cache.add(f'{side}{number}', 'u', 'm', 0.5, {'text': f'{side}{number}' * (number + 1)})
+
+    asyncio.run(every())
+    seen[side] = [cache.get(f'{side}{number}') for number in range(40)]
+    cache.close()
+
+  monkeypatch.setattr('iquest_jax.endpoint.cache.os.lseek', seek)
+  threads = [threading.Thread(target=one, args=(side,)) for side in 'ab']
   for thread in threads:
     thread.start()
   for thread in threads:
     thread.join()
+  expected = {side: [{'text': f'{side}{number}' * (number + 1)} for number in range(40)] for side in 'ab'}
   cache = Cache(tmp_path / 'c')
-  assert all(cache.get(key) == {'text': text} for half in records for key, text in half)
-  assert (tmp_path / 'c').read_bytes().count(b'\n') == 120
+  assert seen == {side: [cache.get(f'{side}{number}') for number in range(40)] for side in 'ab'} == expected
+  assert (tmp_path / 'c').read_bytes().count(b'\n') == 80
   cache.close()
 
 
