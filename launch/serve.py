@@ -49,9 +49,10 @@ def main(argv):
   devices.log_devices()
   folder = run_folder.stage(FLAGS.stage)
   lineage = Checkpoints(folder).lineage()
+  context = restore.trained_as(lineage).max_context
+  if FLAGS.context > context:
+    raise UserError(f'--context must be at most that of the model, {context}, got {FLAGS.context}')
   model, params = restore.newest_model(folder)
-  if FLAGS.context > model.config.max_context:
-    raise UserError(f'--context must be at most that of the model, {model.config.max_context}, got {FLAGS.context}')
   engine = Engine(model, params, FLAGS.slots, FLAGS.context or None)
   # Compiled before anybody waits for it.
   list(engine.run([Request(0, tokenizer.ends[:1], min(2, engine.size - 1))]))

@@ -66,6 +66,13 @@ def test_random_numbers_depend_on_seed_request_and_index():
   assert len(set(draw(1, 4))) > 5  # not the same number at every index
 
 
+def test_the_same_noise_draws_the_same_for_several_requests_at_a_time():
+  requests = [Request(id, PROMPTS[1], 20, HOT, noise=7) for id in range(3)]
+  together = drawn(engine(LOOP, slots=3).run(requests))
+  alone = drawn(engine(LOOP, slots=3).run([Request(7, PROMPTS[1], 20, HOT)]))[7]
+  assert list(together.values()) == [alone] * 3
+
+
 def test_a_stop_token_ends_a_request_and_frees_its_slot():
   whole = drawn(engine(LOOP).run([Request(0, PROMPTS[2], 10)]))[0][0]
   decoding = engine(LOOP)

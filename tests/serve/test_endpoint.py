@@ -7,6 +7,7 @@ import httpx
 import openai
 import pytest
 
+from iquest_jax.endpoint.client import Endpoint
 from iquest_jax.infer import text as infer_text
 from iquest_jax.infer.engine import Request
 from iquest_jax.infer.sampler import Sampling
@@ -156,6 +157,13 @@ def test_an_answer_can_be_the_next_turns_history(scripted):
   scripted.client().chat.completions.create(model=NAME, messages=history, tools=TOOLS)
   prompt = TOKENIZER.decode(scripted.engine.seen[-1].prompt)
   assert f'<|im_start|>assistant\n{CALLING}<|im_end|>' in prompt and prompt.count('<tool_response>\ndone') == 2
+
+
+def test_the_client_of_this_project_gets_the_text_that_the_model_wrote(scripted):
+  with Endpoint(scripted.url, NAME) as endpoint:
+    reply = endpoint.start(endpoint.chat(USER, tools=TOOLS, max_tokens=200)).result()
+  assert (reply.text, reply.end, reply.model) == (CALLING, 'stop', NAME)
+  assert reply.output_tokens == len(TOKENIZER.encode(CALLING)) + 1
 
 
 def test_log_probabilities_of_a_chat_are_those_of_its_tokens(scripted):
