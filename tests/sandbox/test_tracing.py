@@ -119,16 +119,16 @@ def test_the_trace_of_a_program_is_what_another_interpreter_finds(blocks, a):
 
 
 def test_calls_are_one_deeper_and_whole_programs_are_traced_from_their_first_line():
-  events = tracing.here(Batch(NESTED, ('f(1)',), 'record'))[0].events
+  events = tracing.here(Batch(NESTED, ('f(2)',), 'record'))[0].events
   assert [(e.kind, e.depth, e.text) for e in events if e.kind != 'line'] == [
-      ('call', 0, 'f'), ('call', 1, 'g'), ('return', 1, '1'), ('return', 0, '1'),
+      ('call', 0, 'f'), ('call', 1, 'g'), ('return', 1, '1'), ('call', 1, 'g'), ('return', 1, '2'), ('return', 0, '3'),
   ]  # fmt: skip
   whole = tracing.here(Batch('x = 3\nfor i in range(2):\n  x += i\n', ('x',), 'whole'))[0]
   assert [e.changes for e in whole.events if e.kind == 'line'] == [{'x': '3'}, {'i': '0'}, {}, {'i': '1'}, {'x': '4'}, {}]
 
 
 def test_a_set_is_written_in_order_and_what_is_no_plain_data_has_no_text():
-  assert tracer.literal({'b', 'a', 'c'}, 99) == "{'a', 'b', 'c'}" and tracer.literal(set(), 9) == 'set()'
+  assert tracer.literal(set('tracing'), 99) == "{'a', 'c', 'g', 'i', 'n', 'r', 't'}" and tracer.literal(set(), 9) == 'set()'
   assert tracer.literal((1,), 9) == '(1,)' and tracer.literal({1: [None, True]}, 99) == '{1: [None, True]}'
   for value in (float('nan'), 1j, object(), range(3), frozenset(), [lambda: 1]):
     with pytest.raises(tracer.NotPlain):
@@ -165,6 +165,11 @@ def test_each_end_of_a_call_has_its_name(body, stopped, error):
     outcome = tracing.here(Batch(f'def f(n):\n  {body}\n', ('f(1)',), mode, steps=100))[0]
     assert (outcome.stopped, outcome.error, outcome.text) == (stopped, error, '')
     assert sys.gettrace() is before
+
+
+def test_the_limit_on_lines_is_exact():
+  lines = tracing.here(Batch(NESTED, ('f(2)',), 'count'))[0].steps
+  assert [tracing.here(Batch(NESTED, ('f(2)',), 'record', steps=n))[0].stopped for n in (lines, lines - 1)] == ['', 'steps']
 
 
 def test_a_variable_that_grows_too_long_stops_the_trace():
