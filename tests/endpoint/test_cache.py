@@ -83,6 +83,7 @@ def add(path, records):
     await asyncio.gather(*[cache.add(key, 'u', 'm', 0.5, {'text': text}) for key, text in records])
 
   asyncio.run(every())
+  assert all(cache.get(key) == {'text': text} for key, text in records)
   cache.close()
 
 
@@ -91,6 +92,10 @@ def texts(path):
   found = {key: cache.get(key)['text'] for key in 'abcd' if cache.get(key)}
   cache.close()
   return found, cache.spent
+
+
+def test_replies_that_are_written_together_are_found_apart(tmp_path):
+  add(tmp_path / 'c', [(f'{number}', 'x' * number) for number in range(20)])  # asserts that each is found
 
 
 def test_a_line_that_a_crash_tore_is_skipped_and_what_follows_is_read(tmp_path):
