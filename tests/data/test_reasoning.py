@@ -61,6 +61,13 @@ def unordered(words):
   return first
 
 
+def letters(words):
+  size = 0
+  for word in set(words):
+    size += len(word)
+  return size
+
+
 def endless(n):
   while n != 100:
     n = n * 2
@@ -111,7 +118,7 @@ def taken(*body: str, head: str = '') -> list[functions.Function]:
 
 def test_helpers_constants_and_imports_come_along_and_docstrings_stay_behind():
   found = {function.name: function.source for function in functions.find(SOURCE)}
-  assert found.keys() == {'clamp', 'total', 'words', 'unordered', 'endless', 'checked'}
+  assert found.keys() == {'clamp', 'total', 'words', 'unordered', 'letters', 'endless', 'checked'}
   assert found['total'].startswith('LIMIT = 3\n\ndef clamp(n: int) -> int:\n  if n > LIMIT:  # too large\n')
   assert found['total'].endswith('  return result\n') and 'bounds' not in found['total']
   # The annotation needs a module that is not there; the rest is as it was.
@@ -215,7 +222,7 @@ def test_samples_know_what_they_passed_their_repository_and_their_difficulty(mad
 
 def test_what_depends_on_the_hash_seed_or_never_ends_is_dropped_and_counted(made):
   drops = {(drop.rule, drop.evidence) for drop in made if isinstance(drop, Drop)}
-  assert ('reasoning: not deterministic', 'unordered') in drops
+  assert {('reasoning: not deterministic', name) for name in ('unordered', 'letters')} <= drops
   assert not any(re.search(r'`endless\(0\)', one.messages[0]['content']) for one in made if isinstance(one, Conversation))
 
 
@@ -360,3 +367,9 @@ def test_domains_are_finite_and_stated_as_what_they_are():
 def test_answers_end_a_text_only_as_whole_words():
   assert samples.ends_with('x = 4', '4') and samples.ends_with('4', '4') and samples.ends_with('a\n4', '4')
   assert not samples.ends_with('x = 14', '4') and not samples.ends_with('4 ', '4')
+
+
+def test_python_that_parses_but_does_not_compile_is_not_taken():
+  assert not list(functions.find('def f(x, x):\n  y = x\n  z = y\n  return z\n'))
+  deep = '+'.join(['x'] * 3000)
+  assert not list(functions.find(f'def f(x):\n  y = 1\n  z = 2\n  return {deep}\n'))

@@ -140,12 +140,15 @@ class _Module:
       return self._statements[name].needs
     if name not in self.functions or not _is_pure(self.functions[name]):
       return None
-    for source in self._forms(name):
-      free = _free_names(source)
-      known = free & (self.functions.keys() | self._statements.keys())
-      if free - known <= BUILTINS:
-        self._sources[name] = source
-        return frozenset(known)
+    try:
+      for source in self._forms(name):
+        free = _free_names(source)
+        known = free & (self.functions.keys() | self._statements.keys())
+        if free - known <= BUILTINS:
+          self._sources[name] = source
+          return frozenset(known)
+    except (SyntaxError, RecursionError):  # As of two parameters of one name, or of very deep expressions.
+      pass
     return None
 
   def program(self, names: Sequence[str]) -> str:

@@ -174,7 +174,7 @@ def _integers(rng, most, literals):
 
 
 def _listed(values):
-  texts = tuple(map(repr, values))
+  texts = tuple(dict.fromkeys(map(repr, values)))
   return f'[{", ".join(texts)}]', texts
 
 

@@ -12,6 +12,7 @@ import ast
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from iquest_jax.data.build.reasoning.functions import parsed
 from iquest_jax.sandbox.tracing import Event
 
 # Statements that change nothing.
@@ -28,14 +29,14 @@ class _Header(NamedTuple):
 
 
 class Listing:
-  """A program by lines: which statement a line belongs to, and what it assigns."""
+  """A program by lines: which statement a line belongs to, and what it assigns. The program must be Python."""
 
   def __init__(self, source: str):
     self._lines = source.split('\n')
     self._headers: dict[int, _Header] = {}
     self._texts: dict[int, str] = {}
     self.targets: dict[int, list[str]] = {}
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
       if isinstance(node, (ast.stmt, ast.excepthandler)):
         self._add(node)
 

@@ -1,7 +1,8 @@
 """Functions of a Python file to questions about their results and their inputs, all of it executed in the sandbox.
 
 Three runs in interpreters with two hash seeds: all inputs, with lines counted; then, of what was chosen, a trace and a
-run without one. A function whose results differ between the seeds is dropped.
+run without one. A function whose results differ between the seeds is dropped, and one with sets is traced under a third
+seed, since a trace may show an order that the result does not depend on.
 """
 
 import dataclasses
@@ -37,6 +38,8 @@ _PLAUSIBLE = 0.6  # share of a domain that must give a result for its types to b
 # Exceptions of arguments that no caller means.
 _ILL_TYPED = frozenset({'TypeError', 'AttributeError', 'NameError', 'UnboundLocalError', 'RecursionError', 'MemoryError',
                         'AssertionError', 'NotImplementedError', 'ImportError', 'ModuleNotFoundError'})  # fmt: skip
+_STOPPED = {'load': 'does not load', 'limit': 'exceeds a limit of the sandbox', 'sandbox': 'the sandbox ended'}
+_SET = re.compile(r'\b(?:set|frozenset|keys|Counter)\b|\{[^:{}]+\}')
 _RAISED = re.compile(r'\braise\s+(\w+)')
 
 
@@ -77,14 +80,13 @@ def make(file: File, pool: Pool, seed: int, thinking: bool = True) -> Iterator[C
     rng = random.Random(f'{seed}:inputs:{file.id}:{name}')
     domains = inputs.domains(function, rng)
     plans.append(_Plan(function, tuple(examples[name][:_MOST_EXAMPLES]), tuple(domains)))
-  batches = [
-      Batch(plan.function.source, plan.calls(plan.arguments()), 'count', _STEPS, _LONGEST) for plan in plans
-  ]  # fmt: skip
+  calls = [plan.calls(plan.arguments()) for plan in plans]
+  batches = [Batch(plan.function.source, each, 'count', _STEPS, _LONGEST) for plan, each in zip(plans, calls)]
   counted = tracing.in_sandbox(pool, batches, hash_seed=1)
   asked: list[_Asked] = []
-  for plan, outcomes in zip(plans, counted):
+  for plan, tried, outcomes in zip(plans, calls, counted):
     rng = random.Random(f'{seed}:questions:{file.id}:{plan.function.name}')
-    question = _choose(plan, dict(zip(plan.calls(plan.arguments()), outcomes)), rng)
+    question = _choose(plan, dict(zip(tried, outcomes)), rng)
     if isinstance(question, Drop):
       yield question
     else:
@@ -100,7 +102,7 @@ class _Asked:
   Attributes:
     outputs: calls whose result is asked for.
     inputs: the question about inputs, already with its answer; at most one.
-    outcomes: of every call that the questions are about, from the first run.
+    outcomes: of the calls of the file and of all of the domain, from the first run.
   """
 
   plan: _Plan
@@ -147,25 +149,31 @@ def _choose(plan: _Plan, outcomes: dict[str, Outcome], rng: random.Random) -> _A
   if domain:
     of_domain = {element: outcomes[call] for element, call in zip(domain.elements(), plan.calls(domain.elements()))}
     sample = inputs_sample(plan.function.source, name, plan.function.parameters, domain.statement(), of_domain, rng)
-  return _Asked(plan, narrate.Listing(plan.function.source), tuple(outputs), (sample,) if sample else (), outcomes, rng)
-
-
-_STOPPED = {'load': 'does not load', 'limit': 'takes too long', 'sandbox': 'the sandbox ended'}
+  listing, tried = narrate.Listing(plan.function.source), {call: outcomes[call] for call in calls}
+  return _Asked(plan, listing, tuple(outputs), (sample,) if sample else (), tried, rng)
 
 
 def _answered(asked: Sequence[_Asked], pool: Pool, thinking: bool, repo: str) -> Iterator[Conversation | Drop]:
   """Traces what was chosen, executes it again without a trace, and keeps what agrees with both."""
   batches = []
   for each in asked:
-    again = dict.fromkeys([*each.outputs, *(text for sample in each.inputs for text in sample.expressions())])
+    again = [call for call, outcome in each.outcomes.items() if result_of(outcome)]  # The rest may never end.
     source = each.plan.function.source
     batches.append(Batch(source, each.outputs, 'record', _STEPS, _LONGEST, each.listing.targets))
     batches.append(Batch(source, tuple(again), 'plain', _STEPS, _LONGEST))
   ran = tracing.in_sandbox(pool, batches, hash_seed=2)
+  # The order of a set can show in a trace whose result does not depend on it.
+  with_sets = [batch for batch in batches[::2] if _SET.search(batch.source)]
+  again = tracing.in_sandbox(pool, with_sets, hash_seed=3) if with_sets else []
+  traced_again = dict(zip((batch.source for batch in with_sets), again))
   for each, traces, fresh, batch in zip(asked, ran[::2], ran[1::2], batches[1::2]):
-    runs = dict(zip(batch.expressions, fresh))
-    if any(result_of(run) != result_of(each.outcomes[call]) for call, run in runs.items()):
-      yield Drop('reasoning: not deterministic', each.plan.function.name)
+    runs, name = dict(zip(batch.expressions, fresh)), each.plan.function.name
+    if stopped := [run.stopped for run in (*traces, *fresh) if run.stopped in _STOPPED]:
+      yield Drop(f'reasoning: {_STOPPED[stopped[0]]}', name)
+      continue
+    differs = any(result_of(run) != result_of(each.outcomes[call]) for call, run in runs.items())
+    if differs or traced_again.get(batch.source, traces) != traces:
+      yield Drop('reasoning: not deterministic', name)
       continue
     samples: list[Sample | Drop] = [_output_sample(each, call, trace) for call, trace in zip(each.outputs, traces)]
     for sample in [*samples, *each.inputs]:
