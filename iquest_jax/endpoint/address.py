@@ -42,7 +42,7 @@ def key(variable: str) -> str:
 
 
 def same_model(ours: str, theirs: str) -> bool:
-  """Whether a server's name is ours, perhaps with a folder before it, or a date or version after it, more or less."""
+  """Whether a server's name is ours, perhaps with a folder before it, or a date or ":latest" after it."""
   ours, theirs = (name.lower().rsplit('/', 1)[-1] for name in (ours, theirs))
   undated = ours.removesuffix('-latest')
   return theirs == ours or theirs.startswith(undated) and bool(_VERSION.fullmatch(theirs[len(undated) :]))

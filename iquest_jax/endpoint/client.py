@@ -246,6 +246,8 @@ class Endpoint:
       cost = 0.0
       try:
         await self._limits.admit(tokens)
+        # One request per round of the event loop. Requests that are sent in one go are answered in one go, again and again,
+        # and the endpoint idles while this process reads all of the answers.
         async with self._turn:
           await asyncio.sleep(0)
         cost = most  # of a try that is cancelled or times out

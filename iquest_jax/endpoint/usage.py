@@ -21,7 +21,8 @@ class Usage:
     requests: answered by the server.
     cached: answered from disk.
     input_tokens, output_tokens: as the server reports them.
-    cost: dollars. Where a server reports no tokens, and for a try that timed out, the most that it can have cost.
+    cost: dollars. Where a server reports no tokens, and for a try whose answer was lost or late, the most that it can have
+      cost.
   """
 
   requests: int = 0
@@ -35,13 +36,15 @@ class Budget:
   """Dollars that may be spent; all methods run in one event loop."""
 
   def __init__(self, dollars: float, prices: tuple[float, float], spent: float = 0.0):
-    """Args:
+    """Begins with what earlier runs spent.
+
+    Args:
       dollars: infinite for no budget.
       prices: dollars per million input and output tokens.
       spent: dollars of earlier runs.
 
     Raises:
-      UserError: a number is negative or none, or there is a budget and no price.
+      UserError: a number is negative or not a number, or there is a budget and no price.
     """
     if not (dollars >= 0 and len(prices) == 2 and all(0 <= price < math.inf for price in prices)):
       raise UserError(f'budget: dollars and prices must not be negative, got {dollars} and {list(prices)}')

@@ -64,10 +64,13 @@ class ScriptedEndpoint:
       model: str | None = None,
       usage: tuple[int, int] | None = (10, 3),
   ):
-    """Args:
-    answers: what to say to the JSON of a request; called by several threads.
-    model: the name to answer with; by default the one that was asked for.
-    usage: tokens of every prompt and answer; None to report none.
+    """Takes a port; answers once it is entered.
+
+    Args:
+      answers: what to say to the JSON of a request; called by several threads.
+      failures: see the attribute.
+      model: the name to answer with; by default the one that was asked for.
+      usage: tokens of every prompt and answer; None to report none.
     """
     self.requests: list[Request] = []
     self.failures = list(failures)
