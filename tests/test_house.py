@@ -18,7 +18,7 @@ GROUND = {'errors', 'config', 'batch', 'hardware', 'hosts', 'run_folder'}
 DATA_GROUND = {'data.documents', 'data.funnel', 'data.languages', 'data.imports', 'data.syntax', 'data.split'}
 LIBRARY = GROUND | {
     'sharding', 'text', 'sandbox', 'kernels', 'parallel', 'model', 'checkpoint', 'data', 'train', 'infer', 'convert',
-    'eval', 'endpoint', 'serve',
+    'eval', 'endpoint', 'serve', 'rl', 'report',
 }  # fmt: skip
 MAY_IMPORT = {
     'errors': set(),
@@ -38,6 +38,12 @@ MAY_IMPORT = {
     'checkpoint': GROUND | {'sharding', 'model'},
     'train': GROUND | {'sharding', 'kernels', 'parallel', 'model', 'checkpoint', 'data.loader'},
     'infer': GROUND | {'sharding', 'model', 'checkpoint', 'text'},
+    'rl': GROUND | {
+        'sharding', 'kernels', 'model', 'checkpoint', 'train', 'infer', 'text', 'sandbox', 'data.documents', 'data.loader',
+        'data.read.problems',
+        'data.read.records', 'data.synthesis.cases', 'data.synthesis.execution',
+    },
+    'report': GROUND | {'checkpoint.lineage'},
     'convert': GROUND | {'model', 'checkpoint', 'text'},
     'eval': GROUND | {
         'sharding', 'kernels', 'infer', 'model', 'checkpoint', 'sandbox', 'text', 'data.documents', 'data.loader',
