@@ -2,6 +2,7 @@
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -28,6 +29,10 @@ class Batch:
   segment_ids: jax.Array
   positions: jax.Array
   source_ids: jax.Array
+
+  def weight(self) -> jax.Array:
+    """What the sum of losses over the whole batch is divided by, float32."""
+    return jnp.sum(self.loss_weights)
 
 
 def zigzag(length: int, ways: int) -> np.ndarray:

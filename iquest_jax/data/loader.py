@@ -179,7 +179,7 @@ def to_global(batch: NumpyBatch, rows: Sequence[int], batch_rows: int, shardings
 
     return jax.make_array_from_callback((batch_rows, *values.shape[1:]), sharding, shard)
 
-  return jax.tree.map(put, Batch(**batch), shardings)
+  return jax.tree.map(put, type(shardings)(**batch), shardings)
 
 
 def _stack(rows: list[Row]) -> NumpyBatch:

@@ -26,6 +26,10 @@ class LossSums:
     """Cross-entropy per unit of weight over all sources; 0 if the weights sum to 0."""
     return jnp.sum(self.loss_S) / jnp.maximum(jnp.sum(self.weight_S), 1e-9)
 
+  def metrics(self) -> dict[str, jax.Array]:
+    """What a step reports of them."""
+    return {'loss_S': self.loss_S, 'weight_S': self.weight_S}
+
 
 def next_token_sums(model, params, batch: Batch, num_sources: int, chunk: int) -> tuple[LossSums, dict]:
   """Loss sums of one (micro-)batch, and the model's diagnostics; logits exist for `chunk` positions per row at a time."""

@@ -18,19 +18,33 @@ from iquest_jax.train import optim
 from iquest_jax.train.losses import LossSums, next_token_sums
 from iquest_jax.train.state import TrainState, abstract_state
 
+# (model, params, batch, num_sources, chunk) -> (LossSums, the model's diagnostics): the loss of a (micro-)batch.
+Objective = Callable[..., tuple[LossSums, dict]]
 
-def _micro_batches(batch: Batch, count: int) -> Batch:
+
+def micro_batches(batch: Batch, count: int) -> Batch:
   """[B, ...] -> [count, B / count, ...]; micro-batch m takes every count-th row, so each device keeps its own rows."""
   return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
 
 
-def _on_mesh(batch: Batch) -> Batch:
+def on_mesh(batch: Batch) -> Batch:
+  """Fixes how a (micro-)batch is split over the ambient mesh."""
   rows = lambda x: sharding.constrain(x, *(('batch', 'sequence') if x.ndim == 2 else ('batch',)))
   return jax.tree.map(rows, batch)
 
 
-def gradients(model: Transformer, params, batch: Batch, *, num_sources: int, accumulation: int, chunk: int, z_loss: float):
-  """Gradients of the token mean over the whole batch, summed over micro-batches.
+def gradients(
+    model: Transformer,
+    params,
+    batch: Batch,
+    *,
+    num_sources: int,
+    accumulation: int,
+    chunk: int,
+    z_loss: float,
+    objective: Objective = next_token_sums,
+):
+  """Gradients of the objective's weighted mean over the whole batch, summed over micro-batches.
 
   The weight of the whole batch is known before the first micro-batch, so each contributes sum / weight and nothing is
   divided later.
@@ -38,18 +52,19 @@ def gradients(model: Transformer, params, batch: Batch, *, num_sources: int, acc
   Args:
     accumulation: number of micro-batches; B is a multiple of it.
     chunk: positions per row whose logits are in memory at a time.
-    z_loss: factor of the mean square of the log-partition in the objective.
+    z_loss: factor of the mean square of the log-partition in what is minimised.
+    objective: the loss of a micro-batch; its weights must sum to those of `batch.weight()`.
 
   Returns:
     (gradients, LossSums of the batch, diagnostics averaged over micro-batches).
   """
-  weight = jnp.maximum(jnp.sum(batch.loss_weights), 1e-9)
+  weight = jnp.maximum(batch.weight(), 1e-9)
 
-  def objective(params, micro):
-    sums, diagnostics = next_token_sums(model, params, _on_mesh(micro), num_sources, chunk)
+  def minimised(params, micro):
+    sums, diagnostics = objective(model, params, on_mesh(micro), num_sources, chunk)
     return (jnp.sum(sums.loss_S) + z_loss * sums.z) / weight, (sums, diagnostics)
 
-  grad = jax.grad(objective, has_aux=True)
+  grad = jax.grad(minimised, has_aux=True)
   if accumulation == 1:
     grads, (sums, diagnostics) = grad(params, batch)
     return grads, sums, diagnostics
@@ -57,7 +72,7 @@ def gradients(model: Transformer, params, batch: Batch, *, num_sources: int, acc
   def add(total, micro):
     return jax.tree.map(jnp.add, total, grad(params, micro)), None
 
-  micro = _micro_batches(batch, accumulation)
+  micro = micro_batches(batch, accumulation)
   shapes = jax.eval_shape(grad, params, jax.tree.map(lambda x: x[0], micro))
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   (grads, (sums, diagnostics)), _ = jax.lax.scan(add, zeros, micro)
@@ -71,15 +86,15 @@ def train_step(
     model: Transformer,
     tx: optax.GradientTransformation,
     learning_rate: optax.Schedule,
-    **objective,
+    **how,
 ) -> tuple[TrainState, dict]:
   """One update of `gradients`; if loss or gradient is not finite, it is skipped and counted, and the batch is consumed.
 
   Returns:
-    (state, metrics): `loss` and `grad_norm` scalars, `loss_S` and `weight_S` sums per source, `lr`, `skipped`,
-    `skipped_in_a_row`, the counts that cost.flops takes, and the model's diagnostics.
+    (state, metrics): `loss` and `grad_norm` scalars, what LossSums.metrics reports, `lr`, `skipped`, `skipped_in_a_row`,
+    the counts that cost.flops takes, and the model's diagnostics.
   """
-  grads, sums, diagnostics = gradients(model, state.params, batch, **objective)
+  grads, sums, diagnostics = gradients(model, state.params, batch, **how)
   loss, grad_norm = sums.mean(), optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -88,8 +103,7 @@ def train_step(
   metrics = {
       'loss': loss,
       'grad_norm': grad_norm,
-      'loss_S': sums.loss_S,
-      'weight_S': sums.weight_S,
+      **sums.metrics(),
       'lr': learning_rate(state.step - state.skipped),
       'skipped': state.skipped + bad,
       'skipped_in_a_row': (state.skipped_in_a_row + 1) * bad,
@@ -131,10 +145,15 @@ class Stage(NamedTuple):
   eval_step: Callable
 
 
-def of_stage(config: ConfigDict, mesh: Mesh, num_sources: int) -> Stage:
+def of_stage(config: ConfigDict, mesh: Mesh, num_sources: int, objective: Objective = next_token_sums) -> Stage:
   """Builds the two steps of a stage, for training, benchmarks and ahead-of-time compilation alike.
 
-  The caller must make `mesh`, or its abstract mesh, the ambient one. `num_sources` counts those of the stage's mixture.
+  The caller must make `mesh`, or its abstract mesh, the ambient one. A batch may have a multiple of train.batch_rows: it
+  takes more micro-batches, each as large as ever.
+
+  Args:
+    num_sources: of the stage's mixture.
+    objective: what `gradients` takes.
 
   Raises:
     UserError: the optimizer, remat policy or transport does not exist, or a parameter does not divide by the mesh.
@@ -143,13 +162,15 @@ def of_stage(config: ConfigDict, mesh: Mesh, num_sources: int) -> Stage:
   tx, learning_rate = optim.optimizer(config.optim, train.steps), optim.schedule(config.optim, train.steps)
   abstract = abstract_state(model, tx, mesh)
   everywhere = NamedSharding(mesh, PartitionSpec())
-  objective = {'accumulation': train.accumulation, 'chunk': train.loss_chunk, 'z_loss': train.z_loss}
-  train_fn = functools.partial(
-      train_step, model=model, tx=tx, learning_rate=learning_rate, num_sources=num_sources, **objective
-  )
+  how = {'num_sources': num_sources, 'chunk': train.loss_chunk, 'z_loss': train.z_loss, 'objective': objective}
+
+  def train_fn(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
+    micro_rows = train.batch_rows // train.accumulation
+    accumulation = batch.tokens.shape[0] // micro_rows
+    return train_step(state, batch, model=model, tx=tx, learning_rate=learning_rate, accumulation=accumulation, **how)
 
   def eval_step(params, batch: Batch) -> LossSums:
-    return next_token_sums(model, params, batch, num_sources, train.loss_chunk)[0]
+    return objective(model, params, batch, num_sources, train.loss_chunk)[0]
 
   return Stage(
       model,

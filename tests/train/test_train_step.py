@@ -142,8 +142,8 @@ def test_a_mesh_of_the_wrong_size_is_refused():
 
 def train(batches):
   mesh = sharding.make_mesh(ONE, jax.devices()[:1])
-  section = {'accumulation': 1, 'loss_chunk': 32, 'z_loss': 0.0, 'steps': 10, 'dtype': 'float32', 'remat': 'none',
-           'context_transport': 'all_gather'}  # fmt: skip
+  section = {'batch_rows': 8, 'accumulation': 1, 'loss_chunk': 32, 'z_loss': 0.0, 'steps': 10, 'dtype': 'float32',
+           'remat': 'none', 'context_transport': 'all_gather'}  # fmt: skip
   config = ConfigDict({'model': dataclasses.asdict(LOOP), 'optim': OPTIM, 'train': section})
   with jax.set_mesh(mesh):
     stage = step.of_stage(config, mesh, 2)
