@@ -48,6 +48,7 @@ class Step:
     env: variables added to the environment.
     limits: of this step; `files` and `disk_bytes` are those of the job's last step.
     product: a file that this step executes and an earlier one wrote.
+    optional: the job goes on if this step fails, unless it was killed for a limit.
   """
 
   argv: tuple[str, ...] = ()
@@ -56,6 +57,7 @@ class Step:
   env: Mapping[str, str] = dataclasses.field(default_factory=dict)
   limits: Limits = DEFAULT
   product: str = ''
+  optional: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +175,7 @@ class Runner:
   def start(
       self, steps: Sequence[Step], files: Mapping[str, str | bytes] | None = None, fds: Sequence[int] = ()
   ) -> None:
-    """Starts a job: its steps run in one fresh folder, in order, stopping after one that fails.
+    """Starts a job: its steps run in one fresh folder, in order, stopping after one that fails and is not optional.
 
     Args:
       files: contents by relative path, written to the folder before the first step.
@@ -190,7 +192,7 @@ class Runner:
       contents[name] = content if isinstance(content, str) else {'base64': base64.b64encode(content).decode()}
     job = {'files': contents, 'steps': []}
     for step in steps:
-      fields = {name: getattr(step, name) for name in ('argv', 'stdin', 'product')}
+      fields = {name: getattr(step, name) for name in ('argv', 'stdin', 'product', 'optional')}
       job['steps'].append({**step.service, **fields, 'env': dict(step.env), 'limits': dataclasses.asdict(step.limits)})
     self._patience = sum(step.limits.wall_s for step in steps) + _GRACE_S
     self._send(job, fds)

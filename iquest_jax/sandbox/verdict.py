@@ -58,7 +58,7 @@ class Verdict:
       a signal, or exceeded another limit); refused (not run: too large, or the sandbox could not be used).
     reason: one line; empty if passed.
     test: the first failing test; empty if there is none to name.
-    passed, total: tests passed before the first failure, and tests; a script is one test.
+    passed, total: tests passed before the first failure, or all that passed with `run_all`; and tests. A script is one.
     seconds, memory_bytes: of the program, over all tests.
   """
 
@@ -79,6 +79,7 @@ def grade_calls(
     tolerance: float = 0.0,
     sequences: bool = False,
     files: Mapping[str, str | bytes] | None = None,
+    run_all: bool = False,
 ) -> Verdict:
   """Grades a Python program by calls of its functions.
 
@@ -87,6 +88,7 @@ def grade_calls(
     tolerance: absolute and relative difference allowed where a float is expected.
     sequences: a list may stand for a tuple and the reverse.
     files: further files in the program's working folder, from which it may also import.
+    run_all: a failed call, one that raises included, does not end the grading; a limit, or the end of the program, does.
 
   Raises:
     TypeError: an argument or expected value is not plain data.
@@ -100,7 +102,8 @@ def grade_calls(
       }
       for call in calls
   ]
-  return _grade(pool, source, {'calls': tests, 'tolerance': tolerance, 'sequences': sequences}, limits, files, len(tests))
+  fields = {'calls': tests, 'tolerance': tolerance, 'sequences': sequences, 'run_all': run_all}
+  return _grade(pool, source, fields, limits, files, len(tests))
 
 
 def grade_script(
@@ -169,9 +172,12 @@ def _read_report(fd: int) -> dict:
 def _judge(ran: Done, judged: Done, report: dict, token: str, total: int, limits: Limits) -> Verdict:
   passed = int(report.get('passed', 0))
   base = dict(total=total, seconds=ran.seconds, memory_bytes=ran.memory_bytes)
-  if report.get('token') == token:
+  ended = report.get('token') == token
+  if ended and passed == total:
     return Verdict(PASSED, passed=passed, **base)
   base |= dict(passed=passed, test=report.get('test', ''))
+  if ended:
+    return Verdict(FAILED, report.get('reason', ''), **base)
   if ran.limit:
     return Verdict(*_of_limit(ran.limit, limits), **base)
   if judged.limit:
@@ -206,6 +212,7 @@ def grade_output(
     cases: Sequence[tuple[str, str]],
     limits: Limits = DEFAULT,
     files: Mapping[str, str | bytes] | None = None,
+    run_all: bool = False,
 ) -> Verdict:
   """Grades a program by what it prints for each (stdin, expected stdout), stopping at the first wrong answer.
 
@@ -214,6 +221,7 @@ def grade_output(
 
   Args:
     files: further files in the program's working folder.
+    run_all: a wrong answer, or an exit status above 0, does not end the grading; a limit or a signal does.
 
   Raises:
     UserError: the language is unknown, or its toolchain is not installed.
@@ -222,25 +230,39 @@ def grade_output(
   if len(source) > _LONGEST_SOURCE:
     return Verdict(REFUSED, f'the program has {len(source)} characters, at most {_LONGEST_SOURCE} are graded', **base)
   steps = languages.steps(language, tuple(stdin for stdin, _ in cases), limits, pool.backend)
+  first_run = len(steps) - len(cases)
+  if run_all:
+    steps[first_run:] = [dataclasses.replace(step, optional=True) for step in steps[first_run:]]
   try:
     with pool.runner() as runner:
       done = runner.run(steps, {**(files or {}), languages.LANGUAGES[language].file: source})
   except SandboxDied as error:
     return Verdict(CRASHED, f'the sandbox ended: {error}', **base)
-  compiling, done = done[: len(steps) - len(cases)], done[len(steps) - len(cases) :]
+  compiling, done = done[:first_run], done[first_run:]
   if compiling and (compiling[0].exit or compiling[0].limit):
     return Verdict(FAILED, f'does not compile: {_last_line(compiling[0])}', **base)
-  for i, run in enumerate(done):
-    base |= dict(passed=i, seconds=sum(d.seconds for d in done), memory_bytes=max(d.memory_bytes for d in done))
-    base |= dict(test=f'case {i + 1}: {cases[i][0][:200]!r}')
-    if run.limit:
-      return Verdict(*_of_limit(run.limit, limits), **base)
-    if run.exit:
-      memory = 'MemoryError' in _last_line(run) or 'OutOfMemoryError' in run.stderr
-      return Verdict(MEMORY if memory else CRASHED, f'{_end(run)}: {_last_line(run)}', **base)
-    if not same_output(run.stdout, cases[i][1]):
-      return Verdict(FAILED, f'printed {run.stdout.strip()[:150]!r}, expected {cases[i][1].strip()[:150]!r}', **base)
-  return Verdict(PASSED, **(base | dict(passed=len(cases), test='')))
+  base |= dict(seconds=sum(d.seconds for d in done), memory_bytes=max((d.memory_bytes for d in done), default=0))
+  passed, first = 0, None
+  for i, (run, (stdin, expected)) in enumerate(zip(done, cases)):
+    failure = _of_run(run, expected, limits)
+    if failure and (not run_all or run.limit or run.exit < 0):
+      return Verdict(*failure, passed=passed, test=f'case {i + 1}: {stdin[:200]!r}', **base)
+    passed += not failure
+    if failure and not first:
+      first = dict(reason=failure[1], test=f'case {i + 1}: {stdin[:200]!r}')
+  return Verdict(FAILED if first else PASSED, passed=passed, **(first or {}), **base)
+
+
+def _of_run(run: Done, expected: str, limits: Limits) -> tuple[str, str] | None:
+  """Returns (status, reason) of a run that is not right."""
+  if run.limit:
+    return _of_limit(run.limit, limits)
+  if run.exit:
+    memory = 'MemoryError' in _last_line(run) or 'OutOfMemoryError' in run.stderr
+    return MEMORY if memory else CRASHED, f'{_end(run)}: {_last_line(run)}'
+  if not same_output(run.stdout, expected):
+    return FAILED, f'printed {run.stdout.strip()[:150]!r}, expected {expected.strip()[:150]!r}'
+  return None
 
 
 def _last_line(done: Done) -> str:

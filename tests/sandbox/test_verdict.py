@@ -70,6 +70,43 @@ def test_each_end_has_its_verdict(driver, source, status, reason):
     assert done['status'] == status and reason in done['reason'], done
 
 
+def test_every_call_is_graded_when_all_are_asked_for(driver):
+  """Calls 2 and 3 fail, one by an exception."""
+  source = 'def add(a, b):\n  return 5 // (b - 2) if b > 0 else a\n'
+  calls = [('add', [7, 0], 7), ('add', [1, 1], 2), ('add', [1, 2], 3), ('add', [8, 0], 8)]
+  done = driver.grade_calls(source, calls, run_all=True)
+  assert (done['status'], done['passed'], done['total'], done['test']) == ('failed', 2, 4, 'add(1, 1)')
+  assert done['reason'] == 'AssertionError: returned -5, expected 2'
+  assert driver.grade_calls(source, calls)['passed'] == 1
+  assert driver.grade_calls(ADD, CALLS, run_all=True) | {'seconds': 0, 'memory_bytes': 0} == dict(
+      status='passed', reason='', test='', passed=2, total=2, seconds=0, memory_bytes=0
+  )
+
+
+@pytest.mark.parametrize(
+    ('body', 'status'),
+    [('while True: pass', 'timeout'), ('import os; os._exit(0)', 'crashed'), ('import os; os.abort()', 'crashed')],
+)  # fmt: skip
+def test_what_ends_a_program_ends_its_grading(driver, body, status):
+  calls = [('add', [1, 2], 3), ('add', [0, 0], 0), ('add', [1, 2], 3)]
+  limits = {'wall_s': 0.5} if status == 'timeout' else {}
+  done = driver.grade_calls(f'def add(a, b):\n  if not a:\n    {body}\n  return a + b\n', calls, limits, run_all=True)
+  assert (done['status'], done['passed'], done['total']) == (status, 1, 3), done
+
+
+def test_every_run_is_graded_when_all_are_asked_for(driver):
+  """Case 2 raises, case 3 is wrong."""
+  source, cases = 'n = int(input())\nprint(6 // n if n < 3 else 0)\n', [('1', '6'), ('0', '0'), ('3', '2'), ('2', '3')]
+  done = driver.grade_output('python', source, cases, run_all=True)
+  assert (done['status'], done['passed'], done['total']) == ('failed', 2, 4)
+  assert done['test'] == "case 2: '0'" and 'ZeroDivisionError' in done['reason']
+  stopped = driver.grade_output('python', source, cases)
+  assert (stopped['status'], stopped['passed'], stopped['test']) == ('crashed', 1, "case 2: '0'")
+  endless = 'n = int(input())\nwhile n == 3: pass\nprint(6 // n)\n'
+  done = driver.grade_output('python', endless, cases, {'wall_s': 0.5}, run_all=True)
+  assert (done['status'], done['passed'], done['test']) == ('timeout', 1, "case 3: '3'")
+
+
 def test_too_much_memory_is_the_verdict_memory(driver):
   for source in ('x = b"x" * (1 << 40)', 'x = []\nwhile True: x.append(b"x" * (1 << 20))'):
     assert driver.grade_calls(source, CALLS, {'memory_bytes': 64 * MB})['status'] == 'memory'

@@ -167,26 +167,34 @@ def grade(step: dict, fds: list[int]) -> int:
       raise CandidateGone(candidate.gone)
     report['token'] = step['token']
   except BaseException as error:
-    report['kind'] = type(error).__name__
-    report['reason'] = ' '.join(filter(None, [type(error).__name__ + ':', str(error)[:300]]))
+    report |= _failure(error)
     report.setdefault('test', _failing_statement(error, step.get('script', '')))
   os.write(fds[2], json.dumps(report).encode()[:_REPORT_BYTES])
   return 0
 
 
+def _failure(error: BaseException) -> dict:
+  return {'kind': type(error).__name__, 'reason': f'{type(error).__name__}: {str(error)[:300]}'.rstrip(' ')}
+
+
 def _grade_calls(step: dict, candidate: _Candidate, report: dict) -> None:
-  names = _Names(candidate)
+  names, first = _Names(candidate), {}
   for call in step['calls']:
     args = values.decode(call['args'])
     kwargs = {name: values.decode(value) for name, value in call['kwargs'].items()}
     shown = ', '.join([*map(repr, args), *(f'{k}={v!r}' for k, v in kwargs.items())])
     report['test'] = f'{call["function"]}({shown})'[:300]
-    got, expected = eval(call['function'], names)(*args, **kwargs), values.decode(call['expected'])
-    if not same(got, expected, step['tolerance'], step['sequences']):
-      shown = 'an object' if type(got) is Remote else repr(got)[:150]
-      raise AssertionError(f'returned {shown}, expected {repr(expected)[:150]}')
-    report['passed'] += 1
-  del report['test']
+    try:
+      got, expected = eval(call['function'], names)(*args, **kwargs), values.decode(call['expected'])
+      if not same(got, expected, step['tolerance'], step['sequences']):
+        shown = 'an object' if type(got) is Remote else repr(got)[:150]
+        raise AssertionError(f'returned {shown}, expected {repr(expected)[:150]}')
+      report['passed'] += 1
+    except Exception as error:
+      if not step['run_all']:
+        raise
+      first = first or {**_failure(error), 'test': report['test']}
+  report |= {'test': '', **first}
 
 
 def _grade_script(step: dict, candidate: _Candidate, report: dict) -> None:

@@ -71,7 +71,7 @@ class _Job:
     done = []
     for step in self._steps:
       done.append(self._run_step(step))
-      if done[-1]['error'] or done[-1]['limit'] or done[-1]['status']:
+      if done[-1]['error'] or done[-1]['limit'] or (done[-1]['status'] and not step['optional']):
         break
     return done
 
