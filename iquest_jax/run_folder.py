@@ -11,6 +11,7 @@
   <workdir>/<stage>/metrics.jsonl, events/          one record per line; TensorBoard
   <workdir>/<stage>/mixture.jsonl                   decisions of the closed loop; see train/closed_loop.py
   <workdir>/<stage>/evaluation/<step>/<suite>/      see eval/run.py
+  <workdir>/<stage>/rollouts/<step>.jsonl           trajectories of reinforcement learning; see rl/store.py
 """
 
 import dataclasses
@@ -35,6 +36,7 @@ class StageFolder:
   mixture = property(lambda self: self.path / 'mixture.jsonl')
   events = property(lambda self: self.path / 'events')
   evaluation = property(lambda self: self.path / 'evaluation')
+  rollouts = property(lambda self: self.path / 'rollouts')
 
 
 @dataclasses.dataclass(frozen=True)
