@@ -86,6 +86,8 @@ RAISES = 'In PLACE, which exception does the {} raise in its own body?'
         ('a.js', 'class A { f(a) {} }\nA.prototype.f = function (a, b) {};\n', 'method `A.f`'),
         ('a.ts', 'function f(a: number): void;\nfunction f(a: string): void;\n', 'function `f`'),
         ('A.java', 'class A { void f(int a) {}\n void f(String a) {} }', 'method `A.f`'),
+        ('A.java', 'class A { public<T> int f(int a) {}\n int f(String a) {} }', 'method `A.f`'),
+        ('A.java', 'class A { int f(int a) {}\n strange:: int f(String a) {} }', 'method `A.f`'),
         ('a.go', 'package a\nfunc (a *A) f(b int) {}\nfunc (a A) f(b, c int) {}\n', 'method `A.f`'),
     ],
 )

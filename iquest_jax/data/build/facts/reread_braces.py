@@ -21,7 +21,7 @@ _GENERIC = r'(?:<(?:[^<>]|<(?:[^<>]|<[^<>]*>)*>)*>)'
 # What stands before the name of a function or a method on its line, then what follows it.
 _BEFORE_METHOD = {
     'java': re.compile(
-        rf'\s*(?:{_ANNOTATION}\s+)*(?:{_MODIFIER}\s+)*(?:{_GENERIC}\s*)?(?:(?!return\b|new\b|throw\b|else\b|case\b)'
+        rf'\s*(?:{_ANNOTATION}\s+)*(?:{_MODIFIER}(?:\s+|(?=<)))*(?:{_GENERIC}\s*)?(?:(?!return\b|new\b|throw\b|else\b|case\b)'
         rf'(?P<type>[\w.]+{_GENERIC}?(?:\.\w+)*(?:\s*\[\s*\])*)\s+)?'
     ),
     'go': re.compile(r'func\s*\(\s*(?:\w+\s+)?\*?\s*(?P<receiver>\w+)(?:\[[^\]]*\])?\s*\)\s*'),
@@ -41,6 +41,7 @@ _VALUE_ENDS = re.compile(r'[;\n,]')
 _OPENS = re.compile(rf'\s*\??\s*(?:{_GENERIC}|\[[^\]]*\])?\s*\(')
 _GOES_ON = re.compile(r'\s*(?:[{;:}]|throws\b|default\b|\[)')
 _LONG, _ABOVE = 300, 4000  # characters of a line before a name, and of comments above it
+_EXPRESSION = re.compile(r'[=(.]|\b(?:new|return|throw|else|case)\b')
 _HEAD_ENDS, _BRACES = re.compile(r'[{;}=]'), re.compile(r'[{}]')
 _SIGNS_OF_BODY = re.compile(r'[()\[\]{};\n]')
 _TYPE_GOES_ON = re.compile(r'(?:[:|&<]|=>\s*\(|\b(?:interface|struct|is))\s*$')
@@ -145,20 +146,22 @@ class Reread:
     return max(start, *(self._masked.rfind(sign, start + 1, place) for sign in ';{}')) + 1
 
   def _methods(self, name: str, opening: int, end: int) -> Iterator[tuple[int, bool]]:
-    """Places of a name in the body of a class where a method of it is defined, and whether it is an accessor."""
+    """Places of a name in the body of a class where a method of it is defined, and whether it is an accessor or unknown."""
     for place in masking.occurrences(self._masked, name, opening, end):
       after = _OPENS.match(self._masked, place + len(name), end)
       if not after and not _BOUND_TO_FUNCTION.match(self._masked, place + len(name), end):
         continue
       line = self._line(place)
       before = _BEFORE_METHOD[self._language].fullmatch(self._masked, line, place) if place - line < _LONG else None
-      if not before or self._depth(opening + 1, place):
+      # What is neither understood nor an expression may be another definition.
+      unknown = not before and not _EXPRESSION.search(self._masked, max(line, place - _LONG), place)
+      if not before and not unknown or self._depth(opening + 1, place):
         continue
       if after:
         close = masking.closing(self._masked, after.end() - 1)
         # Then come braces, a type, `throws`, `default`, or the end of a declaration; otherwise it is a call.
         if close > 0 and _GOES_ON.match(self._masked, close + 1):
-          yield place, bool(before.groupdict().get('accessor'))
+          yield place, unknown or bool(before.groupdict().get('accessor'))
       else:
         yield place, True
 
