@@ -181,12 +181,13 @@ class ClosedLoop:
     """(the decisions on disk, what is wrong with the file), on the first process."""
     if jax.process_index() or not self._path.exists():
       return [], ''
-    names, decisions = {field.name for field in dataclasses.fields(Decision)}, []
+    names, decisions = [field.name for field in dataclasses.fields(Decision)], []
     for number, line in enumerate(self._path.read_text().splitlines(), start=1):
       try:
         decisions.append(json.loads(line))
-        whole = decisions[-1].keys() == names
-      except (ValueError, AttributeError):
+        step, *tables = (decisions[-1][name] for name in names)
+        whole = isinstance(step, int) and all(isinstance(table, dict) for table in tables)
+      except (ValueError, KeyError, TypeError):
         whole = False
       if not whole:
         return [], (

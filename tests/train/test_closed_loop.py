@@ -183,7 +183,9 @@ def test_decisions_that_are_lost_are_not_made_up(folder):
     Run(folder).start(4, {'decisions': 2})
 
 
-@pytest.mark.parametrize('line', ['{"step": 3', 'null', '{"step": 3}', '3'])
+@pytest.mark.parametrize('line', [
+    '{"step": 3', 'null', '{"step": 3}', '3', '{"step": "x", "scores": {}, "factors": {}, "weights": {}, "reasons": {}}',
+])
 def test_a_damaged_file_is_one_line(folder, line):
   Run(folder).start().take(0, 10)
   with open(folder.mixture, 'a') as file:
