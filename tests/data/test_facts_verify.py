@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from iquest_jax.data.build.facts import python, questions, trees
-from iquest_jax.data.build.facts.verify import supported, verify
+from iquest_jax.data.build.facts.verify import verify
 from iquest_jax.data.documents import Drop, Fact
 
 from tests.data.facts_sources import SOURCES
@@ -61,7 +61,7 @@ def area(width, height=2, *, unit: str = 'm') -> float:
     ],
 )  # fmt: skip
 def test_a_wrong_answer_is_rejected_and_the_right_one_is_not(question, wrong, right):
-  assert supported(ask(question, wrong).question)
+  assert questions.read(ask(question, wrong).question)
   assert rule(ask(question, right), SIGNATURE) is None
   assert rule(ask(question, wrong), SIGNATURE) in ('fact: wrong answer', 'fact: answer not in the source')
 
@@ -173,7 +173,7 @@ FREE = 'For how long are entries of the class Cache in a.py of owner/project kep
 
 
 def test_a_free_question_passes_the_general_checks_alone():
-  assert not supported(FREE)
+  assert questions.read(FREE) is None
   kept = verify(ask(FREE, '30 seconds'), SOURCE)
   assert kept.checks and 'answer in source' in kept.checks and 'second reading' not in kept.checks
   assert rule(ask(FREE.replace('a.py', 'pack.cache'), '30 seconds', 'pack/cache.py'), SOURCE) is None

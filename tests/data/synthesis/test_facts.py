@@ -33,7 +33,10 @@ FILE = File('a', 'tools/retry.py', SOURCE, 'acme/tools')
 GOOD = facts.Candidate(
     FILE, 'What is the default of `delay` in `retry`?', '0.25', 'def retry(call, attempts=5, delay=0.25):'
 )
-CHECKS = ('answer in source', 'answer not in question', 'lasting', 'names its subject', 'answered again from source')
+CHECKS = (
+    'length', 'names its subject', 'answer not in question', 'independent of time', 'no address', 'answer in source',
+    'answered again from source',
+)  # fmt: skip
 
 
 def reading(answer):
@@ -49,29 +52,30 @@ def test_a_right_fact_names_its_file_and_what_it_passed(tools):
   made = asyncio.run(facts.DOMAIN.generate(FILE, tools(f'```json\n{said}\n```')))
   assert made == GOOD
   fact = verified(tools, made, reading('0.25'), reading('`0.25`'), f'Here it is: {reading("0.25.")}')
-  assert fact.question == f'In `tools/retry.py` of acme/tools: {GOOD.question}'
+  assert fact.question == f'In the file `tools/retry.py` of the repository `acme/tools`: {GOOD.question}'
   assert (fact.answer, fact.path, fact.repo, fact.checks) == ('0.25', FILE.path, FILE.repo, CHECKS)
 
 
 @pytest.mark.parametrize(
     ('changes', 'rule'),
     [
-        ({'answer': '0.5'}, 'facts: answer not in source'),
-        ({'quote': 'def retry(call, delay=0.25):'}, 'facts: answer not in source'),
-        ({'answer': '0.2'}, 'facts: answer not in source'),  # a piece of 0.25
-        ({'question': 'Is 0.25 the default of `delay` in `retry`?'}, 'facts: answer in question'),
-        ({'question': 'Which value is the default of `delay` in `RETRY 0.25`?'}, 'facts: answer in question'),
-        ({'question': 'Which function raises `ValueError`?', 'answer': 'retry'}, 'facts: answer in question'),  # its path
-        ({'question': 'What is the current default of `delay` in `retry`?'}, 'facts: not lasting'),
-        ({'question': "What is `__version__`?", 'answer': '1.4.2', 'quote': "__version__ = '1.4.2'"}, 'facts: not lasting'),
+        ({'answer': '0.5'}, 'facts: answer not in its quote'),
+        ({'quote': 'def retry(call, delay=0.25):'}, 'facts: answer not in its quote'),
+        ({'answer': '0.2'}, 'fact: answer not in the source'),  # a piece of 0.25
+        ({'question': 'Is 0.25 the default of `delay` in `retry`?'}, 'fact: answer in the question'),
+        ({'question': 'Which value is the default of `delay` in `retry 0.25`?'}, 'fact: answer in the question'),
+        ({'question': 'What raises `ValueError`, not `run`?', 'answer': 'retry'}, 'fact: answer in the question'),  # its path
+        ({'question': 'What is the current default of `delay` in `retry`?'}, 'fact: changes with time'),
+        ({'question': "What is `__version__` beside `LIMIT`?", 'answer': '1.4.2', 'quote': "__version__ = '1.4.2'"},
+         'fact: changes with time'),
         ({'question': 'What is a good default of `delay` in `retry`?'}, 'facts: not objective'),
-        ({'question': 'In this file, what is the default of `delay`?'}, 'facts: not readable alone'),
+        ({'question': 'In this file, what is the default of `delay`?'}, 'fact: points at what is not shown'),
         ({'question': 'What is the default delay?'}, 'facts: names no subject'),
         ({'question': 'What is the default of `pause`?'}, 'facts: names no subject'),
         ({'question': 'What is the default of speed in `run`?', 'answer': '8', 'quote': 'def run(self, speed=8):'},
          'facts: subject defined twice'),
         ({'question': 'Name the default of `delay`.'}, 'facts: not one question'),
-        ({'answer': SOURCE[:200], 'quote': SOURCE}, 'facts: answer too long'),
+        ({'answer': SOURCE[:200], 'quote': SOURCE}, 'fact: more than one line'),
     ],
 )  # fmt: skip
 def test_a_fact_that_its_file_does_not_bear_out_is_rejected_without_a_request(tools, changes, rule):

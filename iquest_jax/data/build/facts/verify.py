@@ -42,15 +42,11 @@ _MARKUP = re.compile(r'\{@\w+\s([^{}]*)\}')
 _COMMENT_SIGNS = re.compile(r'[\s*/#]+')
 
 
-def supported(question: str) -> bool:
-  """Whether `verify` can decide a question wholly: it is phrased as in questions.py."""
-  return questions.read(question) is not None
-
-
 def verify(fact: Fact, source: str) -> Fact | Drop:
   """The fact with the names of the checks it passed, or why it is dropped.
 
-  A question that is not `supported` is held against the general rules only: its answer must stand in the source.
+  A question that is not phrased as in questions.py is held against the general rules only: its answer must stand in the
+  source.
 
   Args:
     source: text of the file at `fact.path`.
