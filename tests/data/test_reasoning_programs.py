@@ -1,6 +1,7 @@
 """Generated programs: every answer is what a fresh interpreter gives, small ones stay small, and a number is one sample."""
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iquest_jax.data.build.reasoning import expressions, programs
+from iquest_jax.data.build.reasoning import compose, expressions, programs
 from iquest_jax.data.build.reasoning.programs import LEVELS
 from iquest_jax.data.documents import Conversation, from_json, to_json
+from iquest_jax.sandbox import tracing
+from iquest_jax.sandbox.tracing import Batch
 from iquest_jax.text.tokenizer import Tokenizer
 
 # Of the test's own: asks for the value of an expression in a program, with nothing of the project.
@@ -87,6 +90,15 @@ def test_levels_are_as_asked_and_higher_ones_take_longer():
   assert longest(1) < longest(2) < longest(3)
   assert {sample.difficulty for sample in made(100)} == {'easy', 'medium', 'hard'}
   assert LEVELS == (1, 2, 3)
+
+
+@settings(max_examples=100)
+@given(st.integers())
+def test_composed_programs_never_fail(seed):
+  task = compose.task(random.Random(seed))
+  calls = tuple(f'f({each})' for each in task.domain) or (task.expression,)
+  for outcome in tracing.here(Batch(task.source, calls, 'count', 2000, 120)):
+    assert outcome.text or outcome.stopped in ('steps', 'size'), (task.source, outcome)
 
 
 NUMBERS = st.integers(0, 99).map(str)
