@@ -41,7 +41,7 @@ MAY_IMPORT = {
     'rl': GROUND | {
         'sharding', 'kernels', 'model', 'checkpoint', 'train', 'infer', 'text', 'sandbox', 'data.documents', 'data.loader',
         'data.read.problems',
-        'data.read.records', 'data.synthesis.cases', 'data.synthesis.execution',
+        'data.read.records', 'data.synthesis.cases', 'data.synthesis.execution', 'data.synthesis.schemas',
     },
     'report': GROUND | {'checkpoint.lineage'},
     'convert': GROUND | {'model', 'checkpoint', 'text'},
