@@ -4,6 +4,7 @@
   <workdir>/corpus/sources.toml, ...                the raw corpus of tiny sizes
   <workdir>/documents/corpus.json, ...              clean documents; see data/corpus.py
   <workdir>/preparation.html                       what came in, what was dropped, samples
+  <workdir>/report.html                            the whole chain; see report/page.py
   <workdir>/rows/<stage>/manifest.json, <source>/   packed rows; data.rows_dir moves the folder
   <workdir>/<stage>/config.json                     the stage's configuration
   <workdir>/<stage>/checkpoints/<step>/             see checkpoint/store.py
@@ -67,6 +68,7 @@ class RunFolder:
   corpus = property(lambda self: self.path / 'corpus')
   documents = property(lambda self: self.path / 'documents')
   preparation = property(lambda self: self.path / 'preparation.html')
+  report = property(lambda self: self.path / 'report.html')
 
   def rows(self, stage: str, rows_dir: str = '') -> pathlib.Path:
     """Packed rows of a stage; `rows_dir` (data.rows_dir) replaces the default folder."""

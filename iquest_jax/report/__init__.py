@@ -1,0 +1,1 @@
+"""One HTML page about a whole chain, made from the files in its folder alone."""

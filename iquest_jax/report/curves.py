@@ -1,0 +1,123 @@
+"""Sections of curves: losses with the boundaries of stages, rewards with their components."""
+
+from iquest_jax.report import charts
+from iquest_jax.report.chain import Chain, Stage
+from iquest_jax.report.charts import Line
+from iquest_jax.report.markup import COLOURS, details, escape, figure, legend, note, tag
+
+# What every stage reports; anything else a stage of reinforcement learning measures gets a chart of its own.
+_COMMON = {
+    'loss', 'grad_norm', 'lr', 'skipped', 'tokens', 'step_seconds', 'data_seconds', 'tokens_per_second', 'mfu',
+}  # fmt: skip
+_COMMON_GROUPS = ('loss_by_source/', 'loop_change/', 'loop_gate/')
+_CHARTS = 24  # of other measurements, per stage
+
+
+def losses(chain: Chain) -> str:
+  """One chart over all stages, each equally wide, then one per stage by source."""
+  stages = [
+      stage
+      for stage in chain.started
+      if not stage.learns_by_reward and (stage.points('train', 'loss') or stage.points('eval', 'loss'))
+  ]  # the loss of a policy is no cross-entropy
+  if not stages:
+    return note('No stage has reported a loss yet.')
+  train, held_out, bands = [], [], []
+  for number, stage in enumerate(stages):
+    long = max(stage.steps, 1)
+    place = lambda points: [(number + step / long, loss) for step, loss in points]
+    bands.append(stage.name)
+    train.append(Line('loss', charts.thinned(place(stage.points('train', 'loss')), 120), 0, faint=True))
+    held_out.append(Line('held-out loss', place(stage.points('eval', 'loss')), 1))
+  lines = [*(line for line in held_out if line.points), *(line for line in train if line.points)]
+  title = 'Loss and held-out loss over all stages'
+  wide = charts.chart(title, lines, 1120, 300, bands=bands)
+  tall = charts.chart(title, lines, 360, 330, bands=bands, upright=True)
+  said = '<p>Nats per token. Every stage is drawn equally wide; the loss steps where a stage begins on other data.</p>'
+  parts = [
+      said,
+      legend([('training', 0), ('held out', 1)], 'l'),
+      f'<div class="wide">{wide}</div><div class="tall">{tall}</div>',
+  ]
+  cards = []
+  for stage in stages:
+    sources = [key.partition('/')[2] for key in stage.keys('eval') if key.startswith('loss_by_source/')]
+    lines = [
+        Line(name, stage.points('eval', f'loss_by_source/{name}'), number % COLOURS, dots=True)
+        for number, name in enumerate(sources)
+    ]  # fmt: skip
+    if drawn := charts.chart(f'Held-out loss of {stage.name} by source', lines):
+      ends = [f'{points[0][1]:.2f} → {points[-1][1]:.2f}' for points in [stage.points('eval', 'loss')] if points]
+      names = legend([(name, number % COLOURS) for number, name in enumerate(sources)], 'l')
+      cards.append(card(stage.name, ''.join(ends), drawn + names))
+  if cards:
+    parts.append('<h3>Held-out loss by source</h3>' + f'<div class="cards">{"".join(cards)}</div>')
+  return ''.join(parts)
+
+
+def card(title: str, aside: str, body: str) -> str:
+  """A small chart with its title, and a figure beside it."""
+  return f'<figure><figcaption><b>{escape(title)}</b><span>{escape(aside)}</span></figcaption>{body}</figure>'
+
+
+def rewards(chain: Chain) -> str:
+  """For each stage of reinforcement learning: reward, its components, and whatever else is measured there."""
+  stages = [stage for stage in chain.started if stage.learns_by_reward]
+  ahead = [stage.name for stage in chain.stages if not stage.started and stage.name.startswith('rl')]
+  parts = [_rewards(stage) for stage in stages]
+  if not stages:
+    parts.append(note('No stage of this chain learns from rewards yet.'))
+  elif ahead:
+    parts.append(note('Not started: ' + escape(', '.join(ahead)) + '.'))
+  return ''.join(parts)
+
+
+def _rewards(stage: Stage) -> str:
+  sampled = [kind for kind in stage.kinds if kind != 'eval']
+  main, components, others = [], {}, {}
+  for kind in stage.kinds:
+    for key in stage.keys(kind):
+      where = 'held out' if kind == 'eval' else 'sampled'
+      if key in ('reward', 'pass_rate'):
+        name = f'{key.replace("_", " ")}, {where}'
+        main.append(Line(name, stage.points(kind, key), len(main) % COLOURS, dots=kind == 'eval'))
+      elif key.startswith(('reward', 'pass_rate')):
+        components.setdefault(key.rpartition('/')[2], []).append(
+            Line(where, stage.points(kind, key), int(kind == 'eval'), kind == 'eval')
+        )
+      elif (
+          kind in sampled and key not in _COMMON and not key.startswith(_COMMON_GROUPS) and not key.endswith('seconds')
+      ):
+        others[key] = [Line(key, stage.points(kind, key), 0)]
+  main.sort(key=lambda line: not line.dots)  # what is held out is drawn above
+  title = f'Reward of {stage.name}'
+  wide, tall = charts.chart(title, main, 1120, 280), charts.chart(title, main, 360, 230)
+  names = legend([(line.name, line.colour) for line in main], 'l')
+  ends = [f'{escape(line.name)} {_change(line)}' for line in main if line.dots and len(line.points) > 1]
+  parts = [f'<h3>{escape(stage.name)}</h3>']
+  if main:
+    parts += [
+        f'<p>{"; ".join(ends)}</p>' if ends else '',
+        names,
+        f'<div class="wide">{wide}</div><div class="tall">{tall}</div>',
+    ]
+  if components:
+    parts.append('<h4>Components</h4>' + _small(components))
+  if others:
+    shown = dict(list(others.items())[:_CHARTS])
+    parts.append(details(f'Other measurements <small>{len(others)}</small>', _small(shown)))
+  return ''.join(parts)
+
+
+def _change(line: Line) -> str:
+  (_, first), (_, last) = line.points[0], line.points[-1]
+  return tag(f'{first:.3f} → {last:.3f}', 'up' if last > first else 'down' if last < first else '')
+
+
+def _small(by_name: dict[str, list[Line]]) -> str:
+  cards = []
+  for name, lines in by_name.items():
+    points = lines[0].points
+    ends = f'{figure(points[0][1], 3)} → {figure(points[-1][1], 3)}' if len(points) > 1 else figure(points[-1][1], 3)
+    cards.append(card(name, ends, charts.chart(name, sorted(lines, key=lambda line: -line.colour), height=120)))
+  return f'<div class="cards">{"".join(cards)}</div>'
