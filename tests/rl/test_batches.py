@@ -91,9 +91,12 @@ def test_every_trajectory_lies_whole_in_one_row(lengths, unit):
 
 
 def test_rows_are_filled():
-  """Nine halves of a row, ten thirds and a whole one need 8.8 rows and take 9."""
-  batch = pack(of_lengths([(1, 5)] * 9 + [(1, 3)] * 10 + [(1, 11)]), context=12)
-  assert np.count_nonzero(np.any(batch['segment_ids'], axis=1)) == 9
+  """Nine halves of a row, ten thirds and a whole one need 8.8 rows and take 9; five of 20 tokens take two rows of 10."""
+  used = lambda *lengths, context: np.count_nonzero(
+      np.any(pack(of_lengths([(1, length - 1) for length in lengths]), context=context)['segment_ids'], axis=1)
+  )
+  assert used(*[6] * 9, *[4] * 10, 12, context=12) == 9
+  assert used(2, 3, 4, 5, 6, context=10) == 2
 
 
 def test_the_same_trajectories_give_the_same_batch_bit_for_bit():
