@@ -152,8 +152,27 @@ class Parallel:
   checks: tuple[str, ...] = ()
 
 
-Document = File | Repository | Commit | Transition | Problem | Conversation | Fact | Parallel
-_KINDS = (File, Repository, Commit, Transition, Problem, Conversation, Fact, Parallel)
+@dataclasses.dataclass(frozen=True)
+class Preference:
+  """Two answers to the same messages, one of which is better.
+
+  Attributes:
+    messages: as in text/chat.py, up to the answer.
+    chosen, rejected: the better and the worse answer, as the assistant's turn has them: thinking and tool calls in tags.
+    rule: why it is better.
+    tools: definitions of those that the assistant may call.
+  """
+
+  id: str
+  messages: tuple[Mapping[str, Any], ...]
+  chosen: str
+  rejected: str
+  rule: str = ''
+  tools: tuple[Mapping[str, Any], ...] = ()
+
+
+Document = File | Repository | Commit | Transition | Problem | Conversation | Fact | Parallel | Preference
+_KINDS = (File, Repository, Commit, Transition, Problem, Conversation, Fact, Parallel, Preference)
 KINDS = {kind.__name__.lower(): kind for kind in _KINDS}
 
 
@@ -228,7 +247,7 @@ def texts(document: Document) -> tuple[str, ...]:
       return (document.question, document.answer)
     case Parallel():
       return tuple(code for _, code in document.sides)
-  found = []
+  found = [document.chosen, document.rejected] if isinstance(document, Preference) else []
   for message in document.messages:
     found += [message[part] for part in ('thinking', 'content') if part in message]
     found += [json.dumps(call, ensure_ascii=False) for call in message.get('tool_calls', ())]
@@ -330,7 +349,7 @@ def _difficulty(field: str, value: Any) -> str:
   return value
 
 
-_NEVER_EMPTY = {'id', 'files', 'messages', 'tests', 'sides'}
+_NEVER_EMPTY = {'id', 'files', 'messages', 'tests', 'sides', 'chosen', 'rejected'}
 _CHECKED = {
     'files': _files, 'context': _files, 'span': _pair, 'messages': _messages, 'tools': _objects, 'tests': _objects,
     'checks': _strings, 'sides': _sides, 'difficulty': _difficulty,

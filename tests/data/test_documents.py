@@ -11,6 +11,7 @@ from iquest_jax.data.documents import (
     Fact,
     File,
     Parallel,
+    Preference,
     Problem,
     Repository,
     Transition,
@@ -40,6 +41,7 @@ DOCUMENTS = st.one_of(
         st.one_of(st.just(()), _TESTS), _TEXT, _DIFFICULTY, _CHECKS,
     ),
     st.builds(Fact, _ID, _TEXT, _TEXT, _TEXT, _TEXT, _CHECKS),
+    st.builds(Preference, _ID, _MESSAGES.map(tuple), _ID, _ID, _TEXT, st.just(({'name': 'a'},))),
     st.builds(Parallel, _ID, st.lists(st.tuples(_TEXT, _TEXT), min_size=2, max_size=3).map(tuple), _TESTS, _TEXT, _CHECKS),
 )
 
@@ -63,7 +65,7 @@ def test_a_line_says_its_kind_and_may_leave_out_defaults():
         ('{"id": "1", "files": [["a", "b"]]', "Expecting ',' delimiter"),
         ('[]', 'a document must be a JSON object, got list'),
         ('{"id": "1"}', '"kind" must be one of file, repository, commit, transition, problem, conversation, fact, '
-         'parallel, got null'),
+         'parallel, preference, got null'),
         ('{"kind": ["file"]}', 'got ["file"]'),
         ('{"kind": "file", "path": "a", "text": "b"}', '"id" is missing'),
         ('{"kind": "file", "id": "", "path": "a", "text": "b"}', '"id" is missing or empty'),
@@ -83,6 +85,10 @@ def test_a_line_says_its_kind_and_may_leave_out_defaults():
          '"sides" must have at least two languages'),
         ('{"kind": "problem", "id": "1", "statement": "a", "tests": [{}], "difficulty": "mild"}',
          '"difficulty" must be one of easy, medium, hard, got "mild"'),
+        ('{"kind": "preference", "id": "1", "messages": [{"role": "user", "content": "a"}], "chosen": "", "rejected": "b"}',
+         '"chosen" is missing or empty'),
+        ('{"kind": "preference", "id": "1", "messages": [{"role": "user", "content": "a"}], "chosen": "b"}',
+         '"rejected" is missing or empty'),
         ('{"kind": "conversation", "id": "1", "messages": []}', '"messages" is missing or empty'),
         ('{"kind": "conversation", "id": "1", "messages": [3]}', '"messages" must be a list of objects'),
         ('{"kind": "conversation", "id": "1", "messages": [{"role": "bot", "content": ""}]}', 'got "bot"'),
@@ -97,6 +103,11 @@ def test_a_line_that_is_no_document_says_why(line, reason):
   with pytest.raises(ValueError) as error:
     from_json(line)
   assert reason in str(error.value) and '\n' not in str(error.value)
+
+
+def test_the_text_of_a_preference_is_both_answers_and_what_they_answer():
+  messages = ({'role': 'user', 'content': 'a'},)
+  assert sorted(texts(Preference('1', messages, 'b', 'c', rule='d'))) == ['a', 'b', 'c']
 
 
 def test_an_id_of_content_tells_where_its_parts_end():
