@@ -1,7 +1,6 @@
 """The one training loop: every stage of the chain is this page with another configuration."""
 
 import contextlib
-import json
 import time
 
 import jax
@@ -10,18 +9,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from iquest_jax import sharding
-from iquest_jax.checkpoint import fingerprint, lineage, restore
 from iquest_jax.checkpoint import start as starts
-from iquest_jax.checkpoint.store import Checkpoints
-from iquest_jax.config import diff, flatten, to_json
+from iquest_jax.config import flatten
 from iquest_jax.data.loader import Loader
 from iquest_jax.errors import UserError
-from iquest_jax.model import transformer
 from iquest_jax.parallel import context
-from iquest_jax.run_folder import RunFolder, StageFolder, write_whole
+from iquest_jax.run_folder import RunFolder
 from iquest_jax.train import metrics, step
 from iquest_jax.train.closed_loop import ClosedLoop, Scorer
-from iquest_jax.train.initial_state import initial_state
+from iquest_jax.train.session import Session, open_checkpoints
 
 # Fields that count something; 0 would mean no training, or a division by zero.
 _COUNTS = (
@@ -40,18 +36,13 @@ def run(config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None)
     UserError: rows, checkpoints, mesh or configuration do not fit.
     RunStopped: three updates in a row were not finite.
   """
-  began, first = time.monotonic(), jax.process_index() == 0
-  steps, folder = config.train.steps, run_folder.stage(config.stage)
+  steps = config.train.steps
 
   # ---------------------------------------------------------------- Checks
   mesh = sharding.make_mesh(config.mesh)
   check(config, mesh)
-  checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
-  if checkpoints.latest_step() is not None:
-    # Also where the stage is finished: one of another size is not this one.
-    restore.check_same_model(folder, checkpoints.lineage(), transformer.model_config(config.model))
-  if is_finished(checkpoints, steps):
-    logging.info('%s is finished: step %d', config.stage, steps)
+  checkpoints, finished = open_checkpoints(config, run_folder)
+  if finished:
     return
 
   # ---------------------------------------------------------------- Rows
@@ -65,39 +56,21 @@ def run(config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None)
   # Of the configured mixture, also where a closed loop changes it: held-out losses stay comparable.
   shares = loader.shares(steps)
   logging.info('%s: %s', config.stage, metrics.describe_shares(shares))
-  closed_loop = ClosedLoop(config, folder, loader, scorer)
+  closed_loop = ClosedLoop(config, checkpoints.stage, loader, scorer)
   batch_sharding = sharding.batch_shardings(mesh)
-  folder.path.mkdir(parents=True, exist_ok=True)
 
   with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
     # -------------------------------------------------------------- Model and optimizer
     stage = step.of_stage(config, mesh, len(loader.sources))
 
     # -------------------------------------------------------------- Start: own checkpoint > parent > imported > random
-    closing.callback(checkpoints.close)
-    start = starts.choose(config, run_folder, checkpoints)
-    train_state = initial_state(start, config, stage, mesh)
-    done = resumed = start.step if start.kind == 'resume' else 0
-    if done > steps:
-      raise UserError(f'{folder.path}: is at step {done}, beyond train.steps {steps}; raise it or use a new --workdir')
-    if start.kind == 'resume':
-      _log_other_rows(config, start, loader)
-      record = lineage.resume(start, config, loader.manifest_hash)
-      _log_changes(config, folder)
-    else:
-      leaves = fingerprint.fingerprints(train_state.params)
-      record = lineage.begin(start, config, loader.manifest_hash, fingerprint.combine(leaves))
-    closed_loop.resume(done, start.lineage if start.kind == 'resume' else None)
-    split = ', '.join(f'{axis} {ways}' for axis, ways in mesh.shape.items() if ways > 1) or 'one device'
-    logging.info('%s: %s, step %d of %d, %s', config.stage, start.summary, done, steps, split)
-    if first:
-      write_whole(folder.config, to_json(config))
+    def on_start(start: starts.Start):
+      if start.kind == 'resume':
+        _log_other_rows(config, start, loader)
+      closed_loop.resume(start.step if start.kind == 'resume' else 0, start.lineage if start.kind == 'resume' else None)
 
-    # -------------------------------------------------------------- Reports
-    writer = metrics.Writer(folder, restored_step=done, writes=first)
-    closing.callback(writer.close)
-    bar = metrics.Progress(config.stage, done, steps, shows=first)
-    closing.callback(bar.close)
+    session = Session(config, run_folder, checkpoints, stage, mesh, loader.manifest_hash, closing, on_start)
+    train_state, done, writer, bar = session.state, session.done, session.writer, session.bar
     reporter = metrics.Reporter(config, stage.model.config, loader.sources, writer, bar)
 
     def evaluate():
@@ -118,14 +91,12 @@ def run(config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None)
       return loader.batches(done, closed_loop.until(done), batch_sharding)
 
     def save():
-      tokens = record['tokens_seen'] + (done - resumed) * config.train.batch_rows * config.data.context
-      seconds = time.monotonic() - began
-      saved = lineage.progress(record, steps=done, tokens_seen=tokens, wall_seconds=seconds, finished=done == steps)
-      saved |= {'decisions': made} if (made := closed_loop.decided_before(done)) else {}
-      checkpoints.save(done, train_state.params, train_state.optimizer_item(), saved)
+      new_tokens = (done - session.done) * config.train.batch_rows * config.data.context
+      decisions = {'decisions': made} if (made := closed_loop.decided_before(done)) else {}
+      session.save(done, train_state, new_tokens, decisions)
 
     # -------------------------------------------------------------- Train: step, save, evaluate, then decide
-    due = lambda every: done % every == 0 or done == steps
+    due = lambda every: session.due(done, every)
     held_out = evaluate() if due(config.eval.every) else {}
     batches = draw()
     while done < steps:
@@ -144,16 +115,7 @@ def run(config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None)
       if closed_loop.is_due(done):
         batches = draw()
 
-    # -------------------------------------------------------------- Finish
-    checkpoints.wait()
-    if first:
-      lineage.write(folder, checkpoints.lineage())
-
-
-def is_finished(checkpoints: Checkpoints, steps: int) -> bool:
-  """Whether the last step is saved and evaluated."""
-  saved = checkpoints.latest_step() == steps and checkpoints.stage.lineage.exists()
-  return saved and any((record['kind'], record['step']) == ('eval', steps) for record in metrics.read(checkpoints.stage))
+    session.finish()
 
 
 def check(config: ConfigDict, mesh: Mesh) -> None:
@@ -192,14 +154,3 @@ def _log_other_rows(config: ConfigDict, start: starts.Start, loader: Loader) -> 
     logging.info('%s: rows were appended since it last ran; what it has drawn is unchanged', config.stage)
   else:
     logging.warning('%s resumes with other rows: %s -> %s', config.stage, before[:12], loader.manifest_hash[:12])
-
-
-def _log_changes(config: ConfigDict, folder: StageFolder) -> None:
-  """A stage may resume with changed settings, but not silently."""
-  try:
-    before = ConfigDict(json.loads(folder.config.read_text()))
-  except (FileNotFoundError, json.JSONDecodeError):
-    return
-  now = ConfigDict(json.loads(to_json(config)))
-  if changed := [f'{key} {old} -> {new}' for key, old, new in diff(before, now)]:
-    logging.warning('%s resumes with changed settings: %s', config.stage, '; '.join(changed))

@@ -1,0 +1,144 @@
+"""What every kind of training shares: where a stage starts, what it reports to, and what it saves."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import logging
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from iquest_jax.checkpoint import fingerprint, lineage, restore
+from iquest_jax.checkpoint import start as starts
+from iquest_jax.checkpoint.store import Checkpoints
+from iquest_jax.config import diff, to_json
+from iquest_jax.errors import UserError
+from iquest_jax.model import transformer
+from iquest_jax.run_folder import RunFolder, StageFolder, write_whole
+from iquest_jax.train import metrics
+from iquest_jax.train.initial_state import initial_state
+from iquest_jax.train.state import TrainState
+from iquest_jax.train.step import Stage
+
+
+def open_checkpoints(config: ConfigDict, run_folder: RunFolder) -> tuple[Checkpoints, bool]:
+  """(the checkpoints of a stage, whether it is finished: its last step is saved and evaluated).
+
+  Raises:
+    UserError: they hold a model of another size.
+  """
+  folder, steps = run_folder.stage(config.stage), config.train.steps
+  checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
+  if checkpoints.latest_step() is not None:
+    # Also where the stage is finished: one of another size is not this one.
+    restore.check_same_model(folder, checkpoints.lineage(), transformer.model_config(config.model))
+  finished = is_finished(checkpoints, steps)
+  if finished:
+    logging.info('%s is finished: step %d', config.stage, steps)
+  return checkpoints, finished
+
+
+def is_finished(checkpoints: Checkpoints, steps: int) -> bool:
+  """Whether the last step is saved and evaluated."""
+  saved = checkpoints.latest_step() == steps and checkpoints.stage.lineage.exists()
+  return saved and any((record['kind'], record['step']) == ('eval', steps) for record in metrics.read(checkpoints.stage))
+
+
+class Session:
+  """A run of a stage, from wherever it is to its last step.
+
+  Attributes:
+    state: the state that it begins or resumes with; the caller trains on from it.
+    done: steps taken so far, at the beginning.
+    start: where it starts from.
+    lineage: of the run; see checkpoint/lineage.py.
+    writer, bar: reports.
+  """
+
+  def __init__(
+      self,
+      config: ConfigDict,
+      run_folder: RunFolder,
+      checkpoints: Checkpoints,
+      stage: Stage,
+      mesh: Mesh,
+      data_hash: str,
+      closing: contextlib.ExitStack,
+      on_start: Callable[[starts.Start], None] = lambda start: None,
+  ):
+    """Opens the stage's folder, restores its state and says where it starts.
+
+    Args:
+      data_hash: identifies the rows, or whatever else it learns from.
+      closing: closes what is opened.
+      on_start: is told where the stage starts, before anything is written.
+
+    Raises:
+      UserError: checkpoints, mesh or configuration do not fit.
+    """
+    self._began, self._config, self._checkpoints = time.monotonic(), config, checkpoints
+    folder, steps, self._first = checkpoints.stage, config.train.steps, jax.process_index() == 0
+    closing.callback(checkpoints.close)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    # Start: own checkpoint > parent > imported > random.
+    self.start = starts.choose(config, run_folder, checkpoints)
+    self.state: TrainState = initial_state(self.start, config, stage, mesh)
+    self.done = self._resumed = self.start.step if self.resumes else 0
+    if self.done > steps:
+      raise UserError(
+          f'{folder.path}: is at step {self.done}, beyond train.steps {steps}; raise it or use a new --workdir'
+      )
+    on_start(self.start)
+    if self.resumes:
+      self.lineage = lineage.resume(self.start, config, data_hash)
+      _log_changes(config, folder)
+    else:
+      leaves = fingerprint.fingerprints(self.state.params)
+      self.lineage = lineage.begin(self.start, config, data_hash, fingerprint.combine(leaves))
+    split = ', '.join(f'{axis} {ways}' for axis, ways in mesh.shape.items() if ways > 1) or 'one device'
+    logging.info('%s: %s, step %d of %d, %s', config.stage, self.start.summary, self.done, steps, split)
+    if self._first:
+      write_whole(folder.config, to_json(config))
+    self.writer = metrics.Writer(folder, restored_step=self.done, writes=self._first)
+    closing.callback(self.writer.close)
+    self.bar = metrics.Progress(config.stage, self.done, steps, shows=self._first)
+    closing.callback(self.bar.close)
+
+  @property
+  def resumes(self) -> bool:
+    return self.start.kind == 'resume'
+
+  def due(self, step: int, every: int) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens after `step` steps."""
+    return step % every == 0 or step == self._config.train.steps
+
+  def save(self, step: int, state: TrainState, new_tokens: int, more: dict[str, Any]) -> None:
+    """Starts a save of the state after `step` steps.
+
+    Args:
+      new_tokens: since the run began.
+      more: what else belongs into the lineage.
+    """
+    tokens, steps = self.lineage['tokens_seen'] + new_tokens, self._config.train.steps
+    how = dict(steps=step, tokens_seen=tokens, wall_seconds=time.monotonic() - self._began, finished=step == steps)
+    self._checkpoints.save(step, state.params, state.optimizer_item(), lineage.progress(self.lineage, **how) | more)
+
+  def finish(self) -> None:
+    """Waits for the last save and copies its lineage beside it."""
+    self._checkpoints.wait()
+    if self._first:
+      lineage.write(self._checkpoints.stage, self._checkpoints.lineage())
+
+
+def _log_changes(config: ConfigDict, folder: StageFolder) -> None:
+  """A stage may resume with changed settings, but not silently."""
+  try:
+    before = ConfigDict(json.loads(folder.config.read_text()))
+  except (FileNotFoundError, json.JSONDecodeError):
+    return
+  now = ConfigDict(json.loads(to_json(config)))
+  if changed := [f'{key} {old} -> {new}' for key, old, new in diff(before, now)]:
+    logging.warning('%s resumes with changed settings: %s', config.stage, '; '.join(changed))
