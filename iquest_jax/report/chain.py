@@ -65,7 +65,15 @@ class Suite:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A stage of the chain; one that has not begun has a name and no records."""
+  """A stage of the chain; one that has not begun has a name and no records.
+
+  Attributes:
+    steps, saved, planned: taken as far as its records say, in its newest checkpoint, and configured.
+    tokens, seconds: of all its runs so far.
+    parent_fingerprint, start, end: of the parent's last parameters, its own first ones, after `transform`, and its newest.
+    imported: name of the model it starts from; '' if it starts from a stage or from random parameters.
+    learns_by_reward: whether it rolls out, or learns from preferences; its loss is then no cross-entropy.
+  """
 
   name: str
   folder: StageFolder
@@ -73,6 +81,7 @@ class Stage:
   finished: bool
   size: str
   steps: int
+  saved: int
   planned: int
   tokens: int
   seconds: float
@@ -83,6 +92,7 @@ class Stage:
   parent_fingerprint: str
   transform: str
   imported: str
+  learns_by_reward: bool
   start: str
   end: str
   records: Sequence[Record]
@@ -99,10 +109,6 @@ class Stage:
   def keys(self, kind: str) -> list[str]:
     """Fields of the records of a kind, in the order in which they are written."""
     return list(dict.fromkeys(key for record in self.records if record.kind == kind for key in record.values))
-
-  @property
-  def learns_by_reward(self) -> bool:
-    return any(key.startswith(('reward', 'pass_rate')) for kind in self.kinds for key in self.keys(kind))
 
   @property
   def kinds(self) -> list[str]:
@@ -172,14 +178,15 @@ def _stage(reader: Files, run: RunFolder, name: str) -> Stage:
   records = [_record(line) for line in reader.lines(folder.metrics)]
   records = [record for record in records if record]
   manifest = reader.object(run.rows(name, files.text(config, 'data', 'rows_dir')) / 'manifest.json')
-  devices = files.items(lineage, 'devices')
+  devices, saved = files.items(lineage, 'devices'), files.count(lineage, 'steps')
   return Stage(
       name=name,
       folder=folder,
       started=_is_stage(folder),
       finished=files.at(lineage, 'finished') is True,
       size=files.text(lineage, 'size') or files.text(config, 'size'),
-      steps=max([files.count(lineage, 'steps'), *(record.step for record in records)]),
+      steps=max([saved, *(record.step for record in records)]),
+      saved=saved,
       planned=files.count(config, 'train', 'steps'),
       tokens=files.count(lineage, 'tokens_seen'),
       seconds=max(files.number(lineage, 'wall_seconds') or 0.0, 0.0),
@@ -190,6 +197,7 @@ def _stage(reader: Files, run: RunFolder, name: str) -> Stage:
       parent_fingerprint=files.text(lineage, 'parent', 'fingerprint'),
       transform=files.text(lineage, 'transform'),
       imported=files.text(lineage, 'imported'),
+      learns_by_reward='rl' in config or any(key.startswith('reward') for record in records for key in record.values),
       start=files.text(lineage, 'start_fingerprint'),
       end=files.text(lineage, 'end_fingerprint'),
       records=records,

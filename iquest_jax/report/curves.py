@@ -1,5 +1,8 @@
 """Sections of curves: losses with the boundaries of stages, rewards with their components."""
 
+import dataclasses
+import re
+
 from iquest_jax.report import charts
 from iquest_jax.report.chain import Chain, Stage
 from iquest_jax.report.charts import Line
@@ -10,6 +13,8 @@ _COMMON = {
     'loss', 'grad_norm', 'lr', 'skipped', 'tokens', 'step_seconds', 'data_seconds', 'tokens_per_second', 'mfu',
 }  # fmt: skip
 _COMMON_GROUPS = ('loss_by_source/', 'loop_change/', 'loop_gate/')
+# A stage is judged by the first of these that it measures on held-out problems.
+HELD_OUT = ('pass_rate', 'reward_pass_rate', 'reward', 'accuracy')
 _CHARTS = 24  # of other measurements, per stage
 
 
@@ -60,6 +65,11 @@ def card(title: str, aside: str, body: str) -> str:
   return f'<figure><figcaption><b>{escape(title)}</b><span>{escape(aside)}</span></figcaption>{body}</figure>'
 
 
+def spoken(key: str) -> str:
+  """The name of a field in words: 'pass rate' of reward_pass_rate or rewards/pass_rate."""
+  return re.sub('^rewards?[_/]', '', key).replace('_', ' ')
+
+
 def rewards(chain: Chain) -> str:
   """For each stage of reinforcement learning: reward, its components, and whatever else is measured there."""
   stages = [stage for stage in chain.started if stage.learns_by_reward]
@@ -73,22 +83,18 @@ def rewards(chain: Chain) -> str:
 
 
 def _rewards(stage: Stage) -> str:
-  sampled = [kind for kind in stage.kinds if kind != 'eval']
   main, components, others = [], {}, {}
   for kind in stage.kinds:
+    held_out = kind == 'eval'
+    where = 'held out' if held_out else 'sampled'
     for key in stage.keys(kind):
-      where = 'held out' if kind == 'eval' else 'sampled'
-      if key in ('reward', 'pass_rate'):
-        name = f'{key.replace("_", " ")}, {where}'
-        main.append(Line(name, stage.points(kind, key), len(main) % COLOURS, dots=kind == 'eval'))
-      elif key.startswith(('reward', 'pass_rate')):
-        components.setdefault(key.rpartition('/')[2], []).append(
-            Line(where, stage.points(kind, key), int(kind == 'eval'), kind == 'eval')
-        )
-      elif (
-          kind in sampled and key not in _COMMON and not key.startswith(_COMMON_GROUPS) and not key.endswith('seconds')
-      ):
-        others[key] = [Line(key, stage.points(kind, key), 0)]
+      line = Line(where, stage.points(kind, key), int(held_out), dots=held_out)
+      if key in HELD_OUT:
+        main.append(dataclasses.replace(line, name=f'{spoken(key)}, {where}', colour=len(main) % COLOURS))
+      elif key.startswith('reward'):
+        components.setdefault(spoken(key), []).append(line)
+      elif key not in _COMMON and not key.startswith(_COMMON_GROUPS) and not key.endswith('seconds'):
+        others.setdefault(key, []).append(line)
   main.sort(key=lambda line: not line.dots)  # what is held out is drawn above
   title = f'Reward of {stage.name}'
   wide, tall = charts.chart(title, main, 1120, 280), charts.chart(title, main, 360, 230)

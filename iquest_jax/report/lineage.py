@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from iquest_jax.report.chain import Chain, Stage
+from iquest_jax.report.curves import HELD_OUT, spoken
 from iquest_jax.report.markup import NONE, details, escape, note, short, table
 from iquest_jax.report.tree import Node, tree
 
@@ -41,12 +42,12 @@ def _node(chain: Chain, stage: Stage) -> Node:
 
 def _fall(stage: Stage) -> str:
   """The main figure of a stage, from its first evaluation to its last."""
-  for key in ('pass_rate', 'reward', 'loss'):
+  for key in (*HELD_OUT, 'loss'):
     # What is held out counts; a reward is shown even if nothing is, the loss of a policy never.
     kinds = sorted(stage.kinds, key=lambda kind: kind != 'eval') if key != 'loss' else ['eval']
     for kind in kinds:
       if points := stage.points(kind, key):
-        name = 'held out' if key == 'loss' else key.replace('_', ' ')
+        name = 'held out' if key == 'loss' else spoken(key)
         return f'{name} {points[0][1]:.2f} → {points[-1][1]:.2f}'
   return ''
 
@@ -72,7 +73,7 @@ def _breaks(chain: Chain, stage: Stage) -> Iterable[str]:
   elif stage.parent_fingerprint and not stage.transform and stage.start != stage.parent_fingerprint:
     yield f'{escape(stage.name)} began with {_print(stage.start)}, not with the {_print(stage.parent_fingerprint)} it names'
   parent = chain.get(stage.parent)
-  same_step = parent and parent.end and stage.parent_fingerprint and parent.steps == stage.parent_step
+  same_step = parent and parent.end and stage.parent_fingerprint and parent.saved == stage.parent_step
   if same_step and parent.end != stage.parent_fingerprint:
     name = escape(stage.name)
     yield f'{escape(stage.parent)} now ends with {_print(parent.end)}, but {name} began from another checkpoint'

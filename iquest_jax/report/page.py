@@ -55,8 +55,8 @@ def _tiles(read: Chain) -> dict[str, str]:
       **scores.totals(read),
   }
   for stage in started:
-    for key in ('pass_rate', 'reward'):
+    for key in curves.HELD_OUT:
       if len(points := stage.points('eval', key)) > 1:
-        tiles[f'{key.replace("_", " ")}, {stage.name}'] = f'{points[0][1]:.2f} → {points[-1][1]:.2f}'
+        tiles[f'{curves.spoken(key)}, {stage.name}'] = f'{points[0][1]:.2f} → {points[-1][1]:.2f}'
         break
   return tiles

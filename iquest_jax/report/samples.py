@@ -158,7 +158,7 @@ def _call(call: Any) -> str:
 def _rollouts(reader: Files, stage: Stage) -> Iterator[Sample]:
   steps: dict[int, list[pathlib.Path]] = {}
   try:
-    for store in sorted(stage.folder.rollouts.glob('*.jsonl'), key=files.by_number):
+    for store in sorted(stage.folder.rollouts.glob('[0-9]*.jsonl'), key=files.by_number):
       steps.setdefault(files.by_number(store)[1], []).append(store)
   except OSError:
     return
@@ -218,7 +218,7 @@ def _checked(notes: Mapping[str, Any], prompt: Mapping[str, Any]) -> Iterator[st
   if status := files.text(verdict, 'status'):
     yield ': '.join(filter(None, (status, files.text(verdict, 'reason'))))
   if total := files.count(verdict, 'total'):
-    yield f'{files.count(verdict, "passed"):,} of {total:,} tests passed before the first failure'
+    yield f'{files.count(verdict, "passed"):,} of {total:,} tests passed'
   yield from (f'{name}: {_short(value)}' for name, value in notes.items() if name != 'verdict')
   for test in files.sequence(prompt, 'problem', 'tests')[:TESTS]:
     yield f'hidden test: {_short(files.at(test, "input"))} → {_short(files.at(test, "output"))}'

@@ -51,7 +51,7 @@ th:last-child,td:last-child{padding-right:0}
 .sticky .text{white-space:normal;min-width:7rem}
 .sticky .text:has(.pair),td.text:has(.pair){min-width:15rem}
 .wrapped .text{white-space:normal;min-width:14rem;overflow-wrap:anywhere;color:var(--soft)}
-.sticky th:first-child{position:sticky;left:0;background:var(--paper);padding-right:.9rem}
+.sticky th:first-child{position:sticky;left:0;background:var(--paper);background-clip:padding-box;padding-right:.9rem}
 .tag{display:inline-block;padding:0 .45em;border-radius:.5em;font-size:.82em;line-height:1.55;font-weight:600;
 background:var(--card);color:var(--soft);font-variant-numeric:tabular-nums}
 .tag.up{background:var(--up-paper);color:var(--up)}
@@ -112,9 +112,11 @@ font-size:.93rem;font-weight:400;font-variant-numeric:tabular-nums}
 .row.head{color:var(--soft);padding:.2rem 0}
 .row.head span:first-child{text-align:left}
 .inputs details{margin:0}
-.inputs .row:not(.head)>b::before{content:"";display:inline-block;border:solid var(--soft);border-width:0 1.5px 1.5px 0;
-padding:.14em;margin:0 .6em .12em 0;transform:rotate(-45deg)}
+.inputs .row:not(.head)>b{position:relative;padding-left:1rem}
+.inputs .row:not(.head)>b::before{content:"";position:absolute;left:0;top:.5em;border:solid var(--soft);
+border-width:0 1.5px 1.5px 0;padding:.14em;transform:rotate(-45deg)}
 .inputs details[open] .row>b::before{transform:rotate(45deg)}
+@media(max-width:40rem){.sticky .text:has(.pair){min-width:11rem}}
 @media(max-width:40rem){.row{grid-template-columns:minmax(7rem,1fr) repeat(3,minmax(2.9rem,auto));gap:.5rem;
 font-size:.88rem}
 .row>:last-child{display:none}}
@@ -132,7 +134,9 @@ h3.sample{margin:1.6rem 0 .4rem!important}
 .sample summary .tag{text-align:center}
 .asked{overflow:hidden;text-overflow:ellipsis;white-space:nowrap;font-weight:400}
 .sample[open] .asked{font-weight:600}
-@media(max-width:46rem){.sample summary{grid-template-columns:3.2rem minmax(0,1fr)}.sample summary small{grid-column:2}}
+@media(max-width:46rem){.sample summary{grid-template-columns:3.2rem minmax(0,1fr);row-gap:0}
+.sample summary small{grid-column:2}
+.asked{white-space:normal;display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:2}}
 .said{margin:.6rem 0}
 h5{margin:0 0 .15rem;font-size:.78rem;font-weight:600;color:var(--soft);text-transform:uppercase;letter-spacing:.04em}
 pre{margin:0;padding:.7rem .9rem;background:var(--card);color:var(--ink);border-radius:.5rem;overflow:auto;max-height:26rem;
@@ -151,7 +155,7 @@ tr,figure,.chart,.tree{break-inside:avoid}h2,h3,h4{break-after:avoid}.wide{displ
 details:not(.sample)::details-content{content-visibility:visible;block-size:auto}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """ + ''.join(
-    f'.f{number}{{background:var(--c{number})}}.l{number}{{stroke:var(--c{number})}}i.l{number}{{background:var(--c{number})}}'
+    f'.f{number},i.l{number}{{background:var(--c{number})}}.l{number}{{stroke:var(--c{number})}}'
     f'.d{number}{{fill:var(--c{number})}}'
     for number in range(COLOURS)
 )

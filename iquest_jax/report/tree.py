@@ -18,7 +18,7 @@ class Node:
   state: str
 
 
-_BOX, _HIGH_BOX = 156, 88
+WIDE, TALL = 156, 88  # of a box
 
 
 def tree(title: str, nodes: Sequence[Node], across: bool) -> str:
@@ -49,11 +49,11 @@ def tree(title: str, nodes: Sequence[Node], across: bool) -> str:
   where = {}
   for node in nodes:
     column, row = (depth[node.name], lane[node.name]) if across else (lane[node.name], depth[node.name])
-    where[node.name] = (6 + column * (_BOX + gap_x), 12 + row * (_HIGH_BOX + gap_y))
+    where[node.name] = (6 + column * (WIDE + gap_x), 12 + row * (TALL + gap_y))
   parts = [_edge(where[node.parent], where[node.name], across) for node in nodes if node.parent in where]
   parts += [_box(node, *where[node.name]) for node in nodes]
-  width = max(x for x, _ in where.values()) + _BOX + 6
-  height = max(y for _, y in where.values()) + _HIGH_BOX + 8
+  width = max(x for x, _ in where.values()) + WIDE + 6
+  height = max(y for _, y in where.values()) + TALL + 8
   box = f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}"'
   size = f'max-width:{width:.0f}px;min-width:{min(width, 320):.0f}px'
   return f'<svg class="tree" style="{size}" {box}>{"".join(parts)}</svg>'
@@ -61,18 +61,18 @@ def tree(title: str, nodes: Sequence[Node], across: bool) -> str:
 
 def _edge(start: tuple[float, float], end: tuple[float, float], across: bool) -> str:
   if across:
-    x, y, u, v = start[0] + _BOX, start[1] + _HIGH_BOX / 2, end[0], end[1] + _HIGH_BOX / 2
+    x, y, u, v = start[0] + WIDE, start[1] + TALL / 2, end[0], end[1] + TALL / 2
     middle = (x + u) / 2
     return f'<path class="edge" d="M{x:.1f} {y:.1f}C{middle:.1f} {y:.1f} {middle:.1f} {v:.1f} {u:.1f} {v:.1f}"/>'
-  x, y, u, v = start[0] + _BOX / 2, start[1] + _HIGH_BOX, end[0] + _BOX / 2, end[1]
+  x, y, u, v = start[0] + WIDE / 2, start[1] + TALL, end[0] + WIDE / 2, end[1]
   middle = (y + v) / 2
   return f'<path class="edge" d="M{x:.1f} {y:.1f}C{x:.1f} {middle:.1f} {u:.1f} {middle:.1f} {u:.1f} {v:.1f}"/>'
 
 
 def _box(node: Node, x: float, y: float) -> str:
   text = lambda line, at, kind: f'<text class="{kind}" x="{x + 12:.1f}" y="{y + at:.1f}">{escape(line)}</text>'
-  parts = [f'<rect class="box {node.state}" x="{x:.1f}" y="{y:.1f}" width="{_BOX}" height="{_HIGH_BOX}" rx="9"/>']
-  parts += [f'<circle class="state {node.state}" cx="{x + _BOX - 14:.1f}" cy="{y + 19:.1f}" r="4"/>']
+  parts = [f'<rect class="box {node.state}" x="{x:.1f}" y="{y:.1f}" width="{WIDE}" height="{TALL}" rx="9"/>']
+  parts += [f'<circle class="state {node.state}" cx="{x + WIDE - 14:.1f}" cy="{y + 19:.1f}" r="4"/>']
   parts += [text(_cut(node.name, 16), 23, 'title')]
   parts += [text(_cut(line, 24), 41 + 15 * number, 'small') for number, line in enumerate(node.lines[:2])]
   parts += [text(node.print[:16], 77, 'print')]
