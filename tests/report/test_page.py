@@ -100,6 +100,13 @@ def test_whatever_files_hold_is_shown_as_text(read, files):
   assert 'alert' not in found.rules
 
 
+def test_names_of_files_are_shown_as_text(read, files):
+  name = '<b onclick=alert(1)>&amp;'
+  found = read(files | {f'{name}/config.json': '{', f'pretrain/evaluation/5/{name}/results.json': '{'})
+  assert len(found.files.problems) == 2
+  assert Page(page.page(found)).text.count(name) >= 4
+
+
 def test_the_page_may_load_and_run_nothing(read, files):
   source = page.page(read(files))
   assert "content=\"default-src 'none'; style-src 'unsafe-inline'\"" in source
