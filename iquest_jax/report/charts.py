@@ -94,6 +94,14 @@ def chart(
   return f'<svg class="chart" {box}>{"".join(parts)}</svg>'
 
 
+def fitting(title: str, lines: Sequence[Line], bands: Sequence[str] = ()) -> str:
+  """The same chart for a wide, a middling and a narrow screen; the style sheet shows one of them."""
+  wide = chart(title, lines, 1120, 300, bands)
+  middle = chart(title, lines, 720, 280, bands, upright=len(bands) > 6)
+  tall = chart(title, lines, 360, 300 if bands else 230, bands, upright=bool(bands))
+  return f'<div class="wide">{wide}</div><div class="middle">{middle}</div><div class="tall">{tall}</div>'
+
+
 def _label(text: str, x: float, y: float, anchor: str, turned: bool = False) -> str:
   turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ''
   return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turn}>{escape(text)}</text>'

@@ -35,15 +35,9 @@ def losses(chain: Chain) -> str:
     train.append(Line('loss', charts.thinned(place(stage.points('train', 'loss')), 120), 0, faint=True))
     held_out.append(Line('held-out loss', place(stage.points('eval', 'loss')), 1))
   lines = [*(line for line in held_out if line.points), *(line for line in train if line.points)]
-  title = 'Loss and held-out loss over all stages'
-  wide = charts.chart(title, lines, 1120, 300, bands=bands)
-  tall = charts.chart(title, lines, 360, 330, bands=bands, upright=True)
+  drawn = charts.fitting('Loss and held-out loss over all stages', lines, bands)
   said = '<p>Nats per token. Every stage is drawn equally wide; the loss steps where a stage begins on other data.</p>'
-  parts = [
-      said,
-      legend([('training', 0), ('held out', 1)], 'l'),
-      f'<div class="wide">{wide}</div><div class="tall">{tall}</div>',
-  ]
+  parts = [said, legend([('training', 0), ('held out', 1)], 'l'), drawn]
   cards = []
   for stage in stages:
     sources = [key.partition('/')[2] for key in stage.keys('eval') if key.startswith('loss_by_source/')]
@@ -96,17 +90,12 @@ def _rewards(stage: Stage) -> str:
       elif key not in _COMMON and not key.startswith(_COMMON_GROUPS) and not key.endswith('seconds'):
         others.setdefault(key, []).append(line)
   main.sort(key=lambda line: not line.dots)  # what is held out is drawn above
-  title = f'Reward of {stage.name}'
-  wide, tall = charts.chart(title, main, 1120, 280), charts.chart(title, main, 360, 230)
   names = legend([(line.name, line.colour) for line in main], 'l')
   ends = [f'{escape(line.name)} {_change(line)}' for line in main if line.dots and len(line.points) > 1]
   parts = [f'<h3>{escape(stage.name)}</h3>']
   if main:
-    parts += [
-        f'<p>{"; ".join(ends)}</p>' if ends else '',
-        names,
-        f'<div class="wide">{wide}</div><div class="tall">{tall}</div>',
-    ]
+    said = f'<p>{"; ".join(ends)}</p>' if ends else ''
+    parts += [said, names, charts.fitting(f'Reward of {stage.name}', main)]
   if components:
     parts.append('<h4>Components</h4>' + _small(components))
   if others:

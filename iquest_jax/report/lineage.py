@@ -9,18 +9,20 @@ from iquest_jax.report.tree import Node, tree
 
 
 def lineage(chain: Chain) -> str:
-  """The picture, wide and tall, and a table of what does not fit in it."""
+  """The picture, growing to the right and down, and a table of what does not fit in it."""
   nodes = [_node(chain, stage) for stage in chain.stages]
   title = 'Stages and where each starts: ' + ', '.join(
       f'{node.name} from {node.parent or "no stage"}' for node in nodes
   )
-  wide, tall = (tree(title, nodes, across) for across in (True, False))
+  across, down = tree(title, nodes, across=True), tree(title, nodes, across=False)
   rows = [
       (escape(stage.name), _origin(stage), escape(stage.transform) or NONE, _print(stage.start), _print(stage.end),
        escape(stage.code) or NONE)
       for stage in chain.started
   ]  # fmt: skip
-  picture = f'<div class="wide scrolled" tabindex="0">{wide}</div><div class="tall scrolled" tabindex="0">{tall}</div>'
+  picture = (
+      f'<div class="across scrolled" tabindex="0">{across}</div><div class="down scrolled" tabindex="0">{down}</div>'
+  )
   head = ('stage', '<starts from', '<transform', '<first parameters', '<last parameters', '<code')
   notes = ''.join(note(line) for stage in chain.started for line in _breaks(chain, stage))
   return picture + notes + details('Fingerprints and versions', table(head, rows))

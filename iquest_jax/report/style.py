@@ -93,8 +93,9 @@ figure .band{fill:var(--paper)}
 .tree .print{font:10.5px ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;fill:var(--soft)}
 .tree .chip{fill:var(--mark-paper)}
 .tree .chipped{font-size:10px;font-weight:600;fill:var(--mark)}
-.tall{display:none}
-@media(max-width:46rem){.tall{display:block}.wide{display:none}}
+.middle,.tall,.down{display:none}
+@media(max-width:62rem){.wide,.across{display:none}.middle,.down{display:block}}
+@media(max-width:46rem){.middle{display:none}.tall{display:block}}
 .tree{margin:0 auto}
 details{border-top:1px solid var(--line);padding:.5rem 0}
 *:not(details)+details,table+.cards{margin-top:.6rem}
@@ -149,9 +150,9 @@ hr{border:0;margin:.2rem 0}
 .facts{display:flex;flex-wrap:wrap;gap:.3rem 1.6rem;margin:.6rem 0;font-size:.9rem}
 .tests{margin:.4rem 0 1rem;padding-left:1.2rem;color:var(--soft);font-size:.9rem;overflow-wrap:anywhere}
 mark{background:var(--mark-paper);color:var(--mark);border-radius:.2rem;padding:0 .15em}
-@media print{:root{--ink:#000;--soft:#444;--line:#bbb;--paper:#fff;--card:#f4f4f4;--mark-paper:#eee;--mark:#000}
-body{max-width:none;padding:0;font-size:11px}nav,.filter{display:none}pre{max-height:none}.scrolled{overflow:visible}
-tr,figure,.chart,.tree{break-inside:avoid}h2,h3,h4{break-after:avoid}.wide{display:block}.tall{display:none}
+@media print{:root{--ink:#000;--soft:#444;--line:#ddd;--paper:#fff;--card:#f4f4f4;--mark-paper:#eee;--mark:#000}
+html{font-size:11.5px}body{max-width:none;padding:0;font-size:1rem}nav,.filter{display:none}pre{max-height:none}.scrolled{overflow:visible}
+tr,figure,.chart,.tree{break-inside:avoid}h2,h3,h4{break-after:avoid}.middle,.across{display:block}.wide,.tall,.down{display:none}
 details:not(.sample)::details-content{content-visibility:visible;block-size:auto}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """ + ''.join(
