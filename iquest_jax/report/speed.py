@@ -41,11 +41,13 @@ def _split(stage: Stage) -> list[str]:
   """The parts of a step: every measured duration but the whole step."""
   parts = {}
   for kind in stage.kinds:
-    for key in stage.keys(kind):
-      if key.endswith('seconds') and key not in ('step_seconds', 'data_seconds', 'wall_seconds'):
-        parts[key.removesuffix('seconds').strip('_/ ').replace('_', ' ') or key] = _median(stage.points(kind, key))
+    for key in stage.keys(kind) if kind != 'eval' else ():
+      name = key.rpartition('/')[2].removesuffix('_seconds').replace('_', ' ')
+      if key.endswith('_seconds') and name not in ('step', 'data', 'wall'):
+        parts[name] = _median(stage.points(kind, key))
   if not parts:
     return []
   longest = max(max(parts.values()), 1e-9)
   rows = [(escape(name), duration(seconds), bar(seconds / longest)) for name, seconds in parts.items()]
-  return [f'<h3>{escape(stage.name)}: where a step goes</h3>', table(('part', 'median', '<'), rows, 'narrow bars')]
+  said = '<p>Medians. What runs beside something else, as grading does beside sampling, counts in full.</p>'
+  return [f'<h3>{escape(stage.name)}: where a step goes</h3>{said}', table(('part', 'median', '<'), rows, 'narrow bars')]

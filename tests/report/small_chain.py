@@ -83,8 +83,7 @@ def learning(rewards):
         'step': step + 1,
         **values,
         'step_seconds': 5.0,
-        'rollout_seconds': 3.5,
-        'grading_seconds': 1.5,
+        'timing': {'rollout_seconds': 3.5, 'grading_seconds': 1.5},
     }
 
 
