@@ -10,8 +10,8 @@ from iquest_jax.report.markup import COLOURS, details, escape, figure, legend, n
 
 # What every stage reports; anything else a stage of reinforcement learning measures gets a chart of its own.
 _COMMON = {
-    'loss', 'grad_norm', 'lr', 'skipped', 'skipped_in_a_row', 'tokens', 'updates', 'step_seconds', 'data_seconds',
-    'tokens_per_second', 'mfu',
+    'loss', 'grad_norm', 'lr', 'skipped', 'skipped_in_a_row', 'tokens', 'updates', 'problems', 'step_seconds',
+    'data_seconds', 'tokens_per_second', 'mfu',
 }  # fmt: skip
 _COMMON_GROUPS = ('loss_by_source/', 'loop_change/', 'loop_gate/')
 # A stage is judged by the first of these that it measures on held-out problems.
@@ -62,7 +62,7 @@ def card(title: str, aside: str, body: str) -> str:
 
 def spoken(key: str) -> str:
   """The name of a field in words: 'pass rate' of reward_pass_rate or rewards/pass_rate."""
-  return re.sub('^rewards?[_/]', '', key).replace('_', ' ')
+  return re.sub('^(rewards?[_/]|timing/)', '', key).replace('_', ' ')
 
 
 def rewards(chain: Chain) -> str:
@@ -79,7 +79,7 @@ def rewards(chain: Chain) -> str:
 
 def _rewards(stage: Stage) -> str:
   main, components, others = [], {}, {}
-  for kind in stage.kinds:
+  for kind in sorted(stage.kinds, key=lambda kind: kind != 'eval'):
     held_out = kind == 'eval'
     where = 'held out' if held_out else 'sampled'
     for key in stage.keys(kind):
@@ -89,7 +89,7 @@ def _rewards(stage: Stage) -> str:
       elif key.startswith('reward'):
         components.setdefault(spoken(key), []).append(line)
       elif key not in _COMMON and not key.startswith(_COMMON_GROUPS) and not key.endswith('seconds'):
-        others.setdefault(key, []).append(line)
+        others.setdefault(spoken(key), []).append(line)
   main.sort(key=lambda line: not line.dots)  # what is held out is drawn above
   names = legend([(line.name, line.colour) for line in main], 'l')
   ends = [f'{escape(line.name)} {_change(line)}' for line in main if line.dots and len(line.points) > 1]
@@ -97,8 +97,10 @@ def _rewards(stage: Stage) -> str:
   if main:
     said = f'<p>{"; ".join(ends)}</p>' if ends else ''
     parts += [said, names, charts.fitting(f'Reward of {stage.name}', main)]
+  if components or others:
+    parts.append(legend([('sampled', 0), ('held out', 1)], 'l'))
   if components:
-    parts.append('<h4>Components</h4>' + _small(components))
+    parts.append('<h4>Components of the reward</h4>' + _small(components))
   if others:
     shown = dict(list(others.items())[:_CHARTS])
     parts.append(details(f'Other measurements <small>{len(others)}</small>', _small(shown)))
@@ -113,7 +115,7 @@ def _change(line: Line) -> str:
 def _small(by_name: dict[str, list[Line]]) -> str:
   cards = []
   for name, lines in by_name.items():
-    points = lines[0].points
+    points = lines[-1].points  # what is sampled, where both are measured
     ends = f'{figure(points[0][1], 3)} → {figure(points[-1][1], 3)}' if len(points) > 1 else figure(points[-1][1], 3)
     cards.append(card(name, ends, charts.chart(name, sorted(lines, key=lambda line: -line.colour), height=120)))
   return f'<div class="cards">{"".join(cards)}</div>'

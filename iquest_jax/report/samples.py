@@ -38,7 +38,7 @@ class Sample:
 
   Attributes:
     origin: 'roll-out', or the name of a suite.
-    step: of the parameters that answered.
+    step: of its stage: of the checkpoint that was evaluated, or the one in which it was rolled out.
     prompt, answer: of the conversation, what was asked and what followed.
     score: reward, or the share of tests passed, in [0, 1] unless a stage defines it otherwise; None if unknown.
     solved: whether everything passed; None if nothing says so.
@@ -198,7 +198,7 @@ def _rollout(stage: str, step: int, trajectory: Mapping[str, Any], around: Mappi
   return Sample(
       stage=stage,
       origin='roll-out',
-      step=files.count(extra, 'version') or step,
+      step=step,
       problem=files.text(extra, 'prompt_id'),
       number=files.count(extra, 'sample'),
       prompt=prompt,
