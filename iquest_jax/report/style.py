@@ -52,6 +52,7 @@ th:last-child,td:last-child{padding-right:0}
 .sticky .text:has(.pair),td.text:has(.pair){min-width:15rem}
 .wrapped .text{white-space:normal;min-width:14rem;overflow-wrap:anywhere;color:var(--soft)}
 .sticky th:first-child{position:sticky;left:0;background:var(--paper);background-clip:padding-box;padding-right:.9rem}
+.sticky tbody th:first-child{box-shadow:inset 0 1px var(--line)}
 .tag{display:inline-block;padding:0 .45em;border-radius:.5em;font-size:.82em;line-height:1.55;font-weight:600;
 background:var(--card);color:var(--soft);font-variant-numeric:tabular-nums}
 .tag.up{background:var(--up-paper);color:var(--up)}
@@ -117,7 +118,7 @@ font-size:.93rem;font-weight:400;font-variant-numeric:tabular-nums}
 .inputs .row:not(.head)>b::before{content:"";position:absolute;left:0;top:.5em;border:solid var(--soft);
 border-width:0 1.5px 1.5px 0;padding:.14em;transform:rotate(-45deg)}
 .inputs details[open] .row>b::before{transform:rotate(45deg)}
-@media(max-width:40rem){.sticky .text:has(.pair){min-width:11rem}}
+@media(max-width:40rem){.sticky .text:has(.pair){min-width:10rem}.pair{display:block;margin:0}}
 @media(max-width:40rem){.row{grid-template-columns:minmax(7rem,1fr) repeat(3,minmax(2.9rem,auto));gap:.5rem;
 font-size:.88rem}
 .row>:last-child{display:none}}
