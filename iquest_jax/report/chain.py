@@ -73,6 +73,7 @@ class Stage:
     parent_fingerprint, start, end: of the parent's last parameters, its own first ones, after `transform`, and its newest.
     imported: name of the model it starts from; '' if it starts from a stage or from random parameters.
     learns_by_reward: whether it rolls out, or learns from preferences; its loss is then no cross-entropy.
+    rl: that section of its configuration; {} if there is none.
   """
 
   name: str
@@ -93,6 +94,7 @@ class Stage:
   transform: str
   imported: str
   learns_by_reward: bool
+  rl: Mapping[str, Any]
   start: str
   end: str
   records: Sequence[Record]
@@ -198,6 +200,7 @@ def _stage(reader: Files, run: RunFolder, name: str) -> Stage:
       transform=files.text(lineage, 'transform'),
       imported=files.text(lineage, 'imported'),
       learns_by_reward='rl' in config or any(key.startswith('reward') for record in records for key in record.values),
+      rl=files.items(config, 'rl'),
       start=files.text(lineage, 'start_fingerprint'),
       end=files.text(lineage, 'end_fingerprint'),
       records=records,

@@ -2,8 +2,10 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from iquest_jax.report import charts
+from iquest_jax.report import charts, files
 from iquest_jax.report.chain import Chain, Stage
 from iquest_jax.report.charts import Line
 from iquest_jax.report.markup import COLOURS, details, escape, figure, legend, note, tag
@@ -93,7 +95,7 @@ def _rewards(stage: Stage) -> str:
   main.sort(key=lambda line: not line.dots)  # what is held out is drawn above
   names = legend([(line.name, line.colour) for line in main], 'l')
   ends = [f'{escape(line.name)} {_change(line)}' for line in main if line.dots and len(line.points) > 1]
-  parts = [f'<h3>{escape(stage.name)}</h3>']
+  parts = [f'<h3>{escape(stage.name)}</h3>', _settings(stage.rl)]
   if main:
     said = f'<p>{"; ".join(ends)}</p>' if ends else ''
     parts += [said, names, charts.fitting(f'Reward of {stage.name}', main)]
@@ -105,6 +107,17 @@ def _rewards(stage: Stage) -> str:
     shown = dict(list(others.items())[:_CHARTS])
     parts.append(details(f'Other measurements <small>{len(others)}</small>', _small(shown)))
   return ''.join(parts)
+
+
+def _settings(rl: Mapping[str, Any]) -> str:
+  """What is learned from, and what the reward is the sum of."""
+  groups, size = files.count(rl, 'prompts_per_step'), files.count(rl, 'group_size')
+  weights = files.numbers(rl, 'rewards')
+  counted = [f'{weight:g} × {spoken(name)}' for name, weight in weights.items() if weight]
+  logged = [spoken(name) for name, weight in weights.items() if not weight]
+  said = [files.text(rl, 'objective'), f'{groups:,} prompts × {size:,} roll-outs per step' if groups and size else '']
+  said += [f'reward = {" + ".join(counted)}' if counted else '', f'logged only: {", ".join(logged)}' if logged else '']
+  return f'<p>{escape("; ".join(filter(None, said)))}</p>' if any(said) else ''
 
 
 def _change(line: Line) -> str:

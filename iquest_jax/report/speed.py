@@ -50,4 +50,7 @@ def _split(stage: Stage) -> list[str]:
   longest = max(max(parts.values()), 1e-9)
   rows = [(escape(name), duration(seconds), bar(seconds / longest)) for name, seconds in parts.items()]
   said = '<p>Medians. What runs beside something else, as grading does beside sampling, counts in full.</p>'
-  return [f'<h3>{escape(stage.name)}: where a step goes</h3>{said}', table(('part', 'median', '<'), rows, 'narrow bars')]
+  return [
+      f'<h3>{escape(stage.name)}: where a step goes</h3>{said}',
+      table(('part', 'median', '<'), rows, 'narrow bars'),
+  ]

@@ -139,6 +139,12 @@ CORPUS = {
         'contaminated': [{'document': 'd', 'problem': 'p', 'evidence': 'e'}],
     }
 }  # fmt: skip
+RL = {
+    'objective': 'grpo',
+    'prompts_per_step': 2,
+    'group_size': 3,
+    'rewards': {'pass_rate': 1.0, 'overlong': 0.5, 'thinking': 0.0},
+}
 DECISION = {'scores': {'code': -1.0}, 'factors': {'code': 1.0}, 'reasons': {'code': 'plateau', 'facts': 'no score'}}
 
 
@@ -168,7 +174,7 @@ def files():
       'sft_thinking/evaluation/20/small_programs/results.json': results(
           'sft_thinking', 20, 40.0, samples=[answer('Double x.', '<think>\nEasy.\n</think>\nx * 2')]
       ),
-      'rl_thinking/config.json': config('rl_thinking', 'sft_thinking', rl={'group_size': 3}),
+      'rl_thinking/config.json': config('rl_thinking', 'sft_thinking', rl=RL),
       'rl_thinking/lineage.json': lineage('rl_thinking', 'sft_thinking', finished=False, steps=15),
       'rl_thinking/evaluation/15/small_programs/results.json': results('rl_thinking', 15, 62.5),
       'rows/sft_thinking/manifest.json': manifest,

@@ -23,7 +23,8 @@ def test_every_section_says_what_the_files_say(read, files):
       'aaaa000000000001', 'bbbb000000000002', '1111111111111111', 'dense_to_loop', 'pretrain, step 20',
       'v1-7', '4 × TPU v6e',
       '6.00 → 4.00', '3.00 → 1.00',  # held-out loss
-      'pass rate, held out', '0.400 → 0.600', 'pass rate, sampled', '0.75 → 0.75', 'clip fraction',  # rewards
+      'pass rate, held out', '0.400 → 0.600', 'pass rate, sampled', '0.75 → 0.75', 'clip fraction',
+      'grpo; 2 prompts × 3 roll-outs per step; reward = 1 × pass rate + 0.5 × overlong; logged only: thinking',  # rewards
       'solved', '62.5', '+22.5', 'p9', 'no compiler',  # evaluation
       '25.0 %', '37.5 %', '1.5', 'plateau', 'facts no score', 'code 50.0%, facts 50.0%',  # mixture
       'text', '1,000', '955', '− duplicate 35', 'held out 50', '− check: wrong 3,988', '39 files in 4 clusters',  # data
