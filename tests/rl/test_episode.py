@@ -9,6 +9,7 @@ import pytest
 
 from iquest_jax.errors import UserError
 from iquest_jax.infer.engine import Engine, Token
+from iquest_jax.infer.sampler import Sampling
 from iquest_jax.model.transformer import Transformer
 from iquest_jax.rl.environment import SingleTurn, ToolUse
 from iquest_jax.rl.episode import Episode, Extend
@@ -136,13 +137,18 @@ def test_an_episode_is_the_same_whatever_is_decoded_beside_it():
   assert played([2]) == [together[2]] and played([3, 2, 1, 0]) == together[::-1]
 
 
+def test_the_sampler_draws_from_the_distribution_that_the_trainer_computes():
+  request = episode(SingleTurn()).request(5, seed=3, noise=9)
+  assert request.sampling == Sampling(temperature=1.0, top_p=1.0, top_k=0, seed=3)
+  assert (request.id, request.noise, request.stop) == (5, 9, TOKENIZER.ends)
+
+
 def test_a_single_turn_ends_with_its_reply():
   one = episode(SingleTurn(), max_turns=1)
   trajectory = feed(one, reply({'role': 'assistant', 'content': '5'}))
   assert (trajectory.end, trajectory.text, len(trajectory.turns)) == ('stop', '5', 1) and one.trajectory is trajectory
-  assert trajectory.turns[0].tokens[-1] == STOP and trajectory.turns[0].logps == tuple(
-      -float(n) for n in range(1, len(trajectory.turns[0].tokens) + 1)
-  )
+  assert trajectory.turns[0].tokens[-1] == STOP
+  assert trajectory.turns[0].logps == tuple(-float(n) for n in range(1, len(trajectory.turns[0].tokens) + 1))
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_groups_are_read_by_step_in_order_of_index_from_all_processes(tmp_path):
   for store, step, index in ((first, 12, 2), (second, 12, 1), (first, 1, 0), (first, 12, 0), (second, 2, 5)):
     store.append(step, index, dataclasses.replace(GROUP, prompt=dataclasses.replace(PROMPT, id=f'{step}:{index}')))
   assert [(index, group.prompt.id) for index, group in second.read(12).items()] == [(0, '12:0'), (1, '12:1'), (2, '12:2')]
-  assert first.steps() == [1, 2, 12] and list(first.read(2)) == [5] and first.read(7) == {}
+  assert first.steps() == [1, 2, 12] and list(first.read(1)) == [0] and list(first.read(2)) == [5] and first.read(7) == {}
 
 
 def test_a_line_that_a_kill_cut_off_is_dropped_and_appending_goes_on_after_it(tmp_path):
