@@ -1,9 +1,9 @@
 """The stages in order, with the two branches. No other file knows which stage follows which.
 
-  pretrain (-> loop_adapt) -> anneal -> midtrain_32k -> midtrain_128k -> sft_instruct
-                                                                     \\-> sft_thinking
+  pretrain (-> loop_adapt) -> anneal -> midtrain_32k -> midtrain_128k -> sft_instruct -> rl_instruct
+                                                                     \\-> sft_thinking -> rl_thinking
 
-Reinforcement learning (rl_instruct, rl_thinking, rl_swe) is not implemented yet; it follows the two SFT stages.
+The report's reinforcement learning on repositories (rl_swe) is not implemented yet.
 Source: IQuest-Coder-V1 report, overview of the code-flow chain.
 """
 
@@ -19,6 +19,8 @@ PARENTS = {
     'midtrain_128k': 'midtrain_32k',
     'sft_instruct': 'midtrain_128k',
     'sft_thinking': 'midtrain_128k',
+    'rl_instruct': 'sft_instruct',
+    'rl_thinking': 'sft_thinking',
 }
 
 
@@ -32,6 +34,11 @@ def stages(size: str) -> tuple[str, ...]:
   return tuple(stage for stage in PARENTS if looped or stage != 'loop_adapt')
 
 
+def stages_on_rows(size: str) -> tuple[str, ...]:
+  """Those of `stages` that train on packed rows; reinforcement learning does not."""
+  return tuple(stage for stage in stages(size) if not is_rl(stage))
+
+
 def parent(stage: str, size: str) -> str:
   """The stage that `stage` continues at this size; '' for the first. Raises UserError if the size has no such stage."""
   check_name('experiment', stage, PARENTS)
@@ -41,6 +48,11 @@ def parent(stage: str, size: str) -> str:
   return 'loop_adapt' if stage == 'anneal' and is_loop(size) else PARENTS[stage]
 
 
+def is_rl(stage: str) -> bool:
+  """Whether a stage learns from problems or preferences instead of packed rows."""
+  return stage.startswith('rl_')
+
+
 def is_chat(stage: str) -> bool:
   """Whether a stage's model answers messages, so that a suite with both forms is given as a chat."""
-  return stage.startswith('sft_')
+  return stage.startswith(('sft_', 'rl_'))

@@ -117,6 +117,44 @@ def base(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
   return config, run
 
 
+def base_of_rl(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
+  """As `base`, without what is about rows, and with the section `rl`."""
+  config, run = base(stage, text)
+  config.data, suites = ConfigDict(), run.pick(full=BENCHMARKS, tiny=('small_programs',))
+  config.train.z_loss = 0.0  # ours: the objective is the policy's alone
+  config.eval = ConfigDict({'suites': suites, 'slots': config.eval.slots})
+  config.log.every = 1
+
+  config.rl = rl = ConfigDict()
+  rl.objective = 'grpo'
+  # Problem sets, as files in the run folder; rl/problems.py lists their forms.
+  rl.problems = run.pick(full=('problems/rl.jsonl',), tiny=('corpus/small_programs/rl.jsonl',))
+  rl.held_out = run.pick(full=('problems/held_out.jsonl',), tiny=('corpus/small_programs/held_out.jsonl',))
+  rl.max_tests = 20  # report: hidden tests per problem; the reward is the fraction passed
+  rl.pass_rate_window = (0.0, 1.0)  # ours: prompts whose last pass rate is outside are left out for a while
+  rl.prompts_per_step = run.pick(full=64, tiny=8)  # report
+  rl.group_size = run.pick(full=16, tiny=8)  # report: roll-outs per prompt
+  rl.dynamic_sampling = True  # DAPO: groups of equal rewards are dropped and replaced
+  rl.max_groups = run.pick(full=192, tiny=16)  # ours: groups that are sampled at most
+
+  rl.baseline = 'mean'  # GRPO
+  rl.norm_adv_by_std = True  # GRPO and DAPO
+  rl.loss_agg = 'token_mean'  # DAPO
+  rl.ratio = 'token'  # GRPO
+  rl.clip_low, rl.clip_high = 0.2, 0.28  # the report has Clip-Higher without numbers; these are DAPO's
+  rl.dual_clip = 0.0  # ours: off
+  rl.kl_coef = 0.0  # report: no KL term
+  rl.sampler_is_threshold = 2.0  # ours: usual for truncated importance sampling; 0 turns it off
+  rl.mini_batches, rl.epochs = 1, 1  # ours: one update per step, so it is on-policy
+
+  # ours: logged if bfloat16 kernels differ, a stop if the sampler computes another model.
+  rl.max_logp_difference = run.pick(full=0.1, tiny=0.01)
+  rl.slots = run.pick(full=64, tiny=32)  # ours: roll-outs decoded at a time, per process
+  rl.graders = run.pick(full=16, tiny=2)  # ours: programs run at a time, per process
+  rl.patience_s = run.pick(full=1800.0, tiny=120.0)  # ours: seconds after which a roll-out that hangs is given up
+  return config, run
+
+
 def finish(config: ConfigDict, run: Arguments) -> ConfigDict:
   """Sets the mesh and locks the keys."""
   meshes.place(config, run.size, run.topology)

@@ -13,6 +13,8 @@
   <workdir>/<stage>/mixture.jsonl                   decisions of the closed loop; see train/closed_loop.py
   <workdir>/<stage>/evaluation/<step>/<suite>/      see eval/run.py
   <workdir>/<stage>/rollouts/<step>.jsonl           trajectories of reinforcement learning; see rl/store.py
+  <workdir>/<stage>/measured.jsonl                  pass rates of its prompts; see rl/measured.py
+  <workdir>/<stage>/problems.jsonl                  how reference solutions did; see rl/problems.py
 """
 
 import dataclasses
@@ -38,6 +40,8 @@ class StageFolder:
   events = property(lambda self: self.path / 'events')
   evaluation = property(lambda self: self.path / 'evaluation')
   rollouts = property(lambda self: self.path / 'rollouts')
+  measured = property(lambda self: self.path / 'measured.jsonl')
+  problems = property(lambda self: self.path / 'problems.jsonl')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -123,7 +123,7 @@ def programs() -> list[tuple[str, list[str]]]:
   """(size, stages) of every distinct program: stages with the same model and context. The longest rows come first."""
   stages_of = {}
   for size in reversed(SIZES):
-    for stage in reversed(chain.stages(size)):
+    for stage in reversed(chain.stages_on_rows(size)):
       config = command.experiment(f'{stage}:size={size}')
       # A looped size starts from a dense model, whose program is listed under the dense size.
       if config.model.loops == sizes.get(size).loops:

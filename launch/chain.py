@@ -8,7 +8,7 @@
 
 `run` resumes an unfinished chain and trains nothing in a finished one. It evaluates each stage's
 final checkpoint with the suites that its experiment names (eval.suites). It exits with status 1 if
-the held-out loss of a stage did not fall.
+the held-out loss of a stage did not fall, or its held-out pass rate did not rise.
 """
 
 import subprocess
@@ -20,7 +20,7 @@ from absl import flags
 from experiments import chain
 from iquest_jax.config import diff
 from iquest_jax.errors import RunStopped, UserError
-from launch import command, devices, scores
+from launch import command, devices, scores, training
 
 flags.declare_key_flag('workdir')
 flags.declare_key_flag('size')
@@ -29,6 +29,9 @@ flags.DEFINE_string('sources', '', 'A sources.toml of raw documents, if rows are
 flags.DEFINE_string('data', '', "Folder of the benchmarks' official files; without it, those that need one are left out.")
 
 FLAGS = flags.FLAGS
+
+# What must rise in a stage of reinforcement learning, by its objective.
+_RISES = {'grpo': 'pass_rate', 'dpo': 'accuracy'}
 
 # (stage, whether as a chat, prompt) of the samples at the end of a run.
 _PROMPTS = (
@@ -58,22 +61,20 @@ def _run():
   import jax
   from jax.experimental import multihost_utils
 
-  from iquest_jax.train import loop
-
   if jax.process_index() == 0:
-    _prepare(configs, run_folder)
+    _prepare([config for config in configs if not chain.is_rl(config.stage)], run_folder)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('chain.prepare')
   suites = _suites(configs, run_folder)
   scorers = [scores.scorer(config, run_folder, FLAGS.data) for config in configs]
   for config, scorer in zip(configs, scorers):
-    loop.run(config, run_folder, scorer)
+    training.run(config, run_folder, scorer)
   results = _evaluate(configs, suites, run_folder)
   if jax.process_index() == 0:
     _show()
     _sample(run_folder)
     _print_results(results)
-    _check_losses(configs, run_folder)
+    _check_progress(configs, run_folder)
 
 
 def _prepare(configs, run_folder) -> None:
@@ -178,13 +179,18 @@ def _sample(run_folder) -> None:
     print(f'\n{stage} continues {prompt!r}:\n{continuation}')
 
 
-def _check_losses(configs, run_folder) -> None:
+def _check_progress(configs, run_folder) -> None:
   from iquest_jax.train import metrics
 
   for config in configs:
-    first, last = metrics.held_out(run_folder.stage(config.stage)) or (0.0, 0.0)
-    if not last < first:
-      raise RunStopped(f'{config.stage}: held-out loss did not fall ({first:.3f} -> {last:.3f})')
+    folder = run_folder.stage(config.stage)
+    if chain.is_rl(config.stage):
+      name, sign, word = _RISES[config.rl.objective], -1, 'rise'
+    else:
+      name, sign, word = 'loss', 1, 'fall'
+    first, last = metrics.held_out(folder, name) or (0.0, 0.0)
+    if not sign * last < sign * first:
+      raise RunStopped(f'{config.stage}: held-out {name} did not {word} ({first:.3f} -> {last:.3f})')
 
 
 def _diff():
@@ -194,7 +200,7 @@ def _diff():
       continue
     print(f'{parent} -> {stage}')
     for key, before, after in diff(configs[parent], config):
-      if key == 'data.mixture':
+      if key == 'data.mixture' and not chain.is_rl(stage):
         print(f'  {key}:', *_phases('-', before), *_phases('+', after), sep='\n')
       elif key not in ('stage', 'init.stage'):
         print(textwrap.fill(f'  {key}: {before!r} -> {after!r}', width=100, subsequent_indent=' ' * 6))

@@ -82,8 +82,10 @@ def _prepare():
   run_folder, console = command.run_folder(), Console(file=sys.stdout)
   if 'exp' in FLAGS:
     configs = [command.config()]
+    if chain.is_rl(configs[0].stage):
+      raise UserError(f'prepare: {configs[0].stage} learns from problems and needs no rows; python -m launch.tpu trains it')
   else:
-    configs = [command.experiment(f'{stage}:size={FLAGS.size}') for stage in chain.stages(FLAGS.size)]
+    configs = [command.experiment(f'{stage}:size={FLAGS.size}') for stage in chain.stages_on_rows(FLAGS.size)]
   executor = _executor()
   for config in configs:
     prepare.check(config)

@@ -27,6 +27,8 @@ def scorer(
   Raises:
     UserError: a suite or its files are missing, or programs cannot be isolated here; before the first step.
   """
+  if 'closed_loop' not in config.data:
+    return None
   loop = config.data.closed_loop
   names = sorted({benchmark for _, benchmark in loop.benchmarks} - {HELD_OUT}) if loop.every else []
   if not names:

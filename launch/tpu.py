@@ -10,7 +10,7 @@ newest checkpoint.
 
 from absl import flags
 
-from launch import command, devices, scores
+from launch import command, devices, scores, training
 
 flags.declare_key_flag('workdir')
 flags.DEFINE_string('data', '', "Folder of the benchmarks' official files, if data.closed_loop names a suite.")
@@ -20,9 +20,7 @@ def main(argv):
   del argv
   config, run_folder = command.config(), command.run_folder()
   devices.start(config.size)
-  from iquest_jax.train import loop
-
-  loop.run(config, run_folder, scores.scorer(config, run_folder, flags.FLAGS.data))
+  training.run(config, run_folder, scores.scorer(config, run_folder, flags.FLAGS.data))
 
 
 if __name__ == '__main__':

@@ -38,6 +38,7 @@ class Loader:
   Attributes:
     sources: sorted source names; `source_ids` index them.
     manifest_hash: SHA-256 (hex) of the rows of the manifest.
+    tokenizer: fingerprint of the one that they were made with.
   """
 
   def __init__(
@@ -61,6 +62,7 @@ class Loader:
     # Held as long as the loader lives, and before the manifest is read: what it names is not swept.
     self._lock = lock.hold(rows_dir)
     manifest = manifest_lib.check_manifest(rows_dir, self.sources, context, tokenizer_fingerprint, command)
+    self.tokenizer = tokenizer_fingerprint
     self._manifest, self.manifest_hash = manifest, manifest_lib.rows_hash(manifest)
     self._counts = {name: manifest['sources'][name]['train']['rows'] for name in self.sources}
     self._configured, self._context, self._batch_rows = schedule, context, batch_rows

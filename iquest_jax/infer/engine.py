@@ -124,6 +124,13 @@ class Engine:
     """Slots without a request."""
     return self._slots.count(None)
 
+  def load(self, params: Any) -> None:
+    """Replaces the parameters by others of the same shapes and placement, so that nothing is compiled again.
+
+    All slots must be free, since the cache holds keys of the old ones.
+    """
+    self._params = params
+
   def start(self, request: Request) -> Token:
     """Prefills a request into a free slot and draws its first token.
 

@@ -73,6 +73,11 @@ class Episode:
     prompt, sampling = np.asarray(self._prompt_tokens, np.int32), Sampling(temperature=1.0, seed=seed)
     return Request(id, prompt, self._left, sampling, self._tokenizer.ends, hold=True, noise=noise)
 
+  @property
+  def may_continue(self) -> bool:
+    """Whether the environment's answer to the reply that is being sampled may lead to another reply."""
+    return len(self._turns) + 1 < self._max_turns
+
   def observe(self, token: Token) -> Extend | Trajectory | None:
     """Takes the next token of the slot; None if the engine is to draw on.
 

@@ -69,12 +69,20 @@ class Store:
     Raises:
       UserError: a line is damaged.
     """
-    paths = sorted([*self._folder.glob(f'{step}.jsonl'), *self._folder.glob(f'{step}.*.jsonl')])
-    return dict(sorted(pair for path in paths for pair in read(path)))
+    found = {index: group for path in self._paths(step) for index, group in read(path)}
+    return dict(sorted(found.items()))
+
+  def remove(self, step: int) -> None:
+    """Removes the groups of a step, of all processes."""
+    for path in self._paths(step):
+      path.unlink()
 
   def steps(self) -> list[int]:
     """The steps with a file, ascending."""
     return sorted({int(path.name.partition('.')[0]) for path in self._folder.glob('*.jsonl')})
+
+  def _paths(self, step: int) -> list[pathlib.Path]:
+    return sorted([*self._folder.glob(f'{step}.jsonl'), *self._folder.glob(f'{step}.*.jsonl')])
 
   def _append(self, path: pathlib.Path, line: bytes) -> None:
     self._folder.mkdir(parents=True, exist_ok=True)

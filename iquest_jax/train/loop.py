@@ -69,7 +69,8 @@ def run(config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None)
         _log_other_rows(config, start, loader)
       closed_loop.resume(start.step if start.kind == 'resume' else 0, start.lineage if start.kind == 'resume' else None)
 
-    session = Session(config, run_folder, checkpoints, stage, mesh, loader.manifest_hash, closing, on_start)
+    identity = loader.manifest_hash, loader.tokenizer
+    session = Session(config, run_folder, checkpoints, stage, mesh, *identity, closing, on_start)
     train_state, done, writer, bar = session.state, session.done, session.writer, session.bar
     reporter = metrics.Reporter(config, stage.model.config, loader.sources, writer, bar)
 
@@ -125,7 +126,7 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
   """
   leaves = flatten(config)
   for name in _COUNTS:
-    if leaves[name] < 1:
+    if leaves.get(name, 1) < 1:
       raise UserError(f'config: {name} must be at least 1, got {leaves[name]}')
   ways = mesh.shape['data'] * mesh.shape['fsdp'] * config.train.accumulation
   if config.train.batch_rows % ways:

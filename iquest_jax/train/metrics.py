@@ -28,7 +28,7 @@ from iquest_jax.run_folder import StageFolder, write_whole
 MAX_SKIPPED_IN_A_ROW = 3
 
 # Fields that measure the machine, not the training: only in these may two runs differ.
-TIMES = ('step_seconds', 'data_seconds', 'tokens_per_second', 'mfu')
+TIMES = ('step_seconds', 'data_seconds', 'tokens_per_second', 'mfu', 'timing')
 
 
 def read(folder: StageFolder) -> list[dict[str, Any]]:
@@ -39,10 +39,10 @@ def read(folder: StageFolder) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file if line.endswith('\n')]
 
 
-def held_out(folder: StageFolder) -> tuple[float, float] | None:
-  """(first, last) held-out loss of a run, nats per token; None before its second evaluation."""
-  losses = [record['loss'] for record in read(folder) if record['kind'] == 'eval']
-  return (losses[0], losses[-1]) if len(losses) > 1 else None
+def held_out(folder: StageFolder, name: str = 'loss') -> tuple[float, float] | None:
+  """(first, last) of what a run measured on held-out data, such as the loss in nats per token; None before the second."""
+  values = [record[name] for record in read(folder) if record['kind'] == 'eval' and name in record]
+  return (values[0], values[-1]) if len(values) > 1 else None
 
 
 class Writer:

@@ -66,6 +66,7 @@ class Session:
       stage: Stage,
       mesh: Mesh,
       data_hash: str,
+      tokenizer: str,
       closing: contextlib.ExitStack,
       on_start: Callable[[starts.Start], None] = lambda start: None,
   ):
@@ -73,6 +74,7 @@ class Session:
 
     Args:
       data_hash: identifies the rows, or whatever else it learns from.
+      tokenizer: fingerprint of the one whose ids it learns.
       closing: closes what is opened.
       on_start: is told where the stage starts, before anything is written.
 
@@ -85,6 +87,7 @@ class Session:
     folder.path.mkdir(parents=True, exist_ok=True)
     # Start: own checkpoint > parent > imported > random.
     self.start = starts.choose(config, run_folder, checkpoints)
+    _check_tokenizer(self.start, tokenizer)
     self.state: TrainState = initial_state(self.start, config, stage, mesh)
     self.done = self._resumed = self.start.step if self.resumes else 0
     if self.done > steps:
@@ -98,6 +101,7 @@ class Session:
     else:
       leaves = fingerprint.fingerprints(self.state.params)
       self.lineage = lineage.begin(self.start, config, data_hash, fingerprint.combine(leaves))
+    self.lineage = self.lineage | {'tokenizer': tokenizer}
     split = ', '.join(f'{axis} {ways}' for axis, ways in mesh.shape.items() if ways > 1) or 'one device'
     logging.info('%s: %s, step %d of %d, %s', config.stage, self.start.summary, self.done, steps, split)
     if self._first:
@@ -131,6 +135,14 @@ class Session:
     self._checkpoints.wait()
     if self._first:
       lineage.write(self._checkpoints.stage, self._checkpoints.lineage())
+
+
+def _check_tokenizer(start: starts.Start, tokenizer: str) -> None:
+  if (before := start.lineage.get('tokenizer', tokenizer)) != tokenizer:
+    raise UserError(
+        f'{start.checkpoints.stage.path}: was trained with another tokenizer ({before[:12]}, the run has '
+        f'{tokenizer[:12]}); restore that one, or use a new --workdir'
+    )
 
 
 def _log_changes(config: ConfigDict, folder: StageFolder) -> None:

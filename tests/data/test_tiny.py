@@ -35,7 +35,7 @@ def _documents(corpus):
 
 def test_the_corpus_has_both_splits_of_every_source_that_a_tiny_stage_names(documents):
   named = set()
-  for stage in chain.stages('tiny_loop'):
+  for stage in chain.stages_on_rows('tiny_loop'):
     config = importlib.import_module(f'experiments.{stage}').get_config('size=tiny_loop')
     named |= {name for _, weights in config.data.mixture for name, _ in weights}
   assert documents.keys() == named
@@ -93,7 +93,7 @@ def test_no_stage_reads_a_source_much_more_than_once(tmp_path):
   run = RunFolder(tmp_path)
   tiny_corpus.write(run.corpus)
   documents = corpus_lib.prepare(run, inputs.load(run.corpus / 'sources.toml'), Executor(workers=2))
-  for stage in chain.stages('tiny_loop'):
+  for stage in chain.stages_on_rows('tiny_loop'):
     config = importlib.import_module(f'experiments.{stage}').get_config('size=tiny_loop')
     manifest = prepare(config, run, documents, Executor(workers=2))
     from iquest_jax.data.loader import Loader

@@ -39,7 +39,8 @@ def record(workdir: str) -> None:
 
   run, demo = RunFolder(workdir), json.loads(DEMO.read_text())
   size = json.loads(run.stage('pretrain').config.read_text())['size']
-  demo[size] = {stage: [round(loss, 3) for loss in metrics.held_out(run.stage(stage))] for stage in chain.stages(size)}
+  losses = {stage: metrics.held_out(run.stage(stage)) for stage in chain.stages_on_rows(size)}
+  demo[size] = {stage: [round(loss, 3) for loss in both] for stage, both in losses.items()}
   # One stage per line.
   DEMO.write_text(re.sub(r'\[\s+([\d.]+),\s+([\d.]+)\s+\]', r'[\1, \2]', json.dumps(demo, indent=2)) + '\n')
 
@@ -47,7 +48,7 @@ def record(workdir: str) -> None:
 def main(workdir: str = '') -> None:
   if workdir:
     record(workdir)
-  for stage in chain.PARENTS:
+  for stage in filter(lambda stage: not chain.is_rl(stage), chain.PARENTS):
     path = EXPERIMENTS / f'{stage}.py'
     path.write_text(_LINES.sub(lambda _, stage=stage: recorded(stage), path.read_text()))
 

@@ -22,7 +22,8 @@ from launch import command
 from tests.experiments import expected
 
 FULL = ('7b', '14b', '40b', '40b_loop')
-STAGES = [(stage, size) for size in sizes.SIZES for stage in chain.stages(size)]
+STAGES = [(stage, size) for size in sizes.SIZES for stage in chain.stages_on_rows(size)]
+ON_ROWS = [stage for stage in chain.PARENTS if not chain.is_rl(stage)]
 # One (stage, size) for each train step that differs in more than its sources, schedule and rates.
 PROGRAMS = {
     sweep.key(command.experiment(f'{stage}:size={size}'), topology.find('v5p-512')): (stage, size)
@@ -105,7 +106,7 @@ def test_mid_training_sees_three_hundred_billion_tokens():
     assert abs(tokens_of(command.experiment(stage)) - 300e9) < 4 * 2**20
 
 
-@pytest.mark.parametrize('stage', chain.PARENTS)
+@pytest.mark.parametrize('stage', ON_ROWS)
 def test_a_changed_batch_keeps_the_token_budget(stage, monkeypatch):
   """As if batch_rows were edited in the experiment's file; no other number equals it there."""
   config, pick = command.experiment(f'{stage}:size=40b_loop'), common.Arguments.pick
@@ -118,19 +119,20 @@ def test_a_changed_batch_keeps_the_token_budget(stage, monkeypatch):
   assert changed.data.mixture[-1][0] == pytest.approx(config.data.mixture[-1][0] / 3, abs=1)
 
 
-@pytest.mark.parametrize('stage', chain.PARENTS)
+@pytest.mark.parametrize('stage', ON_ROWS)
 def test_a_docstring_states_the_recorded_speed_and_losses(stage):
   assert expected.stated(stage) == expected.recorded(stage), 'run python -m tests.experiments.expected'
 
 
 def test_the_recorded_demo_has_every_stage_and_every_loss_falls():
   for size, losses in json.loads(expected.DEMO.read_text()).items():
-    assert tuple(losses) == chain.stages(size)
+    assert tuple(losses) == chain.stages_on_rows(size)
     assert all(last < first for first, last in losses.values())
 
 
 def test_the_chain_folds_the_dense_model_of_a_looped_size():
-  assert chain.stages('40b') == ('pretrain', 'anneal', 'midtrain_32k', 'midtrain_128k', 'sft_instruct', 'sft_thinking')
+  on_rows = ('pretrain', 'anneal', 'midtrain_32k', 'midtrain_128k', 'sft_instruct', 'sft_thinking')
+  assert chain.stages_on_rows('40b') == on_rows and chain.stages('40b') == (*on_rows, 'rl_instruct', 'rl_thinking')
   assert chain.parent('anneal', '40b') == 'pretrain' and chain.parent('anneal', '40b_loop') == 'loop_adapt'
   dense = command.experiment('pretrain:size=40b_loop')
   assert dense.model.to_dict() == command.experiment('pretrain:size=40b').model.to_dict()

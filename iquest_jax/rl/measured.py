@@ -1,0 +1,78 @@
+"""What each step measured of its prompts, in `<stage>/measured.jsonl`, for the curriculum of later steps.
+
+A step's line is on disk before its update. A resume keeps the lines up to its checkpoint, and a line that a crash of the
+machine lost is made again from the roll-outs.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import jax
+
+from iquest_jax.hosts import from_first
+from iquest_jax.rl.curriculum import Measurement
+from iquest_jax.rl.store import Store
+from iquest_jax.rl.types import Group, Trajectory
+from iquest_jax.run_folder import write_whole
+
+# Components that are shares of what was asked; the first one that a trajectory has is its pass rate.
+_SHARES = ('pass_rate', 'instructions', 'tool_values')
+
+
+class Measured:
+  """The measurements of a stage. Every process has them; the first one writes."""
+
+  def __init__(self, path: pathlib.Path, store: Store, done: int):
+    """Follows what was measured in the first `done` steps, and forgets the rest."""
+    self._path, self._writes = path, jax.process_index() == 0
+    lines = from_first(_read(path, done) if self._writes else {})
+    self._steps: dict[int, list[tuple[str, float]]] = {int(step): prompts for step, prompts in lines.items()}
+    for step in range(1, done + 1):
+      if step not in self._steps:
+        self._steps[step] = _pass_rates(store.read(step).values())
+    if self._writes and (self._steps or path.exists()):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      write_whole(path, ''.join(_line(step, prompts) for step, prompts in sorted(self._steps.items())))
+
+  def add(self, step: int, groups: Sequence[Group]) -> None:
+    """Notes the groups of a step; on return they are on disk."""
+    self._steps[step] = _pass_rates(groups)
+    if self._writes:
+      with open(self._path, 'ab') as file:
+        file.write(_line(step, self._steps[step]).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+  def __iter__(self) -> Iterator[Measurement]:
+    return (Measurement(step, id, rate) for step, prompts in self._steps.items() for id, rate in prompts)
+
+
+def pass_rate(trajectory: Trajectory) -> float:
+  """The share of what was asked that a trajectory did, in [0, 1]; of one without such a share, its reward cut to that."""
+  found = (trajectory.rewards[name] for name in _SHARES if name in trajectory.rewards)
+  return min(max(next(found, trajectory.reward), 0.0), 1.0)
+
+
+def _pass_rates(groups: Sequence[Group]) -> list[tuple[str, float]]:
+  mean = lambda group: sum(map(pass_rate, group.trajectories)) / len(group.trajectories)
+  return [(group.prompt.id, mean(group)) for group in groups]
+
+
+def _line(step: int, prompts: Sequence[tuple[str, float]]) -> str:
+  return json.dumps({'step': step, 'prompts': prompts}) + '\n'
+
+
+def _read(path: pathlib.Path, done: int) -> dict[int, list]:
+  """{step: prompts} of whole lines; what is damaged is made again from the store."""
+  found = {}
+  for line in path.read_text().splitlines() if path.exists() else ():
+    try:
+      record = json.loads(line)
+      step, prompts = record['step'], [(str(id), float(rate)) for id, rate in record['prompts']]
+    except (ValueError, KeyError, TypeError):
+      continue
+    if 1 <= step <= done:
+      found[step] = prompts
+  return found
