@@ -18,7 +18,6 @@ _COMMON = {
 _COMMON_GROUPS = ('loss_by_source/', 'loop_change/', 'loop_gate/')
 # A stage is judged by the first of these that it measures on held-out problems.
 HELD_OUT = ('pass_rate', 'reward_pass_rate', 'reward', 'solved', 'accuracy')
-_CHARTS = 24  # of other measurements, per stage
 
 
 def losses(chain: Chain) -> str:
@@ -87,7 +86,9 @@ def _rewards(stage: Stage) -> str:
     for key in stage.keys(kind):
       line = Line(where, stage.points(kind, key), int(held_out), dots=held_out)
       if key in HELD_OUT:
-        main.append(dataclasses.replace(line, name=f'{spoken(key)}, {where}', colour=len(main) % COLOURS))
+        # A reward that is the pass rate alone is drawn once.
+        if line.points not in [other.points for other in main]:
+          main.append(dataclasses.replace(line, name=f'{spoken(key)}, {where}', colour=len(main) % COLOURS))
       elif key.startswith('reward'):
         components.setdefault(spoken(key), []).append(line)
       elif key not in _COMMON and not key.startswith(_COMMON_GROUPS) and not key.endswith('seconds'):
@@ -104,8 +105,7 @@ def _rewards(stage: Stage) -> str:
   if components:
     parts.append('<h4>Components of the reward</h4>' + _small(components))
   if others:
-    shown = dict(list(others.items())[:_CHARTS])
-    parts.append(details(f'Other measurements <small>{len(others)}</small>', _small(shown)))
+    parts.append(details(f'Other measurements <small>{len(others)}</small>', _small(others)))
   return ''.join(parts)
 
 

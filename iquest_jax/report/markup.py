@@ -29,6 +29,7 @@ def figure(value: float | None, digits: int = 4) -> str:
   """A measured value with so many significant digits."""
   if value is None:
     return NONE
+  value = value or 0.0  # no minus zero
   if value and not 1e-3 <= abs(value) < 1e5:
     return f'{value:.2e}'
   return f'{value:.{digits}g}'

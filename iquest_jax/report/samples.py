@@ -219,7 +219,7 @@ def _checked(notes: Mapping[str, Any], prompt: Mapping[str, Any]) -> Iterator[st
     yield ': '.join(filter(None, (status, files.text(verdict, 'reason'))))
   if total := files.count(verdict, 'total'):
     yield f'{files.count(verdict, "passed"):,} of {total:,} tests passed'
-  yield from (f'{name}: {_short(value)}' for name, value in notes.items() if name != 'verdict')
+  yield from (f'{name.replace("_", " ")}: {_short(value)}' for name, value in notes.items() if name != 'verdict')
   for test in files.sequence(prompt, 'problem', 'tests')[:TESTS]:
     yield f'hidden test: {_short(files.at(test, "input"))} → {_short(files.at(test, "output"))}'
   yield from (f'check: {_short(check)}' for check in files.sequence(prompt, 'checks'))

@@ -90,6 +90,13 @@ def test_a_stage_of_preferences_is_shown_by_its_accuracy(read, files):
   assert 'accuracy, held out <span class="tag up">0.500 → 0.800</span>' in shown and 'margin' in shown
 
 
+def test_a_reward_that_is_the_pass_rate_is_drawn_once(read, files):
+  values = [{'kind': 'train', 'step': step, 'reward': step / 8, 'reward_pass_rate': step / 8} for step in range(8)]
+  files['rl_thinking/metrics.jsonl'] = lines(values)
+  shown = curves.rewards(read(files))
+  assert 'reward, sampled' in shown and 'pass rate, sampled' not in shown
+
+
 def test_a_falling_reward_is_marked_as_one(read, files):
   files['rl_thinking/metrics.jsonl'] = lines(learning([0.9 - 0.02 * step for step in range(11)]))
   assert 'pass rate, held out <span class="tag down">0.900 → 0.700</span>' in curves.rewards(read(files))
