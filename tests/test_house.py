@@ -65,7 +65,7 @@ MAY_IMPORT = {
     'data.plan': {'errors', 'run_folder'},
     'data.format': {'errors', 'data.documents', 'text'},
     'data.rows': GROUND | {'text', 'data.documents', 'data.funnel'},
-    'data.tiny': GROUND | {'data.documents', 'data.read'},
+    'data.tiny': GROUND | {'data.documents', 'data.read', 'data.split', 'rl.instructions'},
     # What is made of documents, and the check of what carries tests.
     'data.makers': {'errors', 'data.documents', 'data.build', 'data.synthesis', 'sandbox'},
     'data.sources': {'errors', 'data.documents', 'data.build', 'data.format', 'text'},

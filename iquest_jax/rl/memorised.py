@@ -155,7 +155,10 @@ class _Literals:
     keys = {key for value in wholes if not _is_trivial(value) for key in _alternatives(value)}
     if keys & self.compared or any((key, _key(output)) in self._pairs for key in keys for output in outputs):
       return True
-    return any(self.compared.issuperset(map(_key, values)) and not all(map(_is_trivial, values)) for values in parts)
+    # A digit is trivial as text, though not as the number that it stands for: the numbers are the last.
+    if not parts or all(map(_is_trivial, parts[-1])):
+      return False
+    return any(self.compared.issuperset(map(_key, values)) for values in parts)
 
   def _read(self, node: ast.AST) -> None:
     match node:
