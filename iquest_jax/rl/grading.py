@@ -9,7 +9,7 @@ import threading
 from iquest_jax.data.documents import Drop, Problem
 from iquest_jax.data.synthesis import cases as cases_lib
 from iquest_jax.data.synthesis import execution
-from iquest_jax.data.synthesis.cases import TOLERANCE, Case
+from iquest_jax.data.synthesis.cases import TOLERANCE
 from iquest_jax.errors import UserError
 from iquest_jax.sandbox import verdict
 from iquest_jax.sandbox.limits import Limits
@@ -48,7 +48,8 @@ class Grader:
     """Starts nothing.
 
     Args:
-      limits: of all calls of a function together, or of each run of a program.
+      limits: of all calls of a function in Python together, or of each run of a program. Functions of other languages have
+        those of data/synthesis/execution.py.
     """
     self._pool, self._limits = pool, limits
     self._lock, self._known = threading.Lock(), collections.OrderedDict[str, Verdict]()
@@ -58,6 +59,7 @@ class Grader:
 
     Raises:
       UserError: the tests are malformed, or this machine cannot run the language at all.
+      Exception: the sandbox is broken in another way; nothing is known about the answer.
     """
     program = extract.code(text, problem.language, problem.function.rpartition('.')[2])
     if not program.strip():
@@ -79,15 +81,8 @@ class Grader:
   def _run(self, problem: Problem, program: str) -> Verdict:
     cases = cases_lib.parse(problem.tests, problem.function)
     if isinstance(cases, Drop):
-      raise UserError(f'rl: problem "{problem.id}": {cases.rule.removeprefix("verify: ")}, {cases.evidence}; leave it out')
-    try:
-      return self._verdict(problem, program, cases)
-    except UserError:
-      raise
-    except Exception as error:  # Whatever breaks the grader earns nothing, and the other answers are graded.
-      return Verdict(verdict.CRASHED, f'the grader failed: {type(error).__name__}: {error}', total=len(cases))
-
-  def _verdict(self, problem: Problem, program: str, cases: list[Case]) -> Verdict:
+      what = f'{cases.rule.removeprefix("verify: ")} {cases.evidence}'.strip()
+      raise UserError(f'rl: the tests of problem "{problem.id}" cannot be run: {what}; leave it out')
     if not problem.function:
       texts = [(case.given, case.expected) for case in cases]
       return verdict.grade_output(self._pool, problem.language, program, texts, self._limits, run_all=True)

@@ -14,8 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from iquest_jax.data.documents import Drop, Problem
-from iquest_jax.data.synthesis import cases as cases_lib
+from iquest_jax.data.documents import Problem
 from iquest_jax.data.synthesis.cases import Case
 
 SUSPICIOUS = 2  # examples
@@ -52,7 +51,7 @@ def count(program: str, problem: Problem) -> int:
 
 
 def examples(problem: Problem) -> list[Case]:
-  """The examples that a statement shows, each once: of calls, of input and output by name, and those among the tests."""
+  """The examples that a statement shows, each once: calls with results, or input and output by name."""
   statement, function = problem.statement, problem.function
   found = list(_calls(statement, function)) if function else []
   if function:
@@ -65,11 +64,6 @@ def examples(problem: Problem) -> list[Case]:
         continue
   else:
     found += [Case(given.strip(), expected.strip()) for given, expected in _BLOCKS.findall(_FENCE.sub('', statement))]
-  tests = cases_lib.parse(problem.tests, function)
-  if not isinstance(tests, Drop):
-    hidden = cases_lib.hidden(tests, statement, function)
-    shown = [case for case in tests if case not in hidden]
-    found += shown if function else [Case(case.given.strip(), case.expected.strip()) for case in shown]
   return list({_key([case.given, case.expected]): case for case in found}.values())
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from iquest_jax.data.synthesis import schemas
 from iquest_jax.errors import UserError, check_name
 from iquest_jax.rl import instructions, memorised
-from iquest_jax.rl.grading import Graded
+from iquest_jax.rl.grading import Graded, Grader
 from iquest_jax.rl.types import Group, Prompt, Trajectory
 from iquest_jax.text import chat, extract
 
@@ -46,6 +46,16 @@ class RewardOptions:
           f'rl: rewards.overlong_cache must be in (0, overlong_max], got {self.overlong_cache} with overlong_max '
           f'{self.overlong_max}'
       )
+
+
+def scorer(grader: Grader, options: RewardOptions) -> Callable[[Prompt, Trajectory], Trajectory]:
+  """What grades a trajectory and returns it with its rewards; safe for threads. Raises as Grader.grade does."""
+
+  def score_one(prompt: Prompt, trajectory: Trajectory) -> Trajectory:
+    graded = None if prompt.problem is None else grader.grade(prompt.problem, trajectory.text)
+    return scored(prompt, trajectory, graded, options)
+
+  return score_one
 
 
 def scored(prompt: Prompt, trajectory: Trajectory, graded: Graded | None, options: RewardOptions) -> Trajectory:
@@ -129,8 +139,8 @@ def _code_block(prompt: Prompt, trajectory: Trajectory, graded: Graded | None, o
     return None
   answer = extract.without_thinking(trajectory.text)
   blocks, language = extract.blocks(answer), prompt.problem.language
-  # A block that is not closed ends at the end of the text, so one more fence opens no other.
-  closed = len(extract.blocks(f'{answer}\n```text\nx')) == len(blocks) + 1
+  # Only where every block is closed does one more fence open another.
+  closed = extract.blocks(f'{answer}\n```\n\0\n```')[-1].text == '\0\n'
   return float(closed and len(blocks) == 1 and blocks[0].language in extract.ALIASES.get(language, (language,)))
 
 

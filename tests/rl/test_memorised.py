@@ -80,7 +80,9 @@ def test_the_reference_solutions_of_the_small_programs_are_honest_and_their_tabl
     assert memorised.count(f'def f(v):\n{table}', problem) == 2 - trivial
 
 
-@pytest.mark.parametrize('program', ['def f(x', '(' * 5000, 'x = ' + '-' * 3000 + '1', 'f(\0)', '', '1' * 5000, 'x' * 200_000])
+@pytest.mark.parametrize(
+    'program', ['def f(x', '(' * 5000, 'x = ' + '-' * 3000 + '1', 'f(\0)', '', '1' * 5000, 'x' * 200_000]
+)
 def test_what_is_no_program_has_memorised_nothing(program):
   assert memorised.count(program, TWICE) == 0
 
@@ -107,7 +109,7 @@ def test_examples_are_read_from_a_statement(statement, shown):
   assert memorised.examples(problem) == [Case(given, expected) for given, expected in shown]
 
 
-def test_examples_of_programs_are_blocks_and_shown_tests_once():
+def test_examples_of_programs_are_blocks_fenced_or_not():
   fenced = PROGRAM.statement.replace('\n\n3 4\n\n', '\n```\n3 4\n```\n').replace('\n\n7\n\n', '\n```\n7\n```\n')
   for statement in (PROGRAM.statement, fenced):
     problem = Problem('p', statement, PROGRAM.tests)

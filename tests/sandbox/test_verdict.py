@@ -122,12 +122,13 @@ def test_no_forgery_passes(driver, forgery):
   normalised = 'assert all([add(1, 2) == 3])\nassert isinstance(add(1, 2), int)\nassert normalise(add(1, 2)) == 3\n'
   results = [
       driver.grade_calls(source, CALLS, files=files),
+      driver.grade_calls(source, CALLS, files=files, run_all=True),
       driver.grade_script(source, SCRIPT, files=files),
       driver.grade_script(source, normalised, files=files),
       driver.grade_script(source, 'from solution import *\nimport solution\nassert solution.add(1, 2) == 3', files=files),
   ]
   for done in results:
-    assert done['status'] in ('failed', 'crashed') and 'FOUND' not in done['reason'], done
+    assert done['status'] in ('failed', 'crashed') and 'FOUND' not in done['reason'] and not done['passed'], done
     assert 'guard' not in done['reason'] and 'refused' not in done['reason'], done
 
 
