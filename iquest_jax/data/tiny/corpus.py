@@ -4,6 +4,8 @@
   <folder>/packages/<name>/, histories/<name>/     git repositories: source of installed packages; generated histories
   <folder>/<input>.jsonl                           documents and chats
   <folder>/small_programs/{held_out,rl}.jsonl      programming problems that no source contains; see programs.py
+  <folder>/instructions/{held_out,rl}.jsonl        prompts with verifiable instructions; see instructions.py
+  <folder>/preferences/{held_out,train}.jsonl      pairs of answers; see preferences.py
 """
 
 import dataclasses
@@ -15,7 +17,7 @@ import shutil
 from collections.abc import Iterable
 
 from iquest_jax.data.documents import Conversation, Document, texts, to_json
-from iquest_jax.data.tiny import chats, history, packages, programs, trajectories, turns
+from iquest_jax.data.tiny import chats, history, instructions, packages, preferences, programs, trajectories, turns
 from iquest_jax.run_folder import write_whole
 
 # Sizes at scale 1: the tiny stages read each source about once. In characters of text:
@@ -26,6 +28,8 @@ _HISTORIES, _COMMITS = 28, 40
 _REASONING, _CHATS, _SESSIONS = 2600, 700, 420
 # In problems, as many of each level; those held out take seconds to answer.
 _PROGRAMS_QA, _PROGRAMS_CHAT, _HELD_OUT_PROGRAMS, _RL_PROGRAMS = 1000, 1800, 60, 480
+# In prompts with instructions, and pairs of answers:
+_HELD_OUT_PROMPTS, _RL_PROMPTS, _HELD_OUT_PAIRS, _PAIRS = 60, 480, 60, 480
 
 # Generated documents follow templates: they look alike without being duplicates, and rules for real text do not fit them.
 _GENERATED = 'filter = false\nnear = false\n'
@@ -93,7 +97,7 @@ def write(folder: pathlib.Path, seed: int = 0, scale: float = 1.0) -> None:
   """Writes the corpus by one rename unless it exists, so a corpus that exists is complete.
 
   Args:
-    scale: share of the full size, the small programs aside.
+    scale: share of the full size, what is for evaluation and reinforcement learning aside.
 
   Raises:
     UserError: git is missing.
@@ -125,10 +129,9 @@ def write(folder: pathlib.Path, seed: int = 0, scale: float = 1.0) -> None:
       read = 'trajectories' if name == 'agent_trajectories' else 'documents'
       inputs += _CHAT.format(name=name, read=read, generated=_GENERATED)
     write_whole(partial / f'{name}.jsonl', ''.join(f'{line}\n' for line in lines))
-  (partial / 'small_programs').mkdir()
-  for split, count in (('held_out', _HELD_OUT_PROGRAMS), ('rl', _RL_PROGRAMS)):
-    lines = [json.dumps(dataclasses.asdict(problem)) for problem in programs.problems(seed, split, count)]
-    write_whole(partial / 'small_programs' / f'{split}.jsonl', ''.join(f'{line}\n' for line in lines))
+  for name, lines in _sets(seed).items():
+    (partial / name).parent.mkdir(exist_ok=True)
+    write_whole(partial / f'{name}.jsonl', ''.join(f'{line}\n' for line in lines))
   write_whole(partial / 'sources.toml', inputs)
   os.replace(partial, folder)
 
@@ -149,6 +152,19 @@ def _documents(seed: int, scale: float) -> dict[str, Iterable[Document]]:
       'chat_instruct': turns.conversations(requests[:half], rng, longest=2, thinking=False),
       'chat_thinking': turns.conversations(requests[half:], rng, longest=2, thinking=True),
   }
+
+
+def _sets(seed: int) -> dict[str, list[str]]:
+  """Lines of the files for evaluation and reinforcement learning."""
+  found = {}
+  for split, count in (('held_out', _HELD_OUT_PROGRAMS), ('rl', _RL_PROGRAMS)):
+    problems = programs.problems(seed, split, count)
+    found[f'small_programs/{split}'] = [json.dumps(dataclasses.asdict(problem)) for problem in problems]
+  for split, count in (('held_out', _HELD_OUT_PROMPTS), ('rl', _RL_PROMPTS)):
+    found[f'instructions/{split}'] = list(map(json.dumps, instructions.prompts(seed, split, count)))
+  for split, count in (('held_out', _HELD_OUT_PAIRS), ('train', _PAIRS)):
+    found[f'preferences/{split}'] = list(map(to_json, preferences.pairs(seed, split, count)))
+  return found
 
 
 def _openai(conversation: Conversation) -> str:
