@@ -28,6 +28,7 @@ from iquest_jax.data.synthesis import execution
 from iquest_jax.data.synthesis.cases import Case
 from iquest_jax.errors import UserError
 from iquest_jax.infer import text
+from iquest_jax.rl import rewards
 from iquest_jax.rl.types import Prompt
 from iquest_jax.sandbox.pool import Pool
 from iquest_jax.text.tokenizer import Tokenizer
@@ -149,7 +150,10 @@ def _instructions(record: Mapping[str, Any], where: str) -> Prompt | Drop:
     return Drop('prompt: malformed', f'{where}: {error}')
   if not prompt.id or not prompt.messages:
     return Drop('prompt: malformed', f'{where}: the id or the messages are empty')
-  return prompt if prompt.checks else Drop('prompt: nothing to score it by', f'{where}: {prompt.id}')
+  if not prompt.checks:
+    return Drop('prompt: nothing to score it by', f'{where}: {prompt.id}')
+  wrong = rewards.problem_of(prompt)
+  return Drop('prompt: checks that cannot be made', f'{where}: {prompt.id}: {wrong}') if wrong else prompt
 
 
 def _chosen(hidden: Sequence[Case], id: str, most: int) -> list[Case]:

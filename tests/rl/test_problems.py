@@ -124,7 +124,7 @@ def test_official_forms_of_competitive_problems_are_read_and_executed(tmp_path, 
 
 def test_what_cannot_be_used_is_named_and_counted(tmp_path, pool):
   asked = ({'role': 'user', 'content': 'In five words.'},)
-  kept = {'id': 'words', 'messages': asked, 'checks': [{'check': 'words', 'most': 5}]}
+  kept = {'id': 'words', 'messages': asked, 'checks': [{'check': 'most_words', 'count': 5}]}
   path = write(
       tmp_path / 'x.jsonl',
       ADD,
@@ -139,12 +139,13 @@ def test_what_cannot_be_used_is_named_and_counted(tmp_path, pool):
       dataclasses.replace(ECHO, id='add'),
       {**dataclasses.asdict(SMALL[0]), 'level': 9},
       {**kept, 'id': 'unscored', 'checks': []},
+      {**kept, 'id': 'misspelt', 'checks': [{'check': 'most_word', 'count': 5}]},
       {**kept, 'messages': [{'role': 'nobody', 'content': ''}]},
       kept,
   )
   found = load(path, pool)
   assert [prompt.id for prompt in found.prompts] == ['add', 'words']
-  assert found.prompts[1].checks == ({'check': 'words', 'most': 5},) and found.prompts[1].messages == asked
+  assert found.prompts[1].checks == ({'check': 'most_words', 'count': 5},) and found.prompts[1].messages == asked
   assert found.dropped == {
       'line: not JSON': 1,
       'problem: duplicate id': 1,
@@ -155,6 +156,7 @@ def test_what_cannot_be_used_is_named_and_counted(tmp_path, pool):
       'problem: prompt too long': 1,
       'problem: the reference solution does not run': 1,
       'problem: the reference solution fails a test': 1,
+      'prompt: checks that cannot be made': 1,
       'prompt: malformed': 1,
       'prompt: nothing to score it by': 1,
       'verify: malformed test': 1,
