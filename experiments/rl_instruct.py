@@ -22,7 +22,15 @@ def get_config(arg: str = ''):
   config.rl.rewards = {'instructions': 1.0, 'overlong': 0.0}
   config.rl.overlong_cache = run.pick(full=2048, tiny=16)  # ours: the last tokens of an answer, in which 'overlong' falls
 
-  # ours: an update has as many rows as its roll-outs fill, a multiple of this.
+  # With rl.objective = 'dpo' it learns from these instead, as for safety rules and calibration. ours: all numbers.
+  config.rl.dpo = {
+      'pairs': run.pick(full=('problems/preferences.jsonl',), tiny=('corpus/preferences/train.jsonl',)),
+      'held_out': run.pick(full=('problems/preferences_held_out.jsonl',), tiny=('corpus/preferences/held_out.jsonl',)),
+      'pairs_per_step': run.pick(full=64, tiny=16),
+      'beta': 0.1,
+  }
+
+  # ours: an update has as many rows as its roll-outs, or pairs, fill, a multiple of this.
   config.train.batch_rows = run.pick(full=64, tiny=8)
   config.train.steps = run.pick(full=200, tiny=20)  # ours
 

@@ -1,4 +1,4 @@
-"""The loop of reinforcement learning: learn, save, evaluate. How a step learns is its objective's; see policy.py."""
+"""The loop of reinforcement learning: learn, save, evaluate. How a step learns is its objective's: policy.py, pairs.py."""
 
 import contextlib
 import math
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from iquest_jax import sharding
 from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.errors import RunStopped, UserError, check_name
+from iquest_jax.rl.pairs import PairLearner
 from iquest_jax.rl.policy import PolicyLearner
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.text.tokenizer import Tokenizer
@@ -19,7 +20,7 @@ from iquest_jax.train import loop, metrics, step
 from iquest_jax.train.session import Session, open_checkpoints
 
 # What rl.objective may name.
-OBJECTIVES = {'grpo': PolicyLearner}
+OBJECTIVES = {'grpo': PolicyLearner, 'dpo': PairLearner}
 
 
 def run(config: ConfigDict, run_folder: RunFolder) -> None:

@@ -47,7 +47,8 @@ class Sync:
     params = _cast(params, self._boxed, self._dtype)
     expected = fingerprint.fingerprints(params)
     copy = self._local(jax.device_put(params, self._shardings))
-    actual = fingerprint.fingerprints(copy)
+    with jax.set_mesh(self._mesh):
+      actual = fingerprint.fingerprints(copy)
     if wrong := [name for name in expected if actual[name] != expected[name]]:
       raise RunStopped(f'rl: sampler and trainer differ in {wrong[0]} on process {jax.process_index()}; check its devices')
     return copy, fingerprint.combine(actual)

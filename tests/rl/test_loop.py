@@ -1,0 +1,206 @@
+"""The loop as users run it: killed and resumed, replayed, on two devices and in two processes, and what it refuses."""
+
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from iquest_jax.errors import UserError
+from iquest_jax.rl import loop
+from iquest_jax.run_folder import RunFolder
+from iquest_jax.text.tokenizer import Tokenizer
+
+from tests import processes
+from tests.rl import small_stage
+from tests.rl.small_stage import records, stored, train
+from tests.run import helpers as run_helpers
+from tests.run.helpers import killed_at
+
+STAGE = 'rl_instruct'
+# Where a run is killed, one after the other: phase and the call of it, counted from the start of that run.
+PHASES = (
+    ('iquest_jax.rl.store:Store.append', 2),  # in the first roll-out, when one group is finished
+    ('iquest_jax.rl.measured:Measured.add', 1),  # after the roll-out
+    ('iquest_jax.rl.batches:policy_rows', 2),  # before the second update
+    ('iquest_jax.train.session:Session.save', 1),  # after it
+    ('iquest_jax.rl.rollout:Rollouts.sample', 1),  # with a checkpoint of step 2
+    ('iquest_jax.rl.store:Store.append', 2),  # in the third roll-out
+    ('iquest_jax.rl.rollout:Rollouts.answers', 1),  # all is done but the evaluation
+)
+
+
+@pytest.fixture(name='straight', scope='session')
+def _straight(session_folder, commands):
+  """A run folder with a finished stage that nothing interrupted, and all its checkpoints."""
+  folder = session_folder / 'small_rl'
+  folder.parent.mkdir(exist_ok=True)
+  with run_helpers.locked(session_folder / 'small_rl.lock'):
+    if not (folder / 'made').exists():
+      folder.mkdir()
+      small_stage.write(folder)
+      commands.run(train(folder, **{'checkpoint.keep': 9}))
+      (folder / 'made').touch()
+  return folder
+
+
+@pytest.fixture(name='workdir')
+def _workdir(straight, tmp_path):
+  """The same before the stage began."""
+  return shutil.copytree(straight, tmp_path / 'run', ignore=shutil.ignore_patterns(STAGE))
+
+
+def params(workdir, step):
+  state = run_helpers.state(workdir / STAGE, step)
+  return {path: leaf for path, leaf in state.items() if path.startswith('params')}
+
+
+def lines(workdir):
+  return {path.name: path.read_text() for path in sorted((workdir / STAGE / 'rollouts').iterdir())}
+
+
+def test_killed_in_every_phase_it_ends_bit_equal_and_samples_no_finished_group_again(straight, workdir, commands):
+  kept = {}
+  for place, count in PHASES:
+    commands.run(killed_at(place, count, train(workdir)), status=-signal.SIGKILL)
+    now = lines(workdir)
+    assert all(now[name].startswith(text) for name, text in kept.items())
+    kept = now
+  commands.run(train(workdir))
+  assert sorted(stored(workdir)) == sorted(set(stored(workdir))) == sorted(stored(straight))
+  run_helpers.assert_same_state(workdir / STAGE, straight / STAGE, 3)
+  assert records(workdir) == records(straight)
+  measured = [(folder / STAGE / 'measured.jsonl').read_text() for folder in (workdir, straight)]
+  assert measured[0] == measured[1] and measured[0].count('\n') == 3
+
+
+def test_a_step_trains_and_reports_what_it_did(straight):
+  first, *steps, last = records(straight)
+  assert (first['kind'], first['step'], last['kind'], last['step']) == ('eval', 0, 'eval', 3)
+  assert [(record['kind'], record['step']) for record in steps] == [('train', 1), ('train', 2), ('train', 3)]
+  for record in steps:
+    assert record['groups'] + record['groups_equal'] + record['groups_invalid'] == record['groups_sampled']
+    assert 0 <= record['reward_instructions'] <= 1 and -1 <= record['reward_overlong'] <= 0
+    # Weight 0: logged, not rewarded.
+    assert record['reward'] == record['reward_instructions']
+    assert 0 < record['logp_difference'] < 1e-5 and record['grad_norm'] > 0 and record['clipped_high'] == 0
+  assert any(record['groups_equal'] for record in steps)  # dynamic sampling had something to replace
+  assert [record['groups'] for record in steps] == [2, 2, 2]
+  before, after = params(straight, 2), params(straight, 3)
+  assert any(np.any(before[path] != after[path]) for path in before)
+  versions = [json.loads(text.splitlines()[0])['trajectories'][0]['extra']['version'] for text in lines(straight).values()]
+  assert versions == [0, 1, 2]
+
+
+def test_a_replayed_store_gives_the_same_update_bit_for_bit(straight, workdir, commands):
+  shutil.copytree(straight / STAGE / 'rollouts', workdir / STAGE / 'rollouts')
+  before = lines(workdir)
+  commands.run(train(workdir))
+  assert lines(workdir) == before  # nothing was sampled
+  run_helpers.assert_same_state(workdir / STAGE, straight / STAGE, 3)
+
+
+# The first step of Adam moves an element by the rate, whichever size its gradient has; a large epsilon keeps the update
+# in proportion to the gradient, as is compared here.
+ONE_STEP = {'train.steps': 1, 'optim.eps': 1e-3, 'optim.warmup': 0.0}
+
+
+@pytest.fixture(name='one_step', scope='session')
+def _one_step(straight, commands, tmp_path_factory):
+  """A run folder with one step on one device."""
+  folder = tmp_path_factory.mktemp('one_step') / 'run'
+  shutil.copytree(straight, folder, ignore=shutil.ignore_patterns(STAGE))
+  commands.run(train(folder, **ONE_STEP))
+  return folder
+
+
+def assert_same_update(workdir, one_step):
+  before = run_helpers.arrays(one_step / 'sft_instruct/checkpoints/1/params')
+  one, other = params(one_step, 1), params(workdir, 1)
+  moved = max(np.max(np.abs(leaf - before[path.removeprefix('params')])) for path, leaf in one.items())
+  assert moved > 1e-3
+  for path, leaf in one.items():
+    # Beside the rounding of the parameters themselves.
+    np.testing.assert_allclose(leaf, other[path], rtol=2.4e-7, atol=1e-5 * moved, err_msg=path)
+  assert lines(workdir).keys() == {'1.jsonl'}
+
+
+def test_two_data_parallel_devices_update_like_one_on_a_replayed_store(one_step, workdir, commands):
+  shutil.copytree(one_step / STAGE / 'rollouts', workdir / STAGE / 'rollouts')
+  commands.run(train(workdir, **ONE_STEP, **{'mesh.data': 2, 'mesh.fsdp': 1}), devices=2)
+  assert_same_update(workdir, one_step)
+
+
+def pair(commands, port, arguments):
+  """Both processes of one run, with one device each."""
+  several = {'JAX_COORDINATOR_ADDRESS': f'localhost:{port}', 'JAX_NUM_PROCESSES': '2'}
+  running = [commands.start(arguments, **several, JAX_PROCESS_ID=str(process)) for process in (0, 1)]
+  return [processes.finish(process) for process in running]
+
+
+def test_two_processes_update_like_one_on_a_replayed_store(one_step, workdir, commands, unused_port):
+  shutil.copytree(one_step / STAGE / 'rollouts', workdir / STAGE / 'rollouts')
+  pair(commands, unused_port, train(workdir, **ONE_STEP))
+  assert_same_update(workdir, one_step)
+
+
+def test_two_processes_run_three_whole_steps_and_each_samples_its_share(workdir, commands, unused_port):
+  pair(commands, unused_port, train(workdir))
+  found = stored(workdir)
+  assert len(set(found)) == len(found) and {step for step, _ in found} == {1, 2, 3}
+  for step in (1, 2, 3):
+    for part, name in ((0, f'{step}.jsonl'), (1, f'{step}.1.jsonl')):
+      text = (workdir / STAGE / 'rollouts' / name).read_text()
+      indices = [json.loads(line)['index'] for line in text.splitlines()]
+      assert indices and all(index % 2 == part for index in indices)
+    assert sorted(index for other, index in found if other == step) == list(range(sum(other == step for other, _ in found)))
+  first, *steps, last = records(workdir)
+  assert [record['groups'] for record in steps] == [2, 2, 2] and last['kind'] == 'eval'
+  assert run_helpers.state(workdir / STAGE, 3)
+
+
+def test_roll_outs_of_other_settings_are_sampled_again(straight, workdir, commands):
+  shutil.copytree(straight / STAGE / 'rollouts', workdir / STAGE / 'rollouts')
+  done = commands.run(train(workdir, **{'rl.max_tokens': 9, 'train.steps': 1}))
+  assert 'step 1: its stored roll-outs are of other parameters or settings and are sampled again' in done.stderr
+  text = lines(workdir)['1.jsonl']
+  assert '"completion_tokens": 9' in text and '"completion_tokens": 10' not in text
+
+
+REFUSED = {
+    'context': ({'rl.max_tokens': 128}, 'rl.max_tokens must be below data.context = 128'),
+    'group': ({'rl.group_size': 1}, 'rl.group_size must be at least 2, got 1'),
+    'groups': ({'rl.max_groups': 1}, 'rl.max_groups must be at least rl.prompts_per_step = 2, got 1'),
+    'objective': ({'rl.objective': 'grop'}, 'rl.objective "grop" does not exist; did you mean "grpo"?'),
+    'slots': ({'rl.slots': 0}, 'rl.slots must be at least 1, got 0'),
+    'window': ({'rl.pass_rate_window': (0.9, 0.1)}, 'the window must satisfy 0 <= low <= high <= 1'),
+    'clip': ({'rl.clip_low': 0.0}, 'rl: clip_low must be in (0, 1], got 0.0'),
+    'beta': ({'rl.objective': 'dpo', 'rl.dpo.beta': 0.0}, 'rl.dpo.beta must be above 0, got 0.0'),
+    'both sets': ({'rl.held_out': ('problems.jsonl',)}, 'held-out problems must not be trained on, got 6 in both sets'),
+    'missing': ({'rl.problems': ('none.jsonl',)}, 'none.jsonl cannot be read'),
+}
+
+
+@pytest.mark.parametrize('mistake', REFUSED)
+def test_a_mistake_is_refused_in_one_line_before_the_first_step(mistake, workdir):
+  changes, says = REFUSED[mistake]
+  with pytest.raises(UserError) as error:
+    loop.run(small_stage.config(changes), RunFolder(workdir))
+  assert says in str(error.value) and '\n' not in str(error.value)
+  assert not (workdir / STAGE).exists()
+
+
+def test_a_parent_of_another_tokenizer_is_refused(workdir):
+  other = Tokenizer.train(['entirely different words of a tokenizer'] * 3, small_stage.FIELDS['vocab'])
+  other.save(RunFolder(workdir).tokenizer)
+  with pytest.raises(UserError, match='sft_instruct: was trained with another tokenizer'):
+    loop.run(small_stage.config({}), RunFolder(workdir))
+  with pytest.raises(UserError, match='must have at most model.vocab = 100 ids'):
+    loop.run(small_stage.config({'model.vocab': 100}), RunFolder(workdir))
+
+
+def test_a_sampler_that_computes_something_else_stops_the_run(workdir, commands):
+  done = commands.run(train(workdir, **{'rl.max_logp_difference': 1e-9}), status=1)
+  assert 'log-probabilities of sampler and trainer differ by' in processes.refusal(done)
+  assert run_helpers.steps_of(workdir / STAGE) == []
