@@ -24,8 +24,8 @@ SCRIPTS = {
 }
 _OF_SCRIPT = 0.9  # of the letters: a name or a number may be written in another
 TYPES = {'string': str, 'integer': int, 'number': (int, float), 'boolean': bool, 'array': list, 'object': dict}
-# Possessive, and only from the first mark on: otherwise a long run of marks would be read again from each of them.
-_SENTENCE_END = re.compile(r'(?<![.!?。！？])[.!?。！？]++["\')\]]*+(?:\s+|$)|\n\s*\n')
+# Only from the first mark on: otherwise a long run of marks would be read again from each of them.
+_SENTENCE_END = re.compile(r'(?<![.!?。！？])[.!?。！？]+["\')\]]*(?:\s+|$)|\n\s*\n')
 _EMPTY_LINE = re.compile(r'\n[ \t]*\n')
 _BULLET, _HEADING, _NUMBERED = re.compile(r'[-*•] +\S'), re.compile(r'#{1,6} +\S'), re.compile(r'(\d{1,4})[.)] +\S')
 _BOLD, _TITLE = re.compile(r'\*\*[^*\n]+\*\*'), re.compile(r'<<([^<>]+)>>')

@@ -105,6 +105,8 @@ def test_every_run_is_graded_when_all_are_asked_for(driver):
   endless = 'n = int(input())\nwhile n == 3: pass\nprint(6 // n)\n'
   done = driver.grade_output('python', endless, cases, {'wall_s': 0.5}, run_all=True)
   assert (done['status'], done['passed'], done['test']) == ('timeout', 1, "case 3: '3'")
+  again = driver.grade_output('python', endless, [('3', '2')] * 5, {'wall_s': 0.5}, run_all=True)
+  assert again['status'] == 'timeout' and again['seconds'] < 1
 
 
 def test_too_much_memory_is_the_verdict_memory(driver):
