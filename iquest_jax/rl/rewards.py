@@ -12,7 +12,7 @@ from typing import Any
 from iquest_jax.data.synthesis import schemas
 from iquest_jax.errors import UserError, check_name
 from iquest_jax.rl import instructions, memorised
-from iquest_jax.rl.grading import Graded, Grader
+from iquest_jax.rl.grading import Graded
 from iquest_jax.rl.types import Group, Prompt, Trajectory
 from iquest_jax.text import chat, extract
 
@@ -46,16 +46,6 @@ class RewardOptions:
           f'rl: rewards.overlong_cache must be in (0, overlong_max], got {self.overlong_cache} with overlong_max '
           f'{self.overlong_max}'
       )
-
-
-def scorer(grader: Grader, options: RewardOptions) -> Callable[[Prompt, Trajectory], Trajectory]:
-  """What grades a trajectory and returns it with its rewards; safe for threads. Raises as Grader.grade does."""
-
-  def score_one(prompt: Prompt, trajectory: Trajectory) -> Trajectory:
-    graded = None if prompt.problem is None else grader.grade(prompt.problem, trajectory.text)
-    return scored(prompt, trajectory, graded, options)
-
-  return score_one
 
 
 def scored(prompt: Prompt, trajectory: Trajectory, graded: Graded | None, options: RewardOptions) -> Trajectory:

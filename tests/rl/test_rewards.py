@@ -162,16 +162,6 @@ def test_a_reward_that_is_no_number_is_named(value):
   assert rewards.not_finite(Group(TASK, (good, broken))) == f'reward {value}, pass_rate {value} of sample 3 of "p"'
 
 
-def test_the_scorer_grades_where_there_are_tests():
-  class Fake:
-    def grade(self, problem, text):
-      assert (problem, text) == (PROBLEM, 'a')
-      return HALF
-
-  score = rewards.scorer(Fake(), RewardOptions({'pass_rate': 2.0}))
-  assert score(TASK, said('a')).reward == 1.0 and score(TALK, said('b')).rewards == {}
-
-
 @pytest.mark.parametrize(
     ('options', 'said'),
     [
