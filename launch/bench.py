@@ -18,6 +18,7 @@ dedup        MB/s of near-deduplication and decontamination
 fim          MB/s of completions with syntax levels
 pipeline     MB/s of preparing documents, with one worker and two
 endpoint     time of 1,280 requests to a scripted endpoint, 32 in flight, over that of a client that costs nothing
+rl           seconds of roll-out, grading, update and sync of one step; share of the slots that is busy
 sandbox      verdicts/s of a short Python program, from start to verdict, by isolation
 verify       problems/s whose solution and tests are verified in the sandbox, as functions and as programs
 
@@ -55,6 +56,7 @@ def main(argv):
       pipeline,
       quality,
       reasoning,
+      rl,
       sandbox,
       tokenize,
       train_step,
@@ -77,6 +79,7 @@ def main(argv):
       'endpoint': endpoint.results,
       'fim': fim.results,
       'pipeline': pipeline.results,
+      'rl': lambda: rl.results(command.experiment),
       'sandbox': sandbox.results,
       'transitions': transitions.results,
       'verify': verify.results,

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from iquest_jax.errors import RunStopped, UserError
+from iquest_jax.errors import RunStopped, UserError, check_name
 from iquest_jax.infer.engine import Engine
 from iquest_jax.model.transformer import Transformer
 from iquest_jax.rl import advantages, batches, curriculum, losses, problems, rewards, rollout
@@ -78,6 +78,8 @@ class PolicyLearner:
     )
     self.objective = functools.partial(losses.policy_sums, options=options)
     self.updates, self.needs_reference = rl.mini_batches * rl.epochs, rl.kl_coef > 0
+    check_name('config: rl.baseline', rl.baseline, advantages.BASELINES)
+    check_name('config: rl.loss_agg', rl.loss_agg, batches.LOSS_AGGS)
     for name in ('mini_batches', 'epochs', 'slots', 'graders'):
       if rl[name] < 1:
         raise UserError(f'config: rl.{name} must be at least 1, got {rl[name]}')
@@ -111,19 +113,22 @@ class PolicyLearner:
       found = found or load()
     else:
       found = load()
-    wrong = {prompt.id: reason for prompt in found.prompts if (reason := rewards.problem_of(prompt))}
-    dropped = found.dropped | ({'prompt: checks that cannot be scored': len(wrong)} if wrong else {})
-    kept = [prompt for prompt in found.prompts if prompt.id not in wrong]
-    names = ', '.join(path.name for path in paths)
+    names, kept = ', '.join(path.name for path in paths), [one for one in found.prompts if self._is_rewarded(one)]
+    dropped, unrewarded = found.dropped, len(found.prompts) - len(kept)
+    if unrewarded:
+      dropped |= {'prompt: no reward applies to it': unrewarded}
     for drop in found.drops:
       logging.warning('%s: %s: %s', names, drop.rule, drop.evidence)
-    for id, reason in wrong.items():
-      logging.warning('%s: %s: %s', names, id, reason)
     counts = ''.join(f'; dropped: {count:,} {rule}' for rule, count in dropped.items())
     logging.info('%s: %d prompts, %d without a reference solution%s', names, len(kept), found.without_solution, counts)
     if not kept:
-      raise UserError(f'rl: {names}: no prompt can be scored; fix the checks or name other files')
+      weighted = ', '.join(name for name, weight in self._rewards.weights.items() if weight)
+      raise UserError(f'rl: {names}: none of the rewards {weighted or "(all have weight 0)"} applies to any prompt')
     return kept
+
+  def _is_rewarded(self, prompt: Prompt) -> bool:
+    nothing = Trajectory(prompt.id, 0, 0, (), (), 'stop', '')
+    return any(self._rewards.weights[name] for name in rewards.score(prompt, nothing, None, self._rewards))
 
   def begin(self, stage: Stage, mesh: Mesh, done: int, reference: Any | None, closing: contextlib.ExitStack) -> None:
     """Makes the sampler.
