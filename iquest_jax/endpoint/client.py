@@ -9,6 +9,8 @@ import dataclasses
 import json
 import math
 import pathlib
+import sys
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -25,11 +27,12 @@ from iquest_jax.endpoint.usage import Budget, BudgetSpent, Usage
 from iquest_jax.errors import UserError
 from iquest_jax.text.chat import Message
 
-__all__ = ['BudgetSpent', 'Endpoint', 'Reply', 'Usage', 'WrongModel']
+__all__ = ['BudgetSpent', 'ContextExceeded', 'Endpoint', 'Reply', 'Usage', 'WrongModel']
 
 _CHAT, _COMPLETE, _EMBED = address.METHODS
 _FORMS = {_CHAT: 'choices of messages', _COMPLETE: 'choices of texts', _EMBED: 'an embedding per text'}
 _LONGEST_WAIT_S = 120.0  # that a server may ask for
+_TELL_S = 5.0  # ours: between two lines about what is waited for
 _MOST_STOP_WORDS = 4  # that the interface takes; all are cut here, too
 _BYTES_PER_TOKEN = 4  # ours: of a prompt, for the limit on tokens; the answer corrects it
 _TEMPLATE_TOKENS = 256  # ours: most that a server's template adds to what the JSON of the messages already exceeds
@@ -41,6 +44,10 @@ Parse = Callable[[Any], dict[str, Any]]  # an answer of the server to what is ke
 
 class WrongModel(UserError):
   """The server answers with another model than it was asked for."""
+
+
+class ContextExceeded(UserError):
+  """The model's context has no room for the prompt and as many tokens as were asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +121,7 @@ class Endpoint:
     if self._cache:
       self._budget = Budget(budget, prices, self._cache.spent.get((self.url, model), 0.0))
     self._limits = Limits(requests_per_minute, tokens_per_minute)
-    self._parallel, self._waits_s = parallel, tuple(waits_s)
+    self._parallel, self._waits_s, self._told_at = parallel, tuple(waits_s), -math.inf
     self._home = Home(self._enter)
 
   def __enter__(self):
@@ -146,6 +153,7 @@ class Endpoint:
 
     Raises:
       BudgetSpent: the request could exceed the budget.
+      ContextExceeded: the prompt and `max_tokens` together are longer than the model's context.
       WrongModel: another model answered.
       UserError: the server refuses, does not answer after all tries, or answers with something else.
     """
@@ -260,15 +268,26 @@ class Endpoint:
       finally:
         self._budget.settle(most, cost)
         self.usage.cost += cost
+      if answer.too_long:
+        raise ContextExceeded(f'endpoint: {self.url}{path} refuses with {answer.problem}')
       if not answer.passing:
         raise UserError(f'endpoint: {self.url}{path} refuses with {answer.problem}')
       if answer.wait_s:
         self._limits.pause(min(answer.wait_s, _LONGEST_WAIT_S))
-      await asyncio.sleep(wait or 0)
+      if wait:
+        self._tell(f'endpoint: {self.url}{path} does not answer ({answer.problem}); trying again in {wait:g} s')
+        await asyncio.sleep(wait)
     raise UserError(
         f'endpoint: {self.url}{path} did not answer in {len(self._waits_s) + 1} tries (the last: {answer.problem}); what '
         'is finished is kept: rerun the same command to resume'
     )
+
+  def _tell(self, waiting: str) -> None:
+    """Says what requests wait for, not for each of the many that wait for the same."""
+    now = time.monotonic()
+    if now - self._told_at >= _TELL_S:
+      self._told_at = now
+      print(waiting, file=sys.stderr, flush=True)
 
   def _parsed(self, path: str, answer: Any, used, parse: Parse, reserved: float) -> dict[str, Any]:
     """The reply in an answer of the server; counts it."""

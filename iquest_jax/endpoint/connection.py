@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ _CONNECT_S = 30.0  # to reach a server; an answer may take much longer
 # ours: of requests that share a pool of connections; the pool looks at all of its connections for each request.
 _PER_POOL = 16
 _SHOWN = 300  # characters of what a server says about a failure
+# The code that the interface has for it, and the words of servers that do not send one.
+_TOO_LONG = re.compile(r'context_length_exceeded|maximum context length|exceeds? the available context', re.IGNORECASE)
 # What the package would tell the server about this machine, and settings of its own that belong to another server.
 _UNSENT = (
     'OpenAI-Organization', 'OpenAI-Project', 'X-Stainless-Arch', 'X-Stainless-Async', 'X-Stainless-Lang',
@@ -35,12 +38,14 @@ class Failure:
     passing: whether another try may help.
     wait_s: how long the server asks to wait, 0 if it does not say.
     billable: the server may have worked on it, and bill it.
+    too_long: the model's context has no room for the prompt and the answer.
   """
 
   problem: str
   passing: bool
   wait_s: float = 0.0
   billable: bool = False
+  too_long: bool = False
 
 
 class Connection:
@@ -75,8 +80,10 @@ class Connection:
       return Failure('timed out', passing=True, billable=True)
     except openai.APIStatusError as error:
       passing = error.status_code in (408, 429) or error.status_code >= 500
-      said = self.clean(error.response.text)[:_SHOWN] or error.response.reason_phrase
-      return Failure(f'status {error.status_code}: {said}', passing, seconds(error.response.headers.get('Retry-After')))
+      whole = self.clean(error.response.text)
+      problem = f'status {error.status_code}: {whole[:_SHOWN] or error.response.reason_phrase}'
+      wait_s, too_long = seconds(error.response.headers.get('Retry-After')), bool(_TOO_LONG.search(whole))
+      return Failure(problem, passing, wait_s, too_long=too_long and error.status_code in (400, 413, 422))
     except openai.OpenAIError as error:
       reached = type(error.__cause__).__name__ != 'ConnectError'
       return Failure(self.clean(_reason(error))[:_SHOWN], passing=True, billable=reached)

@@ -104,6 +104,13 @@ def test_bad_answers_and_documents_are_counted_and_lose_nothing_else(tmp_path):
   }  # fmt: skip
 
 
+def test_a_text_longer_than_the_context_is_counted(tmp_path):
+  refused = Raw({'error': {'message': 'too long', 'code': 'context_length_exceeded'}}, 400)
+  with ScriptedEndpoint(lambda body: refused if number_in(body) == 3 else grade(body)) as server:
+    funnel, _ = ask(server, tmp_path / 'a.jsonl')
+  assert funnel.kept == 11 and funnel.drops == {'label: longer than the context': 1}
+
+
 def test_the_sample_depends_on_the_seed_alone_and_the_lines_not_on_the_speed_of_answers(tmp_path):
   first = threading.Event()
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from iquest_jax.endpoint import address, connection
-from iquest_jax.endpoint.client import Endpoint, WrongModel
+from iquest_jax.endpoint.client import ContextExceeded, Endpoint, WrongModel
 from iquest_jax.errors import UserError
 from iquest_jax.text import chat
 
@@ -258,3 +258,23 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(UserError, match=r'the package "openai" is missing; install it with pip install -e .\[data\]'):
     Endpoint('http://h/v1', 'm')
+
+
+def test_what_requests_wait_for_is_told_once(capsys):
+  with ScriptedEndpoint(failures=[503] * 4) as server:
+    ask(server, waits_s=(0.01, 0.02, 0.03, 0.04))
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(f'endpoint: {server.url}/completions does not answer (status 503') and '0.01 s' in line
+
+
+@pytest.mark.parametrize(
+    ('said', 'exceeded'),
+    [
+        ('context_length_exceeded', True), ("This model's maximum context length is 9 tokens.", True),
+        ('the request exceeds the available context size', True), ('unknown field', False),
+    ],
+)  # fmt: skip
+def test_a_request_longer_than_the_context_is_an_error_of_its_own(said, exceeded):
+  with ScriptedEndpoint(failures=[Raw(json.dumps({'error': said}), 400)]) as server, pytest.raises(UserError) as error:
+    ask(server)
+  assert isinstance(error.value, ContextExceeded) == exceeded

@@ -19,6 +19,7 @@ from typing import Any
 
 from iquest_jax.data.documents import HIGHEST, LOWEST, SCORES, Document, Drop, texts
 from iquest_jax.data.funnel import Funnel
+from iquest_jax.data.synthesis import fitting
 from iquest_jax.endpoint.client import Endpoint, Reply
 from iquest_jax.errors import UserError, check_name
 from iquest_jax.text import extract
@@ -136,7 +137,9 @@ def _drawn(documents: Iterable[Document | Drop], count: int, seed: int, funnel: 
 
 async def _ask(document: Document, endpoint: Endpoint, kind: str) -> dict[str, Any] | Drop:
   text = excerpt('\n'.join(texts(document)))
-  reply = await endpoint.chat(messages(text, kind), max_tokens=_MOST_TOKENS)
+  reply, fits = await fitting.chat(endpoint, messages(text, kind), max_tokens=_MOST_TOKENS)
+  if not fits:
+    return Drop(f'label: {fitting.LONGER}', document.id)
   graded = grades(reply)
   if isinstance(graded, Drop):
     return graded

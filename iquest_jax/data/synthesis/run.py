@@ -1,7 +1,8 @@
 """Runs a domain: many samples at a time, every finished one on disk, and a killed run resumes.
 
   OUT.jsonl          the documents, in the order of their numbers; an input for sources.toml
-  OUT.funnel.json    how many were made, rejected by which rule, kept; what those kept were checked by; what they took
+  OUT.funnel.json    how many were made, rejected by which rule, kept; what those kept were checked by; what they took;
+                     the SHA-256 of OUT.jsonl
   OUT.journal        a line per finished sample; see journal.py
 
 Sample n starts from seed document n % len(seeds). What it becomes follows from the run's seed, that document, and how often
@@ -23,6 +24,7 @@ from typing import Any
 from iquest_jax.data import documents
 from iquest_jax.data.documents import Conversation, Document, Drop, Fact, Problem, content_id
 from iquest_jax.data.funnel import Funnel
+from iquest_jax.data.synthesis import fitting
 from iquest_jax.data.synthesis.domain import Ask, Domain, Tools
 from iquest_jax.data.synthesis.journal import Journal
 from iquest_jax.endpoint.client import BudgetSpent, Endpoint
@@ -31,7 +33,7 @@ from iquest_jax.run_folder import write_whole
 from iquest_jax.sandbox.pool import Pool
 from iquest_jax.text import extract
 
-VERSION = 1  # raise it when a prompt or a verifier changes: samples of two versions do not mix in a file
+VERSION = 2  # raise it when a prompt or a verifier changes: samples of two versions do not mix in a file
 _SAMPLES_PER_REQUEST = 2  # in flight, so that requests go on while samples are verified
 # What a domain may meet in an answer that it did not foresee. Errors of files and of the machine end the run.
 _CONTENT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -178,8 +180,8 @@ async def _sample(
 ) -> dict[str, Any]:
   """A sample as a line of the journal."""
   name = f'{seed}:{domain.name}:{document.id}:{number // seeds}'
-  usage, base = collections.Counter(), int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
-  asking = lambda one: _ask(one, base, usage)
+  usage, base, longer = collections.Counter(), int(hashlib.sha256(name.encode()).hexdigest()[:8], 16), []
+  asking = lambda one: _ask(one, base, usage, longer)
   tools = Tools(asking(endpoint), random.Random(name), pool, [asking(judge) for judge in judges])
   try:
     made = await domain.generate(document, tools)
@@ -189,18 +191,24 @@ async def _sample(
       made = _fit(made)
   except _CONTENT as error:
     made = Drop('synthesis: an answer the domain did not foresee', repr(error)[:300])
+  if isinstance(made, Drop) and longer:  # whatever the domain made of an answer that it did not get
+    made = Drop(f'synthesis: {fitting.LONGER}', ', '.join(sorted(longer)))
   line = {'sample': number, 'seed': _digest(document), 'usage': dict(sorted(usage.items()))}
   if isinstance(made, Drop):
     return line | {'drop': made.rule, 'evidence': made.evidence[:1000]}
   return line | {'document': json.loads(documents.to_json(made))}
 
 
-def _ask(endpoint: Endpoint, base: int, usage: collections.Counter) -> Ask:
-  """Asks an endpoint for one sample and adds up what it takes; see domain.Ask."""
+def _ask(endpoint: Endpoint, base: int, usage: collections.Counter, longer: list[str]) -> Ask:
+  """Asks an endpoint for one sample, adds up what it takes, and notes models whose context is too small; see domain.Ask."""
 
   async def ask(messages, *, max_tokens: int = 2048, temperature: float = 0.0, seed: int = 0) -> str:
     drawn = (base + seed) % 2**31
-    reply = await endpoint.chat(messages, max_tokens=max_tokens, temperature=temperature, seed=drawn)
+    reply, fits = await fitting.chat(endpoint, messages, max_tokens=max_tokens, temperature=temperature, seed=drawn)
+    if not fits:
+      longer.append(endpoint.model)
+    if reply is None:
+      return ''
     usage.update(requests=1, input_tokens=reply.input_tokens, output_tokens=reply.output_tokens)
     return '' if reply.end == 'length' else extract.without_thinking(reply.text).strip()
 
@@ -251,6 +259,7 @@ def _write(
   funnel.check()
   usage = {name: funnel.seen.pop(name, 0) for name in ('requests', 'input_tokens', 'output_tokens')}
   cost = (usage['input_tokens'] * prices[0] + usage['output_tokens'] * prices[1]) / 1e6
+  text = ''.join(lines)
   report = {
       **settings,
       'settings': content_id(json.dumps(settings, sort_keys=True)),
@@ -259,8 +268,9 @@ def _write(
       'funnel': funnel.to_json(),
       'checks': dict(sorted(checks.items())),
       'usage': usage | {'dollars': round(cost, 6)},
+      'sha256': hashlib.sha256(text.encode()).hexdigest(),
   }
-  write_whole(files.out, ''.join(lines))
+  write_whole(files.out, text)
   write_whole(files.funnel, json.dumps(report, indent=1) + '\n')
   return report
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import json
 import re
 import threading
@@ -223,6 +224,43 @@ def test_an_answer_that_was_cut_off_is_none(tmp_path):
   cut = lambda body: Raw({'model': 'm', 'choices': [{'message': {'content': add(body)}, 'finish_reason': 'length'}]})
   with ScriptedEndpoint(cut) as server:
     assert json.loads(made(server, tmp_path)[2])['funnel']['drops'] == {'sums: no answer': 12}
+
+
+def refusing(context, said='x'):
+  """Answers as a model whose context holds so many characters of a prompt and tokens of an answer."""
+
+  def answer(body):
+    length = len(body['messages'][0]['content'])
+    if length + body['max_tokens'] <= context:
+      return said(body) if callable(said) else said
+    problem = f"This model's maximum context length is {context} tokens, you requested {length + body['max_tokens']}."
+    return Raw({'error': {'message': problem, 'code': 'context_length_exceeded'}}, 400)
+
+  return answer
+
+
+def test_what_is_longer_than_the_context_is_a_counted_drop_and_does_not_end_the_run(tmp_path):
+  seeds = [*SEEDS[:3], File('long', 'l.txt', '0' * 200 + '1')]
+  with ScriptedEndpoint(refusing(100, add)) as server:
+    result, data, _ = made(server, tmp_path, count=4, seeds=seeds)
+  assert result.report['funnel']['drops'] == {'synthesis: longer than the context': 1} and len(lines(data)) == 3
+  assert result.report['sha256'] == hashlib.sha256(data).hexdigest()
+
+
+def test_as_much_is_asked_for_as_the_context_holds(tmp_path):
+  async def generous(document, tools):
+    said = await tools.ask([{'role': 'user', 'content': '1 + 2'}], max_tokens=1000)
+    return (document, 2, said) if said else Drop('sums: no answer')
+
+  domain = dataclasses.replace(SUMS, generate=generous)
+  with ScriptedEndpoint(refusing(300, add)) as server:
+    report = made(server, tmp_path / 'a', count=1, seeds=SEEDS[1:2], domain=domain)[0].report
+    assert report['funnel']['kept'] == 1 and report['usage']['requests'] == 2
+    assert [request.body['max_tokens'] for request in server.requests] == [1000, 500, 250, 8]
+  cut = lambda body: Raw({'model': 'm', 'choices': [{'message': {'content': '3'}, 'finish_reason': 'length'}]})
+  with ScriptedEndpoint(refusing(300, cut)) as server:
+    report = made(server, tmp_path / 'b', count=1, seeds=SEEDS[1:2], domain=domain)[0].report
+  assert report['funnel']['drops'] == {'synthesis: longer than the context': 1} and report['usage']['requests'] == 1
 
 
 def test_what_enters_was_asked_once_was_checked_and_is_unicode(tmp_path):
