@@ -7,6 +7,10 @@ The loader uses the ratios; the sum sets the length of a stage. Tables without p
 PRETRAIN_GENERAL = {'web_text': 4200, 'code': 1600, 'facts': 200}
 PRETRAIN_CODE = {'web_text': 1800, 'code': 3800, 'transitions': 200, 'facts': 200}
 
+# ours: beside the broad code at full size. arXiv 2512.13472 finds pairs of one function in two languages to help most; tiny
+# has none, as its corpus needs no second language's toolchain.
+PAIRS = {'parallel': 40}
+
 # ours: the report says "high-quality code"; a little text and facts prevent forgetting.
 ANNEAL = {'code_high_quality': 200, 'facts': 25, 'web_text': 25}
 
@@ -35,6 +39,9 @@ SFT_INSTRUCT = (
     {'chat_instruct': 4, 'code_edit': 4, 'replay': 2},
     {'chat_instruct': 3, 'code_edit': 6, 'replay': 1},
 )
+# ours: beside these at full size, in every phase. The report names competitive programming and repository engineering;
+# their examples are longer than a row of tiny.
+SFT_TASKS = {'problems': 1, 'repository_edit': 1}
 SFT_THINKING = (
     {'chat_thinking': 6, 'reasoning_thinking': 2, 'replay': 2},
     {'chat_thinking': 4, 'reasoning_thinking': 4, 'replay': 2},

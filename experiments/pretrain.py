@@ -19,7 +19,7 @@ def get_config(arg: str = ''):
   config.data.learn = 'all'
 
   config.train.batch_rows = run.pick(full=512, tiny=16)  # ours: 4 Mi tokens per step, usual at this scale
-  tables = (mixtures.PRETRAIN_GENERAL, mixtures.PRETRAIN_CODE)
+  tables = (mixtures.PRETRAIN_GENERAL, mixtures.PRETRAIN_CODE | ({} if run.tiny else mixtures.PAIRS))
   config.train.steps = run.pick(full=common.steps(config, mixtures.tokens(*tables)), tiny=240)
   config.data.mixture = mixtures.staged(config.train.steps, *tables)
 

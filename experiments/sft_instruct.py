@@ -20,10 +20,11 @@ def get_config(arg: str = ''):
   config.train.batch_rows = run.pick(full=128, tiny=8)  # ours: 4 Mi tokens per step, as before
   tokens = 3000 * 2**22  # ours: about 12B packed tokens; unpublished
   config.train.steps = run.pick(full=common.steps(config, tokens), tiny=60)
-  config.data.mixture = mixtures.staged(config.train.steps, *mixtures.SFT_INSTRUCT)
+  phases = [phase | ({} if run.tiny else mixtures.SFT_TASKS) for phase in mixtures.SFT_INSTRUCT]
+  config.data.mixture = mixtures.staged(config.train.steps, *phases)
   # The report names the benchmarks' scores; a source's own held-out loss needs no answers. ours: twelve decisions or more.
   config.data.closed_loop.every = run.pick(full=250, tiny=0)
-  config.data.closed_loop.benchmarks = tuple((source, 'held_out') for source in mixtures.sources(*mixtures.SFT_INSTRUCT))
+  config.data.closed_loop.benchmarks = tuple((source, 'held_out') for source in mixtures.sources(*phases))
   config.eval.every = run.pick(full=250, tiny=100)
 
   # ours: the report only names the shape.

@@ -19,10 +19,11 @@ def get_config(arg: str = ''):
   config.train.batch_rows = run.pick(full=32, tiny=4)  # ours: 4 Mi tokens per step, as before
   tokens = 5000 * 2**22  # ours: about 21B packed tokens; unpublished
   config.train.steps = run.pick(full=common.steps(config, tokens), tiny=60)
-  config.data.mixture = mixtures.staged(config.train.steps, *mixtures.SFT_THINKING)
+  phases = [phase | ({} if run.tiny else mixtures.SFT_TASKS) for phase in mixtures.SFT_THINKING]
+  config.data.mixture = mixtures.staged(config.train.steps, *phases)
   # The report names the benchmarks' scores; a source's own held-out loss needs no answers. ours: twelve decisions or more.
   config.data.closed_loop.every = run.pick(full=250, tiny=0)
-  config.data.closed_loop.benchmarks = tuple((source, 'held_out') for source in mixtures.sources(*mixtures.SFT_THINKING))
+  config.data.closed_loop.benchmarks = tuple((source, 'held_out') for source in mixtures.sources(*phases))
   config.eval.every = run.pick(full=250, tiny=100)
 
   # ours: the report only names the shape.

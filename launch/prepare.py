@@ -199,6 +199,8 @@ def _train_quality(labels: str) -> None:
   given, kind, funnel = classifier_training.read_labels(records.records(labels))
   _say_funnel(labels, funnel)
   model = classifier_training.train(given, kind, FLAGS.seed)
+  for name in sorted({name for label in given for name in label.scores} - model['scores'].keys()):
+    print(f'{labels}: every text has the same "{name}"; the classifier does not judge it')
   out = pathlib.Path(FLAGS.out)
   out.parent.mkdir(parents=True, exist_ok=True)
   write_whole(out, json.dumps(model))

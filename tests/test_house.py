@@ -65,22 +65,30 @@ MAY_IMPORT = {
     'data.plan': {'errors', 'run_folder'},
     'data.format': {'errors', 'data.documents', 'text'},
     'data.rows': GROUND | {'text', 'data.documents', 'data.funnel'},
-    'data.tiny': GROUND | {'data.documents', 'data.read', 'data.split', 'rl.instructions'},
+    'data.tiny': GROUND | {
+        'data.documents', 'data.funnel', 'data.produced', 'data.read', 'data.split', 'rl.instructions', 'sandbox',
+    },
     # What is made of documents, and the check of what carries tests.
     'data.makers': {'errors', 'data.documents', 'data.build', 'data.synthesis', 'sandbox'},
     'data.sources': {'errors', 'data.documents', 'data.build', 'data.format', 'text'},
     'data.executors': GROUND | {'data.funnel'},
     'data.shards': {'data.documents'},
+    'data.produced': {'errors', 'data.funnel'},
     'data.inputs': {'errors', 'data.documents', 'data.clean', 'data.makers', 'data.sources'},
     'data.deal': {'data.documents'},
     # Half one: what a task collects, what there is to collect, and all of it.
     'data.evaluation': {'data.clean', 'data.inputs', 'data.read'},
     'data.collect': {'run_folder'} | DATA_GROUND | {
         'data.evaluation', 'data.inputs', 'data.read', 'data.clean', 'data.build', 'data.shards', 'data.makers', 'sandbox',
+        'data.produced',
     },
-    'data.scan': {'errors', 'data.collect', 'data.evaluation', 'data.clean', 'data.executors', 'data.inputs', 'data.read'},
+    'data.scan': {
+        'errors', 'data.collect', 'data.evaluation', 'data.clean', 'data.executors', 'data.inputs', 'data.produced',
+        'data.read',
+    },
     'data.corpus': GROUND | DATA_GROUND | {
         'data.collect', 'data.scan', 'data.deal', 'data.inputs', 'data.executors', 'data.sources', 'data.clean',
+        'data.produced',
         'data.read',
     },
     # Half two: what a task packs, and the rows of a stage.

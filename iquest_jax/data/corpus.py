@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from iquest_jax.data import collect, deal, scan, sources, split
+from iquest_jax.data import collect, deal, produced, scan, sources, split
 from iquest_jax.data.clean import clusters, duplicates, semantic
 from iquest_jax.data.documents import KINDS, Document, Drop
 from iquest_jax.data.executors import Executor, Progress, Task, key_of
@@ -34,8 +34,6 @@ VERSION = 2
 _NAME, _COLLECTED, _DEALT = 'corpus.json', 'collected', 'dealt'
 # Steps that make documents or execute them; see collect.py, and launch.synthesize.
 MADE = ('synthesis', 'make', 'verify')
-# Beside the documents that launch.synthesize writes, what became of its samples.
-_SYNTHESIS = '.funnel.json'
 # Contaminated documents that the report shows.
 _EVIDENCE = 100
 
@@ -144,7 +142,7 @@ def prepare(run: RunFolder, inputs: Inputs, executor: Executor, progress: Progre
       'duplicates': work.duplicates,
       'characters': _added({shard.input.name: _sum(one, 'characters')} for shard, one in zip(shards, collected)),
       'languages': _added(kind['languages'] for one in collected for kind in one['kinds'].values()),
-      'checks': _added(kind['checks'] for one in collected for kind in one['kinds'].values()),
+      'checks': _by_input(shards, collected, 'checks'),
       'contaminated': [found for one in collected for found in one['contaminated']][:_EVIDENCE],
   }
   kinds = {kind: name for name, kind in KINDS.items()}
@@ -186,8 +184,8 @@ class _Work:
       for step, funnel in one['funnels'].items():
         self._count(f'{shard.input.name}: {step}', Funnel.from_json(funnel))
       for _, path in shard.paths:
-        if (report := pathlib.Path(path).with_suffix(_SYNTHESIS)).is_file():
-          self._count(f'{shard.input.name}: synthesis', _synthesised(report))
+        if shard.input.read not in ('git', 'generated') and (funnel := produced.funnel_of(path)):
+          self._count(f'{shard.input.name}: synthesis', funnel)
 
   def _count(self, step: str, funnel: Funnel) -> None:
     before = Funnel.from_json(self.funnels[step]) if step in self.funnels else Funnel()
@@ -403,15 +401,17 @@ def _sweep(folder: pathlib.Path, record: dict[str, Any]) -> None:
   shutil.rmtree(folder / 'logs', ignore_errors=True)
 
 
-def _synthesised(report: pathlib.Path) -> Funnel:
-  try:
-    return Funnel.from_json(json.loads(report.read_text())['funnel'])
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(f'--sources: {report} is damaged ({error!r}); run launch.synthesize again, or remove it') from None
-
-
 def _sum(collected: dict[str, Any], field: str) -> int:
   return sum(kind[field] for kind in collected['kinds'].values())
+
+
+def _by_input(shards: Sequence[scan.Shard], collected: Sequence[dict[str, Any]], field: str) -> dict[str, dict[str, int]]:
+  """{input: {name: number of documents}} of a field of the counts; inputs without any are left out."""
+  total = collections.defaultdict(collections.Counter)
+  for shard, one in zip(shards, collected):
+    for kind in one['kinds'].values():
+      total[shard.input.name].update(kind[field])
+  return {name: dict(counts) for name, counts in total.items() if counts}
 
 
 def _added(counts: Iterator[dict[str, int]]) -> dict[str, int]:

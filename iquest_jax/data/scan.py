@@ -13,7 +13,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from iquest_jax.data import collect
+from iquest_jax.data import collect, produced
 from iquest_jax.data import evaluation as evaluation_lib
 from iquest_jax.data.clean import licence
 from iquest_jax.data.executors import Executor, Progress, Task, key_of
@@ -65,7 +65,8 @@ def shards(inputs: Inputs, folder: pathlib.Path, executor: Executor, progress: P
     evaluation += paths
   found = {given: _paths(given) for given in inputs.inputs if given.read != 'generated'}
   files = [path for given, paths in found.items() if given.read != 'git' for _, path in paths]
-  contents = _hash_files([*files, *evaluation], folder / 'hashes', executor, progress)
+  reports = [report for path in files if (report := produced.report_path(path)).is_file()]
+  contents = _hash_files([*files, *evaluation, *reports], folder / 'hashes', executor, progress)
   benchmarks = [(path.name, contents[path]) for path in evaluation]
   index = folder / 'evaluation' / f'{key_of(benchmarks)}.npz'
   evaluation_lib.save(list(map(str, evaluation)), index)
@@ -91,7 +92,9 @@ def shards(inputs: Inputs, folder: pathlib.Path, executor: Executor, progress: P
       heads = _heads([path for _, path in paths])
       parts = _grouped(paths)
     else:
-      heads, parts = contents, [[pair] for pair in found[given]]
+      paths = [path for _, path in found[given]]
+      heads = {path: [contents[path], contents.get(produced.report_path(path))] for path in paths}
+      parts = [[pair] for pair in found[given]]
     for part in parts:
       key = key_of(shared, own, [(name, heads[path]) for name, path in part])
       result.append(Shard(given, settings, tuple((name, str(path)) for name, path in part), key))

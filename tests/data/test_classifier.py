@@ -155,7 +155,7 @@ def test_the_number_of_threads_changes_nothing(tmp_path):
     [
         ([], 'none is left'),
         (some_labels(39), '39 of "density"; training needs at least 40'),
-        ([Label(label.id, label.text, {'toxicity': 1.0}) for label in some_labels(60)], 'every "toxicity" is 1'),
+        ([Label(label.id, label.text, {'toxicity': 1.0}) for label in some_labels(60)], 'every text has the same scores; there is nothing to learn'),
     ],
 )
 def test_labels_that_teach_nothing_are_one_clear_line(labels, said):
@@ -376,3 +376,9 @@ def test_the_command_trains_from_lines_and_says_what_it_left_out(tmp_path, comma
 def test_the_bench_scores_every_text():
   result = bench.scoring('code', ['x = 1\n' * 100, 'y' * 100_000])
   assert result['mb'] == 0.1 and result['mb_per_second'] > result['of_excerpts'] > 0
+
+
+def test_a_score_that_is_the_same_everywhere_is_left_out_and_the_others_are_learned():
+  labels = [Label(label.id, label.text, {**label.scores, 'toxicity': 0.0}) for label in some_labels(80)]
+  model = classifier_training.train(labels, 'code', 0)
+  assert 'toxicity' not in model['scores'] and model['scores']

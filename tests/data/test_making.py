@@ -1,15 +1,17 @@
 """What is made, generated or carries tests enters only with a check that it passed, and the manifest says which."""
 
+import collections
 import json
 import shutil
 
 import pytest
 
-from iquest_jax.data import corpus, inputs, prepare
+from iquest_jax.data import corpus, inputs, prepare, produced
 from iquest_jax.data.documents import Conversation, Fact, Parallel, Problem, to_json
 from iquest_jax.data.executors import Executor
 from iquest_jax.data.funnel import Funnel
 from iquest_jax.data.tiny import history
+from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder
 
 from tests.data.small_stage import stage
@@ -56,7 +58,7 @@ near = false
 name = "synthesised"
 read = "documents"
 path = "synthesised.jsonl"
-sources = ["chat_instruct"]
+sources = ["chat_instruct", "facts"]
 near = false
 """
 MODULE = '''"""Helpers of a shop."""
@@ -89,9 +91,7 @@ def _answer(code):
 
 
 GIVEN = (
-    Fact('checked', 'What is two?', '2', checks=('computed',)),
-    Fact('more', 'What is three?', '3', checks=('computed',)),
-    Fact('other', 'What is four?', '4', checks=('computed',)),
+    Fact('claimed', 'What is two?', '99', checks=('I promise',)),
     Fact('unchecked', 'What is five?', '6'),
     Problem('right', STATEMENT, TESTS, RIGHT, 'f'),
     Problem('wrong', STATEMENT + ' Twice.', TESTS, WRONG, 'f'),
@@ -102,7 +102,7 @@ GIVEN = (
     Parallel('pair', (('python', RIGHT), ('javascript', 'function f(x) {\n  return x * 3 + 1;\n}\n')), TESTS, 'f'),
     Parallel('wrong pair', (('python', RIGHT), ('javascript', 'function f(x) {\n  return x;\n}\n')), TESTS, 'f'),
 )  # fmt: skip
-PLANTED = {'unchecked', 'wrong', 'anything', 'wrong chat', 'wrong pair'} | (set() if shutil.which('node') else {'pair'})
+PLANTED = {'claimed', 'unchecked', 'wrong', 'anything', 'wrong chat', 'wrong pair'} | (set() if shutil.which('node') else {'pair'})
 
 
 @pytest.fixture(name='sources', scope='module')
@@ -114,9 +114,11 @@ def _sources(tmp_path_factory):
     history.repository(repository, [('Add a shop', {'shop.py': MODULE.format(n=number)})])
   (folder / 'given.jsonl').write_text(''.join(f'{to_json(document)}\n' for document in GIVEN))
   made = [Conversation(f's{n}', _answer(f'{n}\n'), checks=('judged: 3 of 3',)) for n in range(4)]
-  (folder / 'synthesised.jsonl').write_text(''.join(f'{to_json(document)}\n' for document in made))
-  funnel = {'read': 6, 'kept': 4, 'drops': {'judges: rejected': 2}, 'seen': {}}
-  (folder / 'synthesised.funnel.json').write_text(json.dumps({'funnel': funnel}))
+  made.append(Fact('s5', 'What is three?', '3', checks=('computed',)))
+  content = ''.join(f'{to_json(document)}\n' for document in made)
+  (folder / 'synthesised.jsonl').write_text(content)
+  funnel = Funnel(7, 5, collections.Counter({'judges: rejected': 2}))
+  produced.report_path(folder / 'synthesised.jsonl').write_text(json.dumps(produced.report(content, funnel)))
   (folder / 'sources.toml').write_text(SOURCES)
   return folder / 'sources.toml'
 
@@ -153,8 +155,8 @@ def test_planted_wrong_documents_are_rejected_and_counted(prepared):
   for funnel in funnels.values():
     funnel.check()
   assert funnels['given: verify'].read == len(GIVEN) - 1 and funnels['given: verify'].drops.total() == len(PLANTED)
-  assert funnels['given: verify'].drops['fact: not checked'] == 1
-  assert funnels['facts: make'].kept >= 3 and funnels['facts: make'].seen['documents'] == 3
+  assert funnels['given: verify'].drops['fact: not checked'] == 2 and 's5' in left
+  assert funnels['facts: make'].kept >= 3 and funnels['facts: make'].seen['documents that others were made of'] == 3
   assert funnels['functions: make'].kept > 4 and funnels['programs: read'].kept > 25
   assert funnels['synthesised: synthesis'].drops == {'judges: rejected': 2}
 
@@ -172,7 +174,20 @@ def test_the_manifest_says_what_was_made_rejected_and_checked(prepared):
   manifest = prepare.prepare(config, run, documents, Executor(workers=1))
   train = {source: splits['train'] for source, splits in manifest['sources'].items()}
   assert train['facts']['made']['facts: make']['kept'] >= 3
-  assert train['chat_instruct']['made'].keys() == {'given: verify', 'synthesised: synthesis'}
+  assert train['chat_instruct']['made'].keys() == {'given: verify', 'synthesised: synthesis', 'synthesised: verify'}
   assert train['chat_instruct']['made']['given: verify']['drops']
   checks = {source: splits['segments'][0]['checks'] for source, splits in train.items()}
   assert checks['chat_instruct']['judged: 3 of 3'] >= 2 and all(checks.values())
+
+
+def test_checks_are_believed_only_of_a_file_that_is_as_it_was_made(sources, tmp_path):
+  shutil.copytree(sources.parent, tmp_path / 'changed')
+  with open(tmp_path / 'changed' / 'synthesised.jsonl', 'a') as file:
+    file.write(to_json(Fact('added', 'What is four?', '5', checks=('computed',))) + '\n')
+  text = SOURCES.partition('[[input]]')[0] + '[[input]]' + SOURCES.rpartition('[[input]]')[2]
+  (tmp_path / 'changed' / 'sources.toml').write_text(text)
+  again = corpus.prepare(RunFolder(tmp_path), inputs.load(tmp_path / 'changed' / 'sources.toml'), Executor(workers=1))
+  assert not any(isinstance(document, Fact) or document.checks for document in _documents(again))
+  (tmp_path / 'changed' / 'synthesised.funnel.json').write_text('{"funnel": {"read": 3}}')
+  with pytest.raises(UserError, match='synthesised.funnel.json is damaged .* make the documents again, or remove it'):
+    corpus.prepare(RunFolder(tmp_path), inputs.load(tmp_path / 'changed' / 'sources.toml'), Executor(workers=1))

@@ -41,7 +41,8 @@ def manifest(stage='sft'):
       'checks': {'executed twice': documents},
   }  # fmt: skip
   entry = {'train': {'segments': [segment(30, ['<|im_start|>user\n<think>\n' + EVIL]), segment(11, [])]}, 'held_out': {}}
-  return {'stage': stage, 'sources': {'code': entry}, 'shares': {'code': {'rows': 0.25, 'loss_weight': 0.375, 'epochs': 1.5}}}
+  shares = {'code': {'rows': 0.25, 'loss_weight': 0.375, 'epochs': 1.5}}
+  return {'stage': stage, 'sources': {'code': entry}, 'shares': shares}
 
 
 class Page(html.parser.HTMLParser):

@@ -1,6 +1,7 @@
 """The tiny corpus: finite, the same from the same seed, written once, and nothing held out is trained on."""
 
 import collections
+import dataclasses
 import importlib
 import itertools
 import json
@@ -143,7 +144,16 @@ def test_programs_have_examples_apart_from_their_tests():
       assert not any(example.startswith(f'f({given!r}) ==') for example in examples)
       assert eval(problem.expression, {argument: given}) == expected  # of this project
     assert len({repr(expected) for _, expected in problem.tests}) > 1  # no constant passes
-    assert problem.turn.answer == f'```python\n{problem.solution}```'
+    chat = programs.conversation(problem, thinking=True)
+    assert chat.messages[1]['content'] == f'```python\n{problem.solution}```' and chat.checks == programs.CHECKS
+
+
+def test_a_program_that_fails_a_test_never_becomes_a_chat():
+  problem = programs.problems(3, 'train', 1)[0]
+  given, expected = problem.tests[0]
+  for tests in (((given, [expected]), *problem.tests[1:]), ((given, expected),) * 6):
+    with pytest.raises(AssertionError):
+      programs.conversation(dataclasses.replace(problem, tests=tests), thinking=False)
 
 
 @pytest.mark.parametrize(

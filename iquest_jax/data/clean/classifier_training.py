@@ -112,8 +112,7 @@ def _train(labels: Sequence[Label], kind: str, seed: int) -> dict[str, Any]:
   import scipy.sparse
 
   labels = sorted(labels, key=lambda label: minhash.exact_digest(label.text))
-  for name in SCORES:
-    _check_enough(name, [label.scores[name] for label in labels if name in label.scores])
+  labels = _with_something_to_learn(labels)
   groups = near_duplicates([label.text for label in labels])
   is_held_out = split(groups, seed)
   found = [classifier.features(label.text) for label in labels]
@@ -163,11 +162,23 @@ def _train(labels: Sequence[Label], kind: str, seed: int) -> dict[str, Any]:
   return {**model, 'sha256': classifier.digest(model)}
 
 
-def _check_enough(name: str, values: Sequence[float]) -> None:
-  if values and len(values) < LEAST:
-    raise UserError(f'labels: {len(values)} of "{name}"; training needs at least {LEAST}, so label more or leave it out')
-  if values and len(set(values)) == 1:
-    raise UserError(f'labels: every "{name}" is {values[0]:g}; there is nothing to learn, so label others or leave it out')
+def _with_something_to_learn(labels: Sequence[Label]) -> list[Label]:
+  """The labels without the scores that are the same everywhere, as toxicity of code often is.
+
+  Raises:
+    UserError: a score has too few labels, or no score is left.
+  """
+  values = {name: [label.scores[name] for label in labels if name in label.scores] for name in SCORES}
+  for name, found in values.items():
+    if 0 < len(found) < LEAST:
+      raise UserError(f'labels: {len(found)} of "{name}"; training needs at least {LEAST}, so label more or leave it out')
+  left = {name for name, found in values.items() if len(set(found)) > 1}
+  if not left:
+    raise UserError('labels: every text has the same scores; there is nothing to learn, so label others')
+  return [
+      dataclasses.replace(label, scores={name: score for name, score in label.scores.items() if name in left})
+      for label in labels
+  ]
 
 
 def near_duplicates(texts: Sequence[str]) -> np.ndarray:

@@ -16,7 +16,9 @@ import random
 import shutil
 from collections.abc import Iterable
 
+from iquest_jax.data import produced
 from iquest_jax.data.documents import Conversation, Document, texts, to_json
+from iquest_jax.data.funnel import Funnel
 from iquest_jax.data.tiny import chats, history, instructions, packages, preferences, programs, trajectories, turns
 from iquest_jax.run_folder import write_whole
 
@@ -128,7 +130,11 @@ def write(folder: pathlib.Path, seed: int = 0, scale: float = 1.0) -> None:
     if isinstance(documents[0], Conversation):
       read = 'trajectories' if name == 'agent_trajectories' else 'documents'
       inputs += _CHAT.format(name=name, read=read, generated=_GENERATED)
-    write_whole(partial / f'{name}.jsonl', ''.join(f'{line}\n' for line in lines))
+    content = ''.join(f'{line}\n' for line in lines)
+    write_whole(partial / f'{name}.jsonl', content)
+    if checked := sum(bool(getattr(document, 'checks', ())) for document in documents):
+      report = produced.report(content, Funnel(checked, checked))
+      write_whole(produced.report_path(partial / f'{name}.jsonl'), json.dumps(report))
   for name, lines in _sets(seed).items():
     (partial / name).parent.mkdir(exist_ok=True)
     write_whole(partial / f'{name}.jsonl', ''.join(f'{line}\n' for line in lines))
@@ -140,17 +146,22 @@ def _documents(seed: int, scale: float) -> dict[str, Iterable[Document]]:
   rng, sized = random.Random(f'corpus:{seed}'), lambda number: round(scale * number)
   # A request belongs to one conversation of one source.
   solved = programs.problems(seed, 'train', sized(_PROGRAMS_QA) + sized(_PROGRAMS_CHAT))
-  solved = [problem.turn for problem in solved]
-  requests = turns.distinct(chats.KINDS, rng, sized(_CHATS)) + solved[sized(_PROGRAMS_QA) :]
-  rng.shuffle(requests)
-  half = len(requests) // 2
+  asked, half = sized(_PROGRAMS_QA), sized(_PROGRAMS_QA) + sized(_PROGRAMS_CHAT) // 2
+  requests = turns.distinct(chats.KINDS, rng, sized(_CHATS))
+
+  def chat(requests: list[turns.Turn], problems: list[programs.Problem], thinking: bool) -> list[Conversation]:
+    talks = list(turns.conversations(requests, rng, longest=2, thinking=thinking))
+    talks += [programs.conversation(problem, thinking) for problem in problems]
+    rng.shuffle(talks)
+    return talks
+
   return {
       'text': _up_to(sized(_WEB_TEXT), packages.web_text()),
       'high_quality': _up_to(sized(_HIGH_QUALITY), packages.high_quality()),
-      'reasoning_qa': turns.conversations(solved[: sized(_PROGRAMS_QA)], rng, longest=1, thinking=False),
+      'reasoning_qa': [programs.conversation(problem, thinking=False) for problem in solved[:asked]],
       'agent_trajectories': trajectories.sessions(seed, sized(_SESSIONS)),
-      'chat_instruct': turns.conversations(requests[:half], rng, longest=2, thinking=False),
-      'chat_thinking': turns.conversations(requests[half:], rng, longest=2, thinking=True),
+      'chat_instruct': chat(requests[::2], solved[asked:half], thinking=False),
+      'chat_thinking': chat(requests[1::2], solved[half:], thinking=True),
   }
 
 

@@ -10,7 +10,8 @@ import hashlib
 import random
 from typing import Any
 
-from iquest_jax.data.tiny.turns import Turn
+from iquest_jax.data.documents import Conversation, content_id
+from iquest_jax.sandbox import tracing
 
 SPLITS = {'train': 0.7, 'held_out': 0.15, 'rl': 0.15}  # shares of all instances
 LEVELS = (1, 2, 3)
@@ -90,10 +91,26 @@ class Problem:
   solution: str
   tests: tuple[tuple[Any, Any], ...]
 
-  @property
-  def turn(self) -> Turn:
-    """The problem as a chat with its solution."""
-    return Turn(self.request, f'f returns {self.expression}.', f'```python\n{self.solution}```')
+
+CHECKS = ('solution passes the tests', 'stubs fail the tests')
+
+
+def conversation(problem: Problem, thinking: bool) -> Conversation:
+  """The problem as a chat with its solution, which this module wrote and is run on the tests here.
+
+  Raises:
+    AssertionError: the solution fails a test, or a constant passes them.
+  """
+  calls = [f'f({given!r})' for given, _ in problem.tests]
+  outcomes = tracing.here(tracing.Batch(problem.solution, calls, 'plain'))
+  expected = [repr(value) for _, value in problem.tests]
+  assert [outcome.text for outcome in outcomes] == expected and len(set(expected)) > 1, problem
+  thought = {'thinking': f'f returns {problem.expression}.'} if thinking else {}
+  messages = (
+      {'role': 'user', 'content': problem.request},
+      {'role': 'assistant', **thought, 'content': f'```python\n{problem.solution}```'},
+  )
+  return Conversation(content_id(problem.request), messages, checks=CHECKS)
 
 
 def problems(seed: int, split: str, count: int) -> list[Problem]:

@@ -3,11 +3,12 @@
 import asyncio
 import dataclasses
 import json
+import re
 
 import pytest
 
 from iquest_jax.data.documents import Drop, File
-from iquest_jax.data.synthesis import facts
+from iquest_jax.data.synthesis import definitions, facts
 
 SOURCE = '''"""Retries."""
 __version__ = '1.4.2'
@@ -35,7 +36,7 @@ GOOD = facts.Candidate(
 )
 CHECKS = (
     'length', 'names its subject', 'answer not in question', 'independent of time', 'no address', 'answer in source',
-    'answered again from source',
+    'one definition', 'second reading', 'answered again from source',
 )  # fmt: skip
 
 
@@ -64,7 +65,8 @@ def test_a_right_fact_names_its_file_and_what_it_passed(tools):
         ({'answer': '0.2'}, 'fact: answer not in the source'),  # a piece of 0.25
         ({'question': 'Is 0.25 the default of `delay` in `retry`?'}, 'fact: answer in the question'),
         ({'question': 'Which value is the default of `delay` in `retry 0.25`?'}, 'fact: answer in the question'),
-        ({'question': 'What raises `ValueError`, not `run`?', 'answer': 'retry'}, 'fact: answer in the question'),  # its path
+        # It stands in the path.
+        ({'question': 'What raises `ValueError`, not `run`?', 'answer': 'retry'}, 'fact: answer in the question'),
         ({'question': 'What is the current default of `delay` in `retry`?'}, 'fact: changes with time'),
         ({'question': "What is `__version__` beside `LIMIT`?", 'answer': '1.4.2', 'quote': "__version__ = '1.4.2'"},
          'fact: changes with time'),
@@ -97,8 +99,36 @@ def test_one_reader_with_another_answer_rejects_a_fact(tools, wrong, place):
 
 
 def test_a_plausible_wrong_fact_is_rejected_by_the_readers(tools):
-  made = dataclasses.replace(GOOD, answer='5')  # stands in the quote, as another parameter's default
-  assert verified(tools, made, *[reading('0.25')] * 3).rule == 'facts: another answer from the file'
+  question = 'What does `retry` check before it calls?'
+  made = dataclasses.replace(GOOD, question=question, answer='delay')  # stands in the quote, and is another parameter
+  assert verified(tools, made, *[reading('attempts')] * 3).rule == 'facts: another answer from the file'
+
+
+GO = File('b', 'wait.go', 'package wait\n\nfunc Wait(delay int, name string) error {\n\treturn nil\n}\n', 'acme/tools')
+CPP = File('c', 'wait.cpp', 'struct Wait {\n  int delay = 40;\n  long other = 5;\n};\n', 'acme/tools')
+
+
+@pytest.mark.parametrize(
+    ('file', 'question', 'wrong', 'quote', 'right'),
+    [
+        (FILE, 'What is the default of `delay` in `retry`?', 'attempts', GOOD.quote, '0.25'),
+        (FILE, 'What is the default of `delay` in `retry`?', '5', GOOD.quote, '0.25'),
+        (FILE, 'What is the default of delay in `retry`?', 'call', GOOD.quote, '0.25'),
+        (FILE, 'What does `delay` default to in `retry`?', '1', '  if attempts < 1:', '0.25'),
+        (FILE, 'What is the default of `speed` in the method `run` of `Slow`?', '8', 'def run(self, speed=8):', '2'),
+        (FILE, 'Which error does `retry` raise?', 'attempts', "    raise ValueError('attempts')", 'ValueError'),
+        (FILE, 'What is the value of `LIMIT`?', '1', '  if attempts < 1:', '40'),
+        (GO, 'What is the type of the parameter `delay` of `Wait`?', 'string', 'func Wait(delay int, name string) error {', 'int'),
+        (GO, 'What is the return type of `Wait`?', 'int', 'func Wait(delay int, name string) error {', 'error'),
+        (CPP, 'What is the default of `delay` in `Wait`?', '5', 'long other = 5;', '40'),
+        (CPP, 'What is the type of `delay` in `Wait`?', 'long', 'long other = 5;', 'int'),
+    ],
+)  # fmt: skip
+def test_an_answer_about_a_definition_is_held_against_it_whatever_the_readers_say(tools, file, question, wrong, quote, right):
+  said = lambda answer, quote: verified(tools, facts.Candidate(file, question, answer, quote), *[reading(answer)] * 3)
+  assert said(wrong, quote).rule in (definitions.UNCONFIRMED, definitions.UNRELATED, 'fact: answer in the question')
+  line = next(line for line in file.text.splitlines() if re.search(rf'(?<![\w.]){right}(?!\w)', line) and '2021' not in line)
+  assert not isinstance(said(right, line.strip()), Drop)
 
 
 @pytest.mark.parametrize('said', ['', 'no', '{"question": "x?"}', '{"question": "x?", "answer": 3, "quote": "x"}', '[1]'])
