@@ -10,7 +10,10 @@ import pytest
 from tests.endpoint.scripted import ScriptedEndpoint
 from tests.processes import finish, refusal
 
-SEEDS = [{'kind': 'file', 'id': str(n), 'path': f'f{n}.py', 'text': f'def f{n}(a, b={n}):\n  pass\n'} for n in range(9)]
+SEEDS = [
+    {'kind': 'file', 'id': str(n), 'path': f'm{n}.py', 'repo': 'r/x', 'text': f'def f{n}(a, b={n}):\n  pass\n'}
+    for n in range(9)
+]
 
 
 def say(body):

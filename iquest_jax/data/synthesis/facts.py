@@ -9,7 +9,7 @@ import re
 
 from iquest_jax.data.build.facts import verify as verification
 from iquest_jax.data.documents import Drop, Fact, File, content_id
-from iquest_jax.data.synthesis import answers, turns
+from iquest_jax.data.synthesis import answers, definitions, turns
 from iquest_jax.data.synthesis.domain import Domain, Tools
 
 # ours: all three numbers.
@@ -109,7 +109,11 @@ def _against_the_file(candidate: Candidate) -> Fact | Drop:
     return Drop('facts: names no subject', evidence)
   if all(_definitions(name, text) > 1 for name in subjects):
     return Drop('facts: subject defined twice', evidence)
-  return verification.verify(candidate.fact, text)
+  fact = verification.verify(candidate.fact, text)
+  if isinstance(fact, Drop):
+    return fact
+  confirmed = definitions.check(question, answer, quote, dataclasses.replace(candidate.file, text=text))
+  return confirmed if isinstance(confirmed, Drop) else dataclasses.replace(fact, checks=(*fact.checks, *confirmed))
 
 
 def _definitions(name: str, text: str) -> int:

@@ -118,16 +118,16 @@ CPP = File('c', 'wait.cpp', 'struct Wait {\n  int delay = 40;\n  long other = 5;
         (FILE, 'What is the default of `speed` in the method `run` of `Slow`?', '8', 'def run(self, speed=8):', '2'),
         (FILE, 'Which error does `retry` raise?', 'attempts', "    raise ValueError('attempts')", 'ValueError'),
         (FILE, 'What is the value of `LIMIT`?', '1', '  if attempts < 1:', '40'),
-        (GO, 'What is the type of the parameter `delay` of `Wait`?', 'string', 'func Wait(delay int, name string) error {', 'int'),
+        (GO, 'What is the type of `delay` in `Wait`?', 'string', 'func Wait(delay int, name string) error {', 'int'),
         (GO, 'What is the return type of `Wait`?', 'int', 'func Wait(delay int, name string) error {', 'error'),
         (CPP, 'What is the default of `delay` in `Wait`?', '5', 'long other = 5;', '40'),
         (CPP, 'What is the type of `delay` in `Wait`?', 'long', 'long other = 5;', 'int'),
     ],
 )  # fmt: skip
-def test_an_answer_about_a_definition_is_held_against_it_whatever_the_readers_say(tools, file, question, wrong, quote, right):
+def test_an_answer_about_a_definition_is_held_against_it_whatever_readers_say(tools, file, question, wrong, quote, right):
   said = lambda answer, quote: verified(tools, facts.Candidate(file, question, answer, quote), *[reading(answer)] * 3)
   assert said(wrong, quote).rule in (definitions.UNCONFIRMED, definitions.UNRELATED, 'fact: answer in the question')
-  line = next(line for line in file.text.splitlines() if re.search(rf'(?<![\w.]){right}(?!\w)', line) and '2021' not in line)
+  line = next(line for line in file.text.splitlines() if re.search(rf'(?<![\w.]){right}(?!\w)', line))
   assert not isinstance(said(right, line.strip()), Drop)
 
 
