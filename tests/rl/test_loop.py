@@ -19,15 +19,21 @@ from tests.run import helpers as run_helpers
 from tests.run.helpers import killed_at
 
 STAGE = 'rl_instruct'
-# Where a run is killed, one after the other: phase and the call of it, counted from the start of that run.
-PHASES = (
+# Where a run is killed, one after the other: the call of a function, counted from the start of that run.
+FEW = (
     ('iquest_jax.rl.store:Store.append', 2),  # in the first roll-out, when one group is finished
-    ('iquest_jax.rl.measured:Measured.add', 1),  # after the roll-out
     ('iquest_jax.rl.batches:policy_rows', 2),  # before the second update
-    ('iquest_jax.train.session:Session.save', 1),  # after it
-    ('iquest_jax.rl.rollout:Rollouts.sample', 1),  # with a checkpoint of step 2
-    ('iquest_jax.rl.store:Store.append', 2),  # in the third roll-out
+    ('iquest_jax.rl.store:Store.append', 2),  # in the third roll-out, after the first two steps were repeated
     ('iquest_jax.rl.rollout:Rollouts.answers', 1),  # all is done but the evaluation
+)
+MANY = (
+    ('iquest_jax.rl.rollout:Rollouts.answers', 1),  # before anything
+    ('iquest_jax.rl.rollout:Rollouts.sample', 1),
+    ('iquest_jax.rl.measured:Measured.add', 1),  # after the roll-out
+    ('iquest_jax.train.session:Session.save', 1),  # after the second update
+    ('iquest_jax.rl.sync:Sync.__call__', 1),  # with a checkpoint of step 2 or none
+    ('iquest_jax.rl.store:Store.append', 1),  # in the last roll-out
+    ('iquest_jax.train.session:Session.finish', 1),
 )
 
 
@@ -57,12 +63,13 @@ def params(workdir, step):
 
 
 def lines(workdir):
-  return {path.name: path.read_text() for path in sorted((workdir / STAGE / 'rollouts').iterdir())}
+  return {path.name: path.read_text() for path in sorted((workdir / STAGE / 'rollouts').glob('*'))}
 
 
-def test_killed_in_every_phase_it_ends_bit_equal_and_samples_no_finished_group_again(straight, workdir, commands):
+@pytest.mark.parametrize('phases', [FEW, pytest.param(MANY, marks=pytest.mark.long)], ids=['few', 'many'])
+def test_killed_in_every_phase_it_ends_bit_equal_and_samples_no_finished_group_again(phases, straight, workdir, commands):
   kept = {}
-  for place, count in PHASES:
+  for place, count in phases:
     commands.run(killed_at(place, count, train(workdir)), status=-signal.SIGKILL)
     now = lines(workdir)
     assert all(now[name].startswith(text) for name, text in kept.items())
@@ -123,43 +130,72 @@ def assert_same_update(workdir, one_step):
   for path, leaf in one.items():
     # Beside the rounding of the parameters themselves.
     np.testing.assert_allclose(leaf, other[path], rtol=2.4e-7, atol=1e-5 * moved, err_msg=path)
-  assert lines(workdir).keys() == {'1.jsonl'}
 
 
 def test_two_data_parallel_devices_update_like_one_on_a_replayed_store(one_step, workdir, commands):
   shutil.copytree(one_step / STAGE / 'rollouts', workdir / STAGE / 'rollouts')
   commands.run(train(workdir, **ONE_STEP, **{'mesh.data': 2, 'mesh.fsdp': 1}), devices=2)
+  assert lines(workdir) == lines(one_step)  # nothing was sampled
   assert_same_update(workdir, one_step)
 
 
-def pair(commands, port, arguments):
-  """Both processes of one run, with one device each."""
-  several = {'JAX_COORDINATOR_ADDRESS': f'localhost:{port}', 'JAX_NUM_PROCESSES': '2'}
-  running = [commands.start(arguments, **several, JAX_PROCESS_ID=str(process)) for process in (0, 1)]
-  return [processes.finish(process) for process in running]
-
-
-def test_two_processes_update_like_one_on_a_replayed_store(one_step, workdir, commands, unused_port):
+def test_two_processes_update_like_one_and_run_three_whole_steps(one_step, workdir, commands, unused_port):
+  """The first step on a replayed store, then two of which each process samples its share."""
   shutil.copytree(one_step / STAGE / 'rollouts', workdir / STAGE / 'rollouts')
-  pair(commands, unused_port, train(workdir, **ONE_STEP))
+  several = {'JAX_COORDINATOR_ADDRESS': f'localhost:{unused_port}', 'JAX_NUM_PROCESSES': '2'}
+  how = ONE_STEP | {'train.steps': 3, 'checkpoint.every': 1, 'checkpoint.keep': 3}
+  running = [commands.start(train(workdir, **how), **several, JAX_PROCESS_ID=str(process)) for process in (0, 1)]
+  for process in running:
+    processes.finish(process)
+  assert lines(workdir)['1.jsonl'] == lines(one_step)['1.jsonl']
   assert_same_update(workdir, one_step)
-
-
-def test_two_processes_run_three_whole_steps_and_each_samples_its_share(workdir, commands, unused_port):
-  pair(commands, unused_port, train(workdir))
-  found = stored(workdir)
-  assert len(set(found)) == len(found) and {step for step, _ in found} == {1, 2, 3}
-  for step in (1, 2, 3):
+  for step in (2, 3):
     for part, name in ((0, f'{step}.jsonl'), (1, f'{step}.1.jsonl')):
-      text = (workdir / STAGE / 'rollouts' / name).read_text()
-      indices = [json.loads(line)['index'] for line in text.splitlines()]
+      indices = [json.loads(line)['index'] for line in lines(workdir)[name].splitlines()]
       assert indices and all(index % 2 == part for index in indices)
-    assert sorted(index for other, index in found if other == step) == list(range(sum(other == step for other, _ in found)))
-  first, *steps, last = records(workdir)
-  assert [record['groups'] for record in steps] == [2, 2, 2] and last['kind'] == 'eval'
+    indices = sorted(index for other, index in stored(workdir) if other == step)
+    assert indices == list(range(len(indices)))
+  *_, last = records(workdir)
+  assert [record['groups'] for record in records(workdir)[1:-1]] == [2, 2, 2] and last['step'] == 3
   assert run_helpers.state(workdir / STAGE, 3)
 
 
+OPTIONS = {
+    'rl.mini_batches': 2, 'rl.epochs': 2, 'rl.kl_coef': 0.1, 'rl.ratio': 'sequence', 'rl.loss_agg': 'seq_sum',
+    'rl.baseline': 'leave_one_out', 'rl.norm_adv_by_std': False, 'rl.dual_clip': 3.0, 'rl.sampler_is_threshold': 0.0,
+    'rl.pass_rate_window': (0.1, 0.9), 'optim.peak_lr': 0.3, 'optim.warmup': 1.0,
+}  # fmt: skip
+
+
+def test_several_updates_per_roll_out_move_away_from_its_policy_and_from_the_reference(workdir, commands):
+  commands.run(train(workdir, **OPTIONS, **{'train.steps': 2}))
+  _, first, second, _ = records(workdir)
+  assert first['updates'] == second['updates'] == 4
+  for record in (first, second):
+    # What is measured against the roll-out's own parameters, and against those that the stage began with.
+    assert record['update_kl'] > 0 and record['clipped_low'] + record['clipped_high'] > 0 and record['reference_kl'] > 0
+    assert record['logp_difference'] < 1e-5 and 'sampler_is_truncated' not in record
+  assert first['lr'] < second['lr']  # the warm-up stretches over all updates
+
+
+def test_preferences_are_learned_and_measured_on_held_out_pairs(workdir, commands):
+  ask = lambda number: [{'role': 'user', 'content': f'Say a word, {number}.'}]
+  for name, numbers in (('train', range(8)), ('held_out', range(20, 26))):
+    pairs = [
+        {'messages': ask(number), 'chosen': 'yes', 'rejected': 'no', 'rule': f'say: {number % 2}'} for number in numbers
+    ]
+    (workdir / f'{name}.jsonl').write_text(''.join(json.dumps(pair) + '\n' for pair in pairs))
+  how = {'rl.dpo.pairs': ('train.jsonl',), 'rl.dpo.held_out': ('held_out.jsonl',), 'rl.dpo.pairs_per_step': 4}
+  command = train(workdir, **how, **{'rl.objective': 'dpo'})
+  commands.run(killed_at('iquest_jax.rl.pairs:PairLearner.learn', 3, command), status=-signal.SIGKILL)
+  commands.run(command)
+  first, *steps, last = records(workdir)
+  assert (first['accuracy'], first['margin']) == (0.5, 0.0) and last['accuracy'] == 1.0 and last['margin'] > 0
+  assert last['accuracy_by_rule'] == {'say_0': 1.0, 'say_1': 1.0} and last['pairs'] == 6
+  assert [record['pairs'] for record in steps] == [4, 4, 4] and steps[0]['loss'] == pytest.approx(np.log(2))
+
+
+@pytest.mark.long
 def test_roll_outs_of_other_settings_are_sampled_again(straight, workdir, commands):
   shutil.copytree(straight / STAGE / 'rollouts', workdir / STAGE / 'rollouts')
   done = commands.run(train(workdir, **{'rl.max_tokens': 9, 'train.steps': 1}))
@@ -176,6 +212,7 @@ REFUSED = {
     'slots': ({'rl.slots': 0}, 'rl.slots must be at least 1, got 0'),
     'window': ({'rl.pass_rate_window': (0.9, 0.1)}, 'the window must satisfy 0 <= low <= high <= 1'),
     'clip': ({'rl.clip_low': 0.0}, 'rl: clip_low must be in (0, 1], got 0.0'),
+    'baseline': ({'rl.baseline': 'median'}, 'rl.baseline "median" does not exist'),
     'beta': ({'rl.objective': 'dpo', 'rl.dpo.beta': 0.0}, 'rl.dpo.beta must be above 0, got 0.0'),
     'both sets': ({'rl.held_out': ('problems.jsonl',)}, 'held-out problems must not be trained on, got 6 in both sets'),
     'missing': ({'rl.problems': ('none.jsonl',)}, 'none.jsonl cannot be read'),

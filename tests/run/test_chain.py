@@ -92,12 +92,12 @@ def test_the_tiny_chain_trains_every_stage_on_real_input_and_samples(shared, tmp
   out, err = process.communicate()
   # One step may not lower every held-out loss; the command then ends with that line and status 1.
   assert process.returncode == 0 or 'held-out loss did not fall' in err.splitlines()[-1], err[-2000:]
-  for stage in stages.stages('tiny_loop'):
+  for stage in stages.stages_on_rows('tiny_loop'):
     assert steps_of(tmp_path / stage) == [1]
     losses = run_helpers.losses(tmp_path / stage)
     assert np.isfinite([losses['train', 1], losses['eval', 0], losses['eval', 1]]).all()
   assert out.count(' continues ') == 3
-  assert out.count(' bits_per_byte ') == len(stages.stages('tiny_loop'))  # the table at the end
+  assert out.count(' bits_per_byte ') == len(stages.stages_on_rows('tiny_loop'))  # the table at the end
   assert out.count(' small_programs ') == 2 or 'small_programs is left out: ' in err
   assert 'sft_instruct: train.steps is 1, but data.mixture changes at step ' in err  # two phases are not reached
 
