@@ -29,7 +29,7 @@ from iquest_jax.sandbox.limits import DEFAULT, Limits
 _GRACE_S = 5.0  # How long after a job's own limits its server may take to report before the sandbox is ended.
 _START_S = 60.0
 _MAIN = """import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[0] = sys.argv[1]  # in place of the working folder
 from iquest_jax.sandbox.inside import server
 server.main(int(sys.argv[2]))
 """
@@ -112,12 +112,15 @@ class Runner:
     backend: 'bubblewrap' or 'landlock'; empty chooses.
     read_only: further paths that programs may read, at the same place (toolchains).
     packages: folders with Python packages, readable and importable inside.
+    hash_seed: PYTHONHASHSEED of all that runs inside, on which the order of sets of strings depends.
 
   Raises:
     UserError: no isolation is available, or the sandbox does not start.
   """
 
-  def __init__(self, backend: str = '', read_only: Sequence[str] = (), packages: Sequence[str] = ()):
+  def __init__(
+      self, backend: str = '', read_only: Sequence[str] = (), packages: Sequence[str] = (), hash_seed: int = 0
+  ):
     self.backend = choose(backend)
     self._uid = system.fresh_uid()
     by_landlock = self.backend == 'landlock'
@@ -135,7 +138,9 @@ class Runner:
     ours, theirs = socket.socketpair()
     info_read, info_write = os.pipe()
     where = os.path.dirname(code) if by_landlock else system.CODE
-    argv = [python, '-I', '-S', '-B', '-c', _MAIN, where, str(theirs.fileno())]
+    # Isolated as by -I, which would ignore the hash seed too; no other variable of Python's is in the environment.
+    isolated = ['/usr/bin/env', f'PYTHONHASHSEED={hash_seed}', python, '-s', '-S', '-B']
+    argv = [*isolated, '-c', _MAIN, where, str(theirs.fileno())]
     drop = {}
     if by_landlock:
       drop = {} if self._uid is None else {'user': self._uid, 'group': self._uid, 'extra_groups': []}

@@ -68,14 +68,30 @@ def _case(test: Mapping[str, Any], function: str) -> Case | None:
 def stubs_pass(cases: Sequence[Case], function: str) -> str:
   """Which stub passes all cases; '' if none does.
 
-  One stub always gives the same answer, which may be None or nothing at all; the other returns its input. What they answer
-  is known without running them, and is compared as the sandbox's graders compare.
+  One stub always gives the same answer, which may be None or nothing at all; others return one of their arguments, or print
+  their input, its first or its last line. What they answer is known without running them, and is compared as the
+  sandbox's graders compare.
   """
   same = _same_result if function else same_output
   if all(same(cases[0].expected, case.expected) for case in cases):
     return 'a stub that always gives the same answer'
-  echo = lambda case: case.given[0] if function and case.given else case.given
-  return 'a stub that returns its input' if all(same(echo(case), case.expected) for case in cases) else ''
+  echoes = [_echoes(case, function) for case in cases]
+  for name in echoes[0]:
+    if all(name in echo and same(echo[name], case.expected) for echo, case in zip(echoes, cases)):
+      return f'a stub that returns {name}'
+  return ''
+
+
+def _echoes(case: Case, function: str) -> dict[str, Any]:
+  """What stubs answer that give back a part of the input, by what they give.
+
+  The first item and the length of an argument are not among it: they are what small problems ask for.
+  """
+  if function:
+    arguments = {f'argument {number}': value for number, value in enumerate(case.given, 1)}
+    return arguments or {'its input': case.given}
+  lines = case.given.splitlines() or ['']
+  return {'its input': case.given, 'the first line': lines[0], 'the last line': lines[-1]}
 
 
 def hidden(cases: Sequence[Case], statement: str, function: str) -> list[Case]:

@@ -9,7 +9,7 @@ verify.py checks the tests.
 import dataclasses
 
 from iquest_jax.data.documents import Document, Drop, File, Problem, content_id
-from iquest_jax.data.synthesis import answers, execution, turns
+from iquest_jax.data.synthesis import answers, chance, execution, turns
 from iquest_jax.data.synthesis.domain import Domain, Tools
 from iquest_jax.data.synthesis.verify import verify as verify_document
 from iquest_jax.sandbox.pool import Pool
@@ -73,12 +73,16 @@ def _verified(candidate: Candidate, pool: Pool) -> Problem | Drop:
     return Drop('competition: no program')
   if candidate.solution.split() == candidate.simple.split():
     return Drop('competition: the same program twice')
+  if found := chance.decides('python', candidate.simple):
+    return Drop('competition: simple program depends on chance or time', found)
   inputs = _generated(candidate.generator, pool)
   if isinstance(inputs, Drop):
     return inputs
   printed = execution.outputs(candidate.simple, inputs, pool)
   if len(printed) < len(inputs):
     return Drop('competition: simple program fails', f'for {inputs[len(printed)][:200]!r}')
+  if printed[::-1] != execution.outputs(candidate.simple, inputs[::-1], pool.reseeded):
+    return Drop('competition: simple program is not deterministic')
   tests = [*candidate.examples, *({'input': text, 'output': out} for text, out in zip(inputs, printed))]
   made = Problem(content_id(candidate.statement), candidate.statement, tuple(tests), candidate.solution)
   made = verify_document(made, pool)
@@ -91,7 +95,7 @@ def _generated(generator: str, pool: Pool) -> list[str] | Drop:
   inputs = execution.outputs(generator, seeds, pool)
   if len(inputs) < INPUTS:
     return Drop('competition: generator fails', f'for {len(inputs)}')
-  if inputs != execution.outputs(generator, seeds, pool):
+  if inputs[::-1] != execution.outputs(generator, seeds[::-1], pool.reseeded):
     return Drop('competition: generator is not reproducible')
   if any(len(text) > LONGEST for text in inputs):
     return Drop('competition: inputs too long')

@@ -1,4 +1,9 @@
-"""Runs a solution on all of its cases in the sandbox: a program in any of its languages, or a function in most of them."""
+"""Runs a solution on all of its cases in the sandbox: a program in any of its languages, or a function in most of them.
+
+A solution is run twice: what passes by luck, or because it counts its calls, would be kept by one preparation of a corpus
+and dropped by the next. The second time its cases come in another order, in other processes and, in Python, under another
+hash seed; calls of a function come once more after that, in the opposite order.
+"""
 
 import json
 import os
@@ -6,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iquest_jax.data.documents import Drop
-from iquest_jax.data.synthesis import typed
+from iquest_jax.data.synthesis import chance, typed
 from iquest_jax.data.synthesis.cases import TOLERANCE, Case
 from iquest_jax.sandbox import languages, verdict
 from iquest_jax.sandbox.limits import Limits
-from iquest_jax.sandbox.pool import Pool
+from iquest_jax.sandbox.pool import Pool, Reseeded
 from iquest_jax.sandbox.runner import Done, SandboxDied, Step
 
 # ours: seconds of processor time decide, of all calls together or of each run; wall time is for what sleeps.
@@ -61,16 +66,50 @@ def rejects(
     return Drop('verify: no code')
   if function and language in typed.LANGUAGES and typed.types(cases) is None:
     return Drop('verify: types that this language does not have', language)
-  given = verdict_of(language, code, function, cases, pool, files)
+  for text in (code, *(files or {}).values()):
+    if found := chance.decides(language, text):
+      return Drop('verify: depends on chance or time', found)
+  if language == 'python':
+    given = verdict_of(language, code, function, cases, pool, files)
+    if given.status != verdict.PASSED:
+      return _dropped(given)
+    given = verdict_of(language, code, function, _reordered(cases, function), pool.reseeded, files)
+    return None if given.status == verdict.PASSED else _dropped(given, repeated=True)
+  # Compiled once for both. Cases of functions are one test of the sandbox; a process of its own repeats them all.
+  given = verdict_of(language, code, function, [*cases, *_reordered(cases, function)], pool, files, processes=2)
   if given.status == verdict.PASSED:
     return None
-  return Drop(_RULES[given.status], ': '.join(filter(None, [given.test, given.reason])))
+  return _dropped(given, repeated=given.passed >= (1 if function else len(cases)))
+
+
+def _dropped(given: verdict.Verdict, repeated: bool = False) -> Drop:
+  rule = 'verify: not deterministic' if repeated and given.status == verdict.FAILED else _RULES[given.status]
+  return Drop(rule, ': '.join(filter(None, [given.test, given.reason])))
+
+
+def _reordered(cases: Sequence[Case], function: str) -> list[Case]:
+  """The cases in another order; of a function, all of them again in the opposite one.
+
+  Rotated by one, the results of a function that counts its calls are right only if they are all the same.
+  """
+  order = [*cases[1:], *cases[:1]]
+  return [*order, *reversed(order)] if function else order
 
 
 def verdict_of(
-    language: str, code: str, function: str, cases: Sequence[Case], pool: Pool, files: Mapping[str, str] | None = None
+    language: str,
+    code: str,
+    function: str,
+    cases: Sequence[Case],
+    pool: Pool | Reseeded,
+    files: Mapping[str, str] | None = None,
+    processes: int = 1,
 ) -> verdict.Verdict:
-  """The sandbox's verdict on a program, or on a function that can be called."""
+  """The sandbox's verdict on a program, or on a function that can be called.
+
+  Args:
+    processes: in how many, one after another, all calls are made, if they are not those of a function in Python.
+  """
   if not function:
     return verdict.grade_output(pool, language, code, [(case.given, case.expected) for case in cases], LIMITS, files)
   if language == 'python':
@@ -78,13 +117,13 @@ def verdict_of(
     return verdict.grade_calls(pool, code, calls, LIMITS, TOLERANCE, True, files)
   if language in typed.LANGUAGES:
     source, printed = typed.program(language, code, function, cases)
-    return verdict.grade_output(pool, language, source, [('', printed)], LIMITS, files)
+    return verdict.grade_output(pool, language, source, [('', printed)] * processes, LIMITS, files)
   lines = lambda values: ''.join(f'{json.dumps(value, ensure_ascii=False, separators=(",", ":"))}\n' for value in values)
   case = lines(case.given for case in cases), lines(_plain(case.expected) for case in cases)
-  return verdict.grade_output(pool, language, code + _JAVASCRIPT.format(function=function), [case], LIMITS, files)
+  return verdict.grade_output(pool, language, code + _JAVASCRIPT.format(function=function), [case] * processes, LIMITS, files)
 
 
-def run(steps: Sequence[Step], pool: Pool, files: Mapping[str, str] | None = None) -> list[Done]:
+def run(steps: Sequence[Step], pool: Pool | Reseeded, files: Mapping[str, str] | None = None) -> list[Done]:
   """The records of the steps that ran, in one fresh folder; none if the sandbox ended."""
   try:
     with pool.runner() as runner:
@@ -93,7 +132,7 @@ def run(steps: Sequence[Step], pool: Pool, files: Mapping[str, str] | None = Non
     return []
 
 
-def outputs(code: str, inputs: Sequence[str], pool: Pool) -> list[str]:
+def outputs(code: str, inputs: Sequence[str], pool: Pool | Reseeded) -> list[str]:
   """What a program in Python prints for each input, up to the first for which it fails."""
   steps = languages.steps('python', tuple(inputs), LIMITS, pool.backend)
   done = run(steps, pool, {languages.LANGUAGES['python'].file: code})

@@ -1,10 +1,13 @@
 """Verification by execution: a document with tests is kept only if its code passes them and stubs do not.
 
-  tests             the code passes all of them in the sandbox
-  stubs             a program that always gives the same answer fails, and so does one that returns its input
-  hidden tests      stubs also fail the tests that the request does not show, and there must be some. Code that knows only
-                    the shown tests is therefore rejected, whatever it answers otherwise. Parallel functions have no request
-  table of answers  the code does not look up the answers of most tests
+  tests          the code passes all of them in the sandbox
+  deterministic  it passes them again in fresh processes, in another order and under another hash seed, and its text names
+                 nothing that lets chance or time decide
+  stubs          programs fail that always give the same answer, or return one of their arguments
+  hidden tests   stubs also fail the tests that the request does not show, and there must be some. Code that knows only
+                 the shown tests is therefore rejected, whatever it answers otherwise. Parallel functions have no request
+  literal table  the answers of most tests do not stand in the code beside their inputs as literals. Tables that are
+                 written in another way, such as in parts that are put together, are not found
 """
 
 import dataclasses
@@ -12,14 +15,15 @@ from collections.abc import Mapping, Sequence
 
 from iquest_jax.data.documents import Conversation, Drop, Parallel, Problem
 from iquest_jax.data.synthesis import cases as cases_lib
-from iquest_jax.data.synthesis import difficulty, execution
+from iquest_jax.data.synthesis import difficulty, execution, tables
 from iquest_jax.data.synthesis.cases import Case
 from iquest_jax.sandbox import languages
 from iquest_jax.sandbox.pool import Pool
 from iquest_jax.text import extract
 
-CHECKS = ('solution passes the tests', 'stubs fail the tests', 'hidden tests', 'no table of answers')
-PARALLEL_CHECKS = ('every side passes the tests', 'stubs fail the tests', 'no table of answers')
+_CHECKS = ('deterministic', 'stubs fail the tests', 'no literal table of answers')
+CHECKS = ('solution passes the tests', *_CHECKS, 'hidden tests')
+PARALLEL_CHECKS = ('every side passes the tests', *_CHECKS)
 
 
 def verify(document: Problem | Conversation | Parallel, pool: Pool) -> Problem | Conversation | Parallel | Drop:
@@ -67,8 +71,8 @@ def rejects(
     return Drop('verify: no hidden test', f'all {len(cases)} are in the request')
   if name := cases_lib.stubs_pass(hidden, function):
     return Drop('verify: hidden tests pass on anything', f'{name}, {len(hidden)} of {len(cases)} are hidden')
-  if cases_lib.holds_answers(cases, code, function):
-    return Drop('verify: table of answers')
+  if _holds_answers(cases, language, code, function):
+    return Drop('verify: literal table of answers')
   return execution.rejects(language, code, function, cases, pool, files)
 
 
@@ -78,11 +82,16 @@ def _parallel(document: Parallel, cases: Sequence[Case], pool: Pool) -> Parallel
   if name := cases_lib.stubs_pass(cases, document.function):
     return Drop('verify: tests pass on anything', name)
   for language, code in document.sides:
-    if cases_lib.holds_answers(cases, code, document.function):
-      return Drop('verify: table of answers', language)
+    if _holds_answers(cases, language, code, document.function):
+      return Drop('verify: literal table of answers', language)
     if failed := execution.rejects(language, code, document.function, cases, pool):
       return dataclasses.replace(failed, evidence=f'{language}: {failed.evidence}')
   return dataclasses.replace(document, checks=_joined(document.checks, PARALLEL_CHECKS))
+
+
+def _holds_answers(cases: Sequence[Case], language: str, code: str, function: str) -> bool:
+  in_tree = language == 'python' and tables.holds_answers(cases, code, function)
+  return in_tree or cases_lib.holds_answers(cases, code, function)
 
 
 def _last_answer(conversation: Conversation) -> tuple[str, str, str]:

@@ -106,7 +106,7 @@ def test_a_task_that_needs_every_function_is_kept(tools):
         ({'functions': (*FUNCTIONS, 'merged'), 'solution': f'{SOLUTION}\nwordlib.merged({{}}, {{}})\n'},
          'api: a function is not needed'),
         ({'solution': 'def solve(text, n):\n  return {("a b A", 1): ["a"], ("x y y", 2): ["y", "x"], ("", 3): [],'
-                      '("c b a", 2): ["a", "b"]}[text, n]\n  top(counts(words("")))\n'}, 'verify: table of answers'),
+                      '("c b a", 2): ["a", "b"]}[text, n]\n  top(counts(words("")))\n'}, 'verify: literal table of answers'),
         ({'again': AGAIN.replace('True', 'False')}, 'api: another solution does not pass'),
         ({'again': ''}, 'api: another solution does not pass'),
         ({'task': f'{TASK}\n{SOLUTION}'}, 'api: the task gives the solution away'),

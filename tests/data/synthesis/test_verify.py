@@ -82,15 +82,15 @@ def test_a_chat_without_tests_has_nothing_to_be_held_against(pool):
         ('import os\nos._exit(0)\n', 'verify: crashed'),
         ('x = b"x" * (1 << 45)\n', 'verify: too much memory'),
         ('def fact(n):\n  return {3: 6, 4: 24}.get(n, 1)\n', 'verify: wrong answer'),
-        ('def fact(n):\n  if n == 3: return 6\n  if n == 4: return 24\n  return 120\n', 'verify: wrong answer'),
-        ('def fact(n):\n  return {3: 6, 4: 24, 5: 120, 7: 5040}[n]\n', 'verify: table of answers'),
+        ('def fact(n):\n  if n == 3: return 6\n  return 24\n', 'verify: wrong answer'),
+        ('def fact(n):\n  return {3: 6, 4: 24, 5: 120, 7: 5040}[n]\n', 'verify: literal table of answers'),
         ('def fact(n):\n  if n==3: return 6\n  elif 4 == n: return 24\n  elif n == (5): return 120\n  return 5040\n',
-         'verify: table of answers'),
+         'verify: literal table of answers'),
         ('def fact(n):\n  match n:\n    case 3: return 6\n    case 4: return 24\n    case 5: return 120\n  return 5040\n',
-         'verify: table of answers'),
-        ('def fact(n):\n  return dict([(3, 6), (4, 24), (5, 120), (7, 5040)])[n]\n', 'verify: table of answers'),
+         'verify: literal table of answers'),
+        ('def fact(n):\n  return dict([(3, 6), (4, 24), (5, 120), (7, 5040)])[n]\n', 'verify: literal table of answers'),
         ('T = {"[3]": 6, "[4]": 24, "[5]": 120, "[7]": 5040}\ndef fact(*n):\n  return T[repr(list(n))]\n',
-         'verify: table of answers'),
+         'verify: literal table of answers'),
         ('', 'verify: no solution'),
         ('x = "\ud800"', 'verify: wrong answer'),
     ],
@@ -143,10 +143,10 @@ def test_runs_that_cannot_say_no_are_rejected(pool, tests, expected):
 
 def test_a_program_that_prints_what_it_looks_up_is_rejected(pool):
   table = 'print({"1 2": 3, "30 4": 34, "5 5": 10, "-8 9": 1}[input()])\n'
-  assert rule(PROGRAM, pool, solution=table) == 'verify: table of answers'
+  assert rule(PROGRAM, pool, solution=table) == 'verify: literal table of answers'
   split = 'a, b = map(int, input().split())\n'
   split += ''.join(f'if a == {a} and b == {b}: print({a + b})\n' for a, b in [(1, 2), (30, 4), (5, 5), (-8, 9)])
-  assert rule(PROGRAM, pool, solution=split) == 'verify: table of answers'
+  assert rule(PROGRAM, pool, solution=split) == 'verify: literal table of answers'
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_pair_of_functions_must_agree_on_every_test(pool):
       JAVASCRIPT.replace('return r', 'return String(r)'): 'verify: wrong answer',
       JAVASCRIPT.replace('return r', 'console.log(r)'): 'verify: wrong answer',
       'process.exit(0);' + JAVASCRIPT: 'verify: wrong answer',
-      'const fact = (n) => ({3: 6, 4: 24, 5: 120})[n] ?? 5040;': 'verify: table of answers',
+      'const fact = (n) => ({3: 6, 4: 24, 5: 120})[n] ?? 5040;': 'verify: literal table of answers',
       JAVASCRIPT[:-2]: 'verify: crashed',
       ' ': 'verify: no code',
   }
