@@ -28,7 +28,7 @@ _WEB_TEXT, _CODE, _HIGH_QUALITY = 800_000, 900_000, 600_000
 _HISTORIES, _COMMITS = 28, 40
 # In documents, or turns of chats:
 _REASONING, _CHATS, _SESSIONS = 2600, 700, 420
-# In problems, as many of each level; those held out take seconds to answer.
+# In problems; those held out take seconds to answer.
 _PROGRAMS_QA, _PROGRAMS_CHAT, _HELD_OUT_PROGRAMS, _RL_PROGRAMS = 1000, 1800, 60, 480
 # In prompts with instructions, and pairs of answers:
 _HELD_OUT_PROMPTS, _RL_PROMPTS, _HELD_OUT_PAIRS, _PAIRS = 60, 480, 60, 480

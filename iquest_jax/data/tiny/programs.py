@@ -14,8 +14,8 @@ from iquest_jax.data.documents import Conversation, content_id
 from iquest_jax.sandbox import tracing
 
 SPLITS = {'train': 0.7, 'held_out': 0.15, 'rl': 0.15}  # shares of all instances
-LEVELS = (1, 2, 3)
-TESTS = 6
+LEVELS = (1, 1, 1, 2, 3)  # in turn: a small model learns the first in minutes, and the others hardly
+TESTS = 20
 _EXAMPLES = 2
 _ARGUMENTS = {'number': 'x', 'list': 'xs', 'text': 's'}
 _WORDS = ('apple', 'River', 'stone', 'Cloud', 'tiger', 'Lemon', 'paper', 'Music', 'green', 'Window', 'garden', 'Silver')
@@ -114,7 +114,7 @@ def conversation(problem: Problem, thinking: bool) -> Conversation:
 
 
 def problems(seed: int, split: str, count: int) -> list[Problem]:
-  """Problems of a split, levels in turn, no request twice."""
+  """Problems of a split, LEVELS in turn, no request twice."""
   rng, found = random.Random(f'programs:{seed}:{split}'), {}
   while len(found) < count:
     level = LEVELS[len(found) % len(LEVELS)]
