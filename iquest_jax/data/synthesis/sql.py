@@ -81,8 +81,8 @@ async def verify(candidate: Candidate, tools: Tools) -> Conversation | Drop:
     return Drop('sql: not one query')
   if quotes_sql(candidate.question, candidate.query):
     return Drop('sql: question quotes the query', candidate.question[:200])
-  if _CHANGING.search(candidate.query) or _CHANGING.search(candidate.again):
-    return Drop('sql: not reproducible')
+  if _any_rows(query):
+    return Drop('sql: limit without an order', candidate.query[:200])
   database, queries = (*candidate.schema, *candidate.data), (candidate.query, candidate.again)
   seed = content_id(*database, candidate.query)
   found = await tools.run(rows.answers, database, queries, tools.pool, seed)
@@ -93,23 +93,22 @@ async def verify(candidate: Candidate, tools: Tools) -> Conversation | Drop:
   return turns.conversation(f'{schema}\n\n{candidate.question}', answer, CHECKS, candidate.repo)
 
 
-_CHANGING = re.compile(r"\b(random|randomblob|current_(date|time|timestamp))\b|'now'|\bchanges\b|last_insert_rowid", re.I)
-
-
 def _differ(found: list[Any], ordered: bool) -> Drop | None:
   """How the rows of two queries differ, or what else is wrong with them; None if nothing is."""
+  if rows.CHANGING in found or any(rows.CHANGING in variant for variant in found):
+    return Drop('sql: not reproducible')
   if isinstance(found[0], str):
     return Drop('sql: the data do not load', found[0])
   if any(isinstance(variant, str) for variant in found):
     return Drop('sql: the data cannot be varied')
-  if wrong := next((rows for variant in found for rows in variant if isinstance(rows, str)), ''):
+  if wrong := next((given for variant in found for given in variant if isinstance(given, str)), ''):
     return Drop('sql: a query fails', wrong)
   first, _ = found[0]
   if not first or all(value is None for row in first for value in row):
     return Drop('sql: no rows')
   if all(variant[0] == first for variant in found):
     return Drop('sql: rows do not depend on the data')
-  bag = lambda rows: rows if ordered else collections.Counter(map(json.dumps, rows))
+  bag = lambda given: given if ordered else collections.Counter(map(json.dumps, given))
   for number, (one, other) in enumerate(found):
     if bag(one) != bag(other):
       return Drop('sql: other rows on varied data' if number else 'sql: other rows')
@@ -138,6 +137,13 @@ def quotes_sql(question: str, query: str) -> bool:
   words = ' '.join(question.lower().split())
   written = re.search(r'\bselect\b.{1,200}\bfrom\b.{1,200}\b(where|join|group by|order by)\b', words)
   return not words or written is not None or '```' in question or ' '.join(query.lower().split()) in words
+
+
+def _any_rows(query: Any) -> bool:
+  """Whether a query, or a part of it, takes the first of rows that nothing orders."""
+  from sqlglot import exp
+
+  return any(limit.parent is not None and limit.parent.args.get('order') is None for limit in query.find_all(exp.Limit))
 
 
 def _tree(query: str) -> Any:
