@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from iquest_jax.data.build.facts import python, questions, trees
+from iquest_jax.data.build.facts import make, python, questions, trees
 from iquest_jax.data.build.facts.verify import verify
-from iquest_jax.data.documents import Drop, Fact
+from iquest_jax.data.documents import Drop, Fact, File
 
 from tests.data.facts_sources import SOURCES
 from tests.data.test_facts import REPO, everything
@@ -93,6 +93,118 @@ RAISES = 'In PLACE, which exception does the {} raise in its own body?'
 )
 def test_a_question_that_two_definitions_answer_is_rejected(path, source, subject):
   assert rule(ask(COUNT.format(subject), '1', path), source) == 'fact: two answers'
+
+
+F, A_F, LIMIT = 'def f(a): pass\n', 'class A:\n  def f(self, a): pass\n', 'LIMIT = 1\n'
+BOUND_AGAIN = [
+    *((F, line) for line in (
+        'if x: f = print\n', 'try: f = print\nexcept E: pass\n', 'x = 1; f = print\n', 'print(f := 3)\n',
+        '[q, f] = 1, print\n', '(q, f) = g(), g()\n', 'f, *q = g\n', 'import x; import y as f\n', 'with x as f: pass\n',
+        'def s():\n  global g, f\n  f = 3\n', 'match x:\n  case [f]: pass\n', 'match x:\n  case {"k": 1, **f}: pass\n',
+        'while (f := f - 1): pass\n', 'if x:\n  for f, g in y: pass\n', 'globals()["f"] = 3\n', 'globals()[name] = 3\n',
+        'globals().update(g)\n', 'setattr(sys.modules[__name__], "f", 3)\n', 'sys.modules[__name__].f = 3\n',
+        'f.__defaults__ = (9,)\n', 'del f\n', 'try: from g import *\nexcept E: pass\n', 'def g():\n  def f(a, b): pass\n',
+        'a = [f := 3 for _ in x]\n', 'if x:\n  pass\nelif (f := y): pass\n', 'try: pass\nexcept E as f: pass\n', 'f += 1\n',
+        '\nexec(code)\n',
+    )),
+    *((A_F, line) for line in (
+        'A.f = print\n', 'if x: A.f = print\n', 'B = A; B.f = 3\n', 'setattr(A, "f", print)\n', 'A.__dict__["f"] = 3\n',
+        'A = g(A)\n', 'class B: A, C = 1, 2\nif x: A = B\n', '  def g(self): self.f = 3\n', '  if x: f = 3\n',
+        '  f.__kwdefaults__ = {}\n', 'A.f.__defaults__ = ()\n', 'def g():\n  global A\n', 'mock.patch.object(A, "f")\n',
+    )),
+]  # fmt: skip
+SAME_STILL = [
+    *((F, line) for line in (
+        'def g(f): return f(f)\n', 'x = [f for f in y]\n', 'class B:\n  f = 3\n  def g(self): self.f = 3\n',
+        'def g():\n  f = 3\n', 'lambda f=3: f\n', 'x = {"f": f}\nx["f"] = f\n', 'f: Callable\n', '"""from x import *"""\n',
+        'from g import f_2, g as ff\n',
+    )),
+    *((A_F, line) for line in ('class B:\n  def g(self): self.f = 3\n', 'def f(a): pass\nf = 3\n', 'A().f(3)\n')),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('source', 'line'), BOUND_AGAIN)
+def test_a_python_name_that_anything_else_may_bind_has_no_answer(source, line):
+  subject = 'function `f`' if source == F else 'method `A.f`'
+  apart = ', not counting `self` or `cls`?' if source == A_F else '?'
+  question = COUNT.format(subject).replace('?', apart)
+  assert rule(ask(question, '1'), source) is None
+  assert rule(ask(question, '1'), source + line) == 'fact: two answers'
+
+
+@pytest.mark.parametrize(('source', 'line'), SAME_STILL)
+def test_a_python_name_that_is_only_used_or_bound_elsewhere_keeps_its_answer(source, line):
+  subject = 'function `f`' if source == F else 'method `A.f`'
+  apart = ', not counting `self` or `cls`?' if source == A_F else '?'
+  assert rule(ask(COUNT.format(subject).replace('?', apart), '1'), source + line) is None
+
+
+@pytest.mark.parametrize('line', ['if x: LIMIT = 4', '(LIMIT, B) = 1, 2', 'while (LIMIT := LIMIT - 1): pass', 'LIMIT -= 1'])
+def test_a_python_constant_that_is_set_again_has_no_value(line):
+  question = 'What is the value of the constant `LIMIT` in PLACE?'
+  assert rule(ask(question, '1'), LIMIT) is None
+  assert rule(ask(question, '1'), f'{LIMIT}{line}\n') == 'fact: two answers'
+  assert rule(ask(question.replace('LIMIT', 'A.LIMIT'), '1'), f'class A:\n  {LIMIT}A.LIMIT = 9\n') == 'fact: two answers'
+
+
+@pytest.mark.parametrize('decorator', ['g', 'property', 'app.task(bind=True)', 'contextmanager', 'functools.wraps(g)', 'f.x'])
+def test_a_function_that_a_decorator_may_have_replaced_is_not_asked_about(decorator):
+  source = f'@{decorator}\n{F}'
+  assert rule(ask(COUNT.format('function `f`'), '1'), source) == 'fact: decorated'
+  assert not python.definitions(source)
+  for plain in ('staticmethod', 'functools.lru_cache(maxsize=3)', 'abc.abstractmethod'):
+    assert rule(ask(COUNT.format('function `f`'), '1'), f'@{plain}\n{F}') is None
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        'if (x) { f = g }', 'if (x) { function f(a, b) {} }', '{ var f = 3 }', 'function g() { f ||= h }', '[f, g] = [1, 2]',
+        'if (x) { ({ f, g } = y) }', 'for (f of xs) {}', 'module.exports.f = g', 'const g = () => { const f = (a, b) => a }',
+    ],
+)  # fmt: skip
+def test_a_name_of_javascript_that_is_set_again_has_no_answer(line):
+  for head in ('function f(a) {}', 'let f = (a) => a;', 'let f = a => a;'):
+    assert rule(ask(COUNT.format('function `f`'), '1', 'a.js'), f'{head}\nexports.f = f;\n') is None
+    assert rule(ask(COUNT.format('function `f`'), '1', 'a.js'), f'{head}\n{line}\n') == 'fact: two answers'
+
+
+def test_a_method_of_javascript_that_is_set_from_elsewhere_has_no_answer():
+  head, question = 'class A { f(a) {}\n constructor() { this.f = this.f.bind(this) } }\n', COUNT.format('method `A.f`')
+  assert rule(ask(question, '1', 'a.js'), head) is None
+  assert rule(ask(question, '1', 'a.js'), head + 'class B { constructor() { this.f = 3 } }\n') is None
+  for line in ('A.f = g', 'new A().f = g', 'if (x) { A = mixin(A) }', 'A.prototype.f = g'):
+    assert rule(ask(question, '1', 'a.js'), f'{head}{line}\n') == 'fact: two answers'
+  own = 'class A { f(a) {}\n constructor() { this.f = 3 } }\n'
+  assert rule(ask(question, '1', 'a.js'), own) == 'fact: two answers'
+
+
+def test_a_type_in_two_parts_is_no_answer():
+  question = 'What is the declared return type of the method `A.f` in PLACE?'
+  assert rule(ask(question, 'int', 'A.java'), 'class A { int f(int a) { return a; } }') is None
+  assert rule(ask(question, 'int', 'A.java'), 'class A { int f(int a)[] { return null; } }') == 'fact: wrong answer'
+
+
+@pytest.mark.parametrize('more', ['If x is bad, returns 4.', 'Otherwise 4.', 'If x is bad, 4.', '\n\n  Returns:\n    four'])
+def test_documentation_that_says_two_things_of_the_result_has_no_answer(more):
+  question = 'What does the function `f` in PLACE return, according to its documentation?'
+  assert rule(ask(question, '3'), 'def f(x):\n  """Returns 3.\n  Fast."""\n') is None
+  source = f'def f(x):\n  """Returns 3.\n  {more}"""\n'
+  assert rule(ask(question, '3'), source) == 'fact: wrong answer'
+  comment = 'class A {{\n  /** Returns {}. @return 3 */\n  int f() {{ return 3; }}\n}}\n'
+  question = question.replace('function `f`', 'method `A.f`')
+  assert rule(ask(question, '3', 'A.java'), comment.format('3')) is None
+  assert rule(ask(question, '3', 'A.java'), comment.format('4')) == 'fact: wrong answer'
+
+
+@pytest.mark.parametrize('end', ['\r', '\r\n'])
+def test_any_line_end_gives_the_same_facts(end):
+  for path, source in SOURCES.items():
+    one, other = (list(make.make(File(f'{path}#0', path, text, REPO))) for text in (source, source.replace('\n', end)))
+    assert one == other and any(isinstance(made, Fact) for made in one)
+  fact = ask(COUNT.format('function `area`'), '3')
+  assert rule(fact, SIGNATURE.replace('\n', end)) is None
+  assert rule(dataclasses.replace(fact, answer='2'), SIGNATURE.replace('\n', end)) == 'fact: wrong answer'
 
 
 @pytest.mark.parametrize(

@@ -91,14 +91,31 @@ _FIRST_RESULT = re.compile(rf'\W*(?:\w+ )?returns?\s{_UP_TO_FULL_STOP}', re.IGNO
 
 
 _MARKUP = re.compile(r'\{@\w+\s([^{}]*)\}')
+_SAYS_RESULT = re.compile(
+    r'\b(?:returns?|returned|returning|yields?|gives?|results?|otherwise|instead)\b|(?<=[.;] )(?:if|unless|when|or|else|except)\b',
+    re.IGNORECASE,
+)
 
 
 def _result(documentation: str) -> str:
+  """What is returned, if nothing else is said of it: "Returns 3. If x is bad, returns 4." has two answers."""
   documentation = _MARKUP.sub(r'\1', documentation)
-  matches = _TAGGED_RESULT.findall(documentation)
+  matches = list(_TAGGED_RESULT.finditer(documentation))
   if not matches and (match := _FIRST_RESULT.match(documentation)):
-    matches = [match[1]]
-  return matches[0].strip(' .,;:') if len(matches) == 1 else ''
+    matches = [match]
+  if len(matches) != 1:
+    return ''
+  found = matches[0][1].strip(' .,;:')
+  for said in _SAYS_RESULT.finditer(documentation):
+    within = matches[0].start() <= said.start() < matches[0].end()
+    if not within and not _is_said(found, documentation[said.end() :]):
+      return ''
+  return found
+
+
+def _is_said(result: str, text: str) -> bool:
+  """Whether a text begins with a result, as the sentence of a comment may that has a tag for the same."""
+  return bool(re.match(rf'\W*{re.escape(result)}\W*(?:[.@]|$)', text, re.IGNORECASE))
 
 
 def _condition(documentation: str, error: str) -> str:

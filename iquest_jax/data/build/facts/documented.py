@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 
 _RETURNS = re.compile(r'returns?\s+', re.IGNORECASE)
+_RESULT = re.compile(r'\b(?:return|yield)', re.IGNORECASE)
 _TAG = re.compile(r'@returns?\s+(?:\{(?!@)[^}\n]*\}\s*)?')
 _THROWS = re.compile(r'@(?:throws|exception)\s+\{?([\w.]+)\}?\s+(.*)')
 _RAISES = re.compile(r':raises?\s+([\w.]+):\s*(.*)')
@@ -26,7 +27,8 @@ def result(lines: list[str], name: str = '', tagged: bool = False) -> str:
     first = ' '.join(_paragraph(lines))
     first = first.removeprefix(name).lstrip() if name else first
     match = _RETURNS.match(first)
-    return _sentence(first[match.end() :]) if match else ''
+    once = len(_RESULT.findall('\n'.join(lines))) == 1
+    return _sentence(first[match.end() :]) if match and once else ''
   tags = [number for number, line in enumerate(lines) if _TAG.match(line.strip())]
   if len(tags) != 1:
     return ''

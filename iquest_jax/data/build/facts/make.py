@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 
-from iquest_jax.data.build.facts import python, questions, trees
+from iquest_jax.data.build.facts import masked, python, questions, trees
 from iquest_jax.data.build.facts.candidates import Candidate, Definition
 from iquest_jax.data.build.facts.questions import Question
 from iquest_jax.data.build.facts.verify import verify
@@ -32,10 +32,10 @@ def make(file: File) -> Iterator[Fact | Drop]:
   if not file.repo or '`' in file.path + file.repo:
     yield Drop('fact: no repository', file.path)
     return
-  rng = random.Random(f'facts:{file.id}')
+  source, rng = masked.with_line_feeds(file.text), random.Random(f'facts:{file.id}')
   try:
-    definitions = python.definitions(file.text) if language == 'python' else trees.definitions(file.text, language)
-    chosen = _chosen(definitions, min(PER_FILE, 1 + len(file.text) // 1000), rng)
+    definitions = python.definitions(source) if language == 'python' else trees.definitions(source, language)
+    chosen = _chosen(definitions, min(PER_FILE, 1 + len(source) // 1000), rng)
   except (SyntaxError, ValueError, RecursionError, MemoryError):
     yield Drop('fact: not parsed', file.path)
     return
@@ -46,7 +46,7 @@ def make(file: File) -> Iterator[Fact | Drop]:
         candidate.kind, candidate.noun, candidate.subject, file.path, file.repo, candidate.detail, candidate.receiver
     )
     text = questions.phrase(question, rng.randrange(1 << 16))
-    yield verify(Fact(content_id(text, candidate.answer), text, candidate.answer, file.path, file.repo), file.text)
+    yield verify(Fact(content_id(text, candidate.answer), text, candidate.answer, file.path, file.repo), source)
 
 
 def _chosen(definitions: list[Definition], count: int, rng: random.Random) -> list[Candidate]:

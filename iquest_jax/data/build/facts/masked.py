@@ -32,6 +32,11 @@ _PATTERNS = {
 LANGUAGES = tuple(_PATTERNS)
 
 
+def with_line_feeds(source: str) -> str:
+  """The source with one line feed for whatever ends a line; the rest of this package knows no other."""
+  return source.replace('\r\n', '\n').replace('\r', '\n') if '\r' in source else source
+
+
 def mask(source: str, language: str) -> str:
   """The masked text: comments become blanks, strings become STRING; line ends remain. `language` is one of LANGUAGES."""
   return _PATTERNS[language].sub(_blank, source)

@@ -2,11 +2,9 @@
 
 import ast
 import functools
-import gc
-import warnings
 from collections.abc import Iterator
 
-from iquest_jax.data.build.facts import documented
+from iquest_jax.data.build.facts import documented, parsing
 from iquest_jax.data.build.facts.candidates import (
     MAX_ANSWER_CHARACTERS,
     MAX_NAMED,
@@ -18,29 +16,17 @@ from iquest_jax.data.build.facts.candidates import (
 )
 from iquest_jax.data.build.facts.questions import ORDINALS
 
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-
 
 def definitions(source: str) -> list[Definition]:
   """Top-level functions, classes, their methods, and constants.
 
+  Args:
+    source: with line feeds alone as line ends.
+
   Raises:
     SyntaxError, ValueError, RecursionError, MemoryError: Python cannot parse the source.
   """
-  return list(_Reading(source).within(parse(source).body, ''))
-
-
-def parse(source: str) -> ast.Module:
-  # A tree is thousands of objects and no garbage: the collector would take a quarter of the time.
-  enabled = gc.isenabled()
-  gc.disable()
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # of escapes in strings
-      return ast.parse(source)
-  finally:
-    if enabled:
-      gc.enable()
+  return list(_Reading(source).within(parsing.parse(source).body, ''))
 
 
 class _Reading:
@@ -53,8 +39,8 @@ class _Reading:
   def within(self, body: list[ast.stmt], owner: str) -> Iterator[Definition]:
     """Definitions in a module, or in the class `owner`, whose name ends with a dot."""
     for node in body:
-      if isinstance(node, _FUNCTIONS):
-        if is_public(node.name):
+      if isinstance(node, parsing.FUNCTIONS):
+        if is_public(node.name) and parsing.is_plain(node):
           yield functools.partial(self._function, node, owner)
       elif isinstance(node, ast.ClassDef):
         if is_public(node.name):
@@ -120,7 +106,7 @@ class _Reading:
     found, rest = set(), list(body)
     while rest:
       node = rest.pop()
-      if isinstance(node, (*_FUNCTIONS, ast.ClassDef, ast.Try, ast.TryStar)):
+      if isinstance(node, (*parsing.FUNCTIONS, ast.ClassDef, ast.Try, ast.TryStar)):
         return None
       if isinstance(node, ast.Raise):
         error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc

@@ -34,6 +34,10 @@ _BOUND_TO_FUNCTION = re.compile(
     rf'\s*(?::[^=;]*)?=(?!=)\s*(?:async\b\s*)?(?:function\b\s*\*?\s*[\w$]*\s*)?{_GENERIC}?\s*\('
 )
 _ONE_PARAMETER = re.compile(r'\s*=\s*(?:async\s+)?([\w$]+)\s*=>')
+_SET_AGAIN = re.compile(r'\s*(?:[-+/%^]|\*\*?|<<|>>>?|&&?|\|\|?|\?\?)?=(?![=>])')
+_IN_PATTERN = re.compile(r'[^;=()]{0,200}?[\]}]\s*=(?![=>])')  # the left side of `[a, b] = ...`
+_ATTRIBUTE_OF = re.compile(r'(?:^|[^\w$])([\w$]*)[\])]?\s*\.\s*$')
+_GLOBALS = frozenset(['exports', 'window', 'global', 'globalThis', 'self'])
 _ASSIGNED = re.compile(r'\s*(?::[^=;(]*)?=(?![=>])\s*')
 _TYPED = re.compile(r'[ \t]+[\w.]+[ \t]*=[ \t]*')
 _FIXED = re.compile(r'\bconst\b|\bfinal\b')
@@ -119,8 +123,10 @@ class Reread:
         if qualified == owner:
           for place, accessor in self._methods(last, opening, end):
             found.append(Definition() if accessor else self._function(place, last, kind))
-      prototype = f'{owner}.prototype.{last}'
-      return found + [Definition() for _ in masking.occurrences(self._masked, prototype)]
+      if self._language in _SCRIPTS:
+        found += self._set_from_elsewhere(last, owner)
+        found += [Definition() for _ in self._script_functions(owner.partition('.')[0], '')]
+      return found
     return found + (self._script_functions(last, kind) if self._language in _SCRIPTS else [])
 
   def owners(self, method: str) -> list[str]:
@@ -180,23 +186,39 @@ class Reread:
     return match['receiver'] if match else ''
 
   def _script_functions(self, name: str, kind: str) -> list[Definition]:
+    """Functions of a name, with an empty definition for whatever else may give the name another value."""
     found = []
     for place in masking.occurrences(self._masked, name):
       line, after = self._line(place), place + len(name)
+      before = self._masked[max(line, place - _LONG) : place]
       follows = self._masked[after : after + 40].lstrip()[:1]
-      if place - line > _LONG or follows not in ('=', '(', ':', '<') or self._depth(0, place):
-        continue
-      if _BEFORE_FUNCTION.fullmatch(self._masked, line, place):
-        found.append(self._function(place, name, kind))
-      elif _BEFORE_VARIABLE.fullmatch(self._masked, line, place):
+      if follows in ('(', '<') and _BEFORE_FUNCTION.fullmatch(before):
+        # One within a block or another function is called by the same name.
+        found.append(Definition() if self._depth(0, place) else self._function(place, name, kind))
+      elif follows in ('=', ':') and _BEFORE_VARIABLE.fullmatch(before):
         bound = _BOUND_TO_FUNCTION.match(self._masked, after)
-        if bound:
+        single = None if bound else _ONE_PARAMETER.match(self._masked, after)
+        if self._depth(0, place):
+          found += [Definition()] if bound or single or before.split()[-1] == 'var' else []
+        elif bound:
           found.append(self._function(place, name, kind, bound.end() - 1))
-        elif single := _ONE_PARAMETER.match(self._masked, after):
+        elif single:
           found.append(Definition(parameters=(Parameter(single[1]),), nested=True))
-      elif _ASSIGNED.match(self._masked, after) and self._masked[place - 1 : place] not in ('.', '('):
+      elif _rebinds(before, self._masked, after, name):
         found.append(Definition())
     return found
+
+  def _set_from_elsewhere(self, method: str, owner: str) -> Iterator[Definition]:
+    """An empty definition for each place where a method is set as an attribute: of an instance, a class or a prototype."""
+    within = [(opening, end) for qualified, _, opening, end in self._types if qualified == owner]
+    for place in masking.occurrences(self._masked, method):
+      base = _ATTRIBUTE_OF.search(self._masked[max(0, place - _LONG) : place])
+      if not base or not _SET_AGAIN.match(self._masked, place + len(method)):
+        continue
+      if re.match(rf'\s*=\s*this\.{re.escape(method)}\.bind\(', self._masked[place + len(method) :][:_LONG]):
+        continue  # It stays what it is.
+      if base[1] != 'this' or any(opening < place < end for opening, end in within):
+        yield Definition()
 
   def _constants(self, name: str, owner: str) -> Iterator[Definition]:
     bounds = [(o, e) for qualified, _, o, e in self._types if qualified == owner] if owner else [(0, len(self._masked))]
@@ -273,6 +295,8 @@ class Reread:
 
   def _returns(self, place: int, close: int, brace: int) -> str:
     if self._language == 'java':
+      if self._masked[close + 1 : close + 40].lstrip().startswith('['):
+        return ''  # the rest of its type, as in `int f()[]`
       match = _BEFORE_METHOD['java'].fullmatch(self._masked, self._line(place), place)
       return self._source[match.start('type') : match.end('type')] if match and match['type'] else ''
     if brace < 0 and self._language == 'go':  # written in assembly
@@ -338,3 +362,16 @@ class Reread:
     opened = 0 if self._language == 'go' else max(above.rfind('/**'), 0)
     match = _COMMENT[self._language].search(above, opened)
     return ' '.join(_SIGNS.sub('', match[0].partition('*/')[0]).split()) if match else ''
+
+
+def _rebinds(before: str, masked: str, after: int, name: str) -> bool:
+  """Whether a name is given another value where it stands between `before` and the offset `after`, or may be."""
+  if base := _ATTRIBUTE_OF.search(before):
+    same = re.match(rf'\s*=\s*{re.escape(name)}\s*(?:[;,}}\n]|$)', masked[after : after + _LONG])
+    return base[1] in _GLOBALS and bool(_SET_AGAIN.match(masked, after)) and not same
+  if re.search(r'\bfor\s*(?:await\s*)?\(\s*$', before) and re.match(r'\s+(?:of|in)\b', masked[after : after + 40]):
+    return True
+  if _SET_AGAIN.match(masked, after):
+    return True
+  index = re.search(r'[\w$\])]\s*\[\s*$', before)
+  return masked[after : after + 40].lstrip()[:1] in (',', ']', '}') and not index and bool(_IN_PATTERN.match(masked, after))

@@ -1,6 +1,7 @@
 """Whether a fact holds: general rules for any question, and a second reading of the source for those of questions.py.
 
-The second reading shares nothing with what extracts facts: no tree, other code (reread_python.py, reread_braces.py).
+The second reading shares nothing with what extracts facts: no tree, other code (reread_python.py, reread_braces.py). In
+Python the syntax tree has a word too, on whether something else binds the name (bindings.py); it can only reject.
 """
 
 import dataclasses
@@ -8,7 +9,7 @@ import functools
 import posixpath
 import re
 
-from iquest_jax.data.build.facts import definition, masked, questions, reread_braces, reread_python
+from iquest_jax.data.build.facts import bindings, definition, masked, questions, reread_braces, reread_python
 from iquest_jax.data.build.facts.questions import Question
 from iquest_jax.data.documents import Drop, Fact
 from iquest_jax.data.languages import language_of
@@ -51,7 +52,7 @@ def verify(fact: Fact, source: str) -> Fact | Drop:
   Args:
     source: text of the file at `fact.path`.
   """
-  asked = questions.read(fact.question)
+  asked, source = questions.read(fact.question), masked.with_line_feeds(source)
   passed = []
   for name, check in _GENERAL:
     if evidence := check(fact, asked, source):
@@ -172,7 +173,9 @@ def _second_reading(fact: Fact, asked: Question, source: str) -> str:
     owners = reread.owners(asked.subject)
     if len(owners) > 1:
       return 'two answers'
-    return '' if owners == [fact.answer] else 'wrong answer' if owners else 'subject not found'
+    if owners != [fact.answer]:
+      return 'wrong answer' if owners else 'subject not found'
+    return _doubt(f'{fact.answer}.{asked.subject}', source) if language == 'python' else ''
   found = reread.find(asked.subject, asked.kind)
   if not found:
     return 'subject not found'
@@ -180,7 +183,19 @@ def _second_reading(fact: Fact, asked: Question, source: str) -> str:
     return 'two answers'
   if found[0].deprecated:
     return 'changes with time'
-  return '' if definition.answer(asked, found[0]) == fact.answer else 'wrong answer'
+  if definition.answer(asked, found[0]) != fact.answer:
+    return 'wrong answer'
+  return _doubt(asked.subject, source) if language == 'python' else ''
+
+
+def _doubt(subject: str, source: str) -> str:
+  try:
+    return _bindings(source).doubt(subject)
+  except (SyntaxError, ValueError, RecursionError, MemoryError):
+    return 'not parsed'
+
+
+_bindings = functools.lru_cache(2)(bindings.Bindings)
 
 
 @functools.lru_cache(2)
