@@ -37,6 +37,11 @@ def defined_in(name: str, files: Files) -> set[str] | None:
   return found
 
 
+def defined_names(files: Files) -> set[str]:
+  """The names of functions and types that the files define, as far as they are found."""
+  return set().union(*(_definitions(path, text) or () for path, text in files))
+
+
 def imports_of(path: str, files: Files) -> set[str] | None:
   """The paths of files that a file imports; None if there is no such file."""
   texts = dict(files)
@@ -78,7 +83,8 @@ def calls_of(name: str, files: Files) -> set[str] | None:
   return found
 
 
-def _definitions(path: str, text: str, name: str) -> set[str] | None:
+def _definitions(path: str, text: str, name: str = '') -> set[str] | None:
+  """Names that a text defines; None if they are not known, or `name` may be one of them all the same."""
   language = language_of(path, text[:256])
   if language == 'python':
     tree = _parsed(text)
@@ -86,7 +92,7 @@ def _definitions(path: str, text: str, name: str) -> set[str] | None:
   if language not in _BY_KEYWORD:
     return None
   found = {match['name'] for match in re.finditer(_KEYWORD, text)}
-  return None if name not in found and re.search(_METHOD.format(re.escape(name)), text, re.M) else found
+  return None if name and name not in found and re.search(_METHOD.format(re.escape(name)), text, re.M) else found
 
 
 def _parsed(text: str) -> ast.Module | None:

@@ -5,6 +5,8 @@ Answers to the first are looked up in the files that the question shows, and fou
 
 import asyncio
 import dataclasses
+import posixpath
+import re
 
 from iquest_jax.data.documents import Conversation, Drop, Repository
 from iquest_jax.data.synthesis import answers, judges, lookup, turns
@@ -32,7 +34,8 @@ These are files of the repository {name}. Write a question about them as a devel
 
 - Subject: {subject}. Choose one that takes some reading to answer for. The question names it literally.
 - It asks {asked}, and says so unmistakably. The answers are {answers}; there is at least one.
-- The reply answers it in one or two sentences, names every answer literally and mentions no other file.
+- The reply answers it in one or two sentences, names every answer literally, and mentions no other file, function or class
+  and nothing that does not belong to the answer.
 
 Answer with one JSON object and nothing else:
 {{"subject": "...", "question": "...", "answers": ["..."], "reply": "..."}}"""
@@ -107,7 +110,7 @@ async def verify(candidate: Candidate, tools: Tools) -> Conversation | Drop:
     passed = _looked_up(candidate) or await _found_again(candidate, tools)
   if isinstance(passed, Drop):
     return passed
-  checks = (passed,) if candidate.kind == OPEN else ('answers looked up', 'reply names the answers', passed)
+  checks = (passed,) if candidate.kind == OPEN else ('answers looked up', 'reply names the answers and no others', passed)
   asked = f'Files of the repository {candidate.name}:\n\n{_written(files)}\n\n{question}'
   return turns.conversation(asked, reply, checks, candidate.name)
 
@@ -126,16 +129,32 @@ def _looked_up(candidate: Candidate) -> Drop | None:
     return Drop('questions: names no subject', evidence)
   if any(answer in candidate.question for answer in true):
     return Drop('questions: answer in question', evidence)
-  others = {path for path, _ in candidate.files} - true - {subject}
-  if not all(answer in candidate.reply for answer in true) or any(_mentions(candidate.reply, other) for other in others):
-    return Drop('questions: reply names other answers', f'{evidence}: {candidate.reply}')
+  if re.search(r"\b(?:not|no|never|neither|nor|without|except|but)\b|n't\b", candidate.reply, re.IGNORECASE):
+    return Drop('questions: reply with a negation', f'{evidence}: {candidate.reply}')
+  if not all(_mentions(candidate.reply, answer) for answer in true):
+    return Drop('questions: reply does not name the answers', f'{evidence}: {candidate.reply}')
+  if others := _others(candidate, true | {subject}):
+    return Drop('questions: reply names other answers', f'{evidence}: {candidate.reply} {sorted(others)}')
   return None
 
 
-def _mentions(reply: str, path: str) -> bool:
-  """Whether a path stands in a reply, not as the end of a longer one."""
-  before = f' {reply}'.split(path)[:-1]
-  return any(not part[-1].isalnum() and part[-1] not in '/_-.' for part in before)
+def _others(candidate: Candidate, allowed: set[str]) -> set[str]:
+  """What a reply mentions beside the answers and the subject: paths, in backticks or not, or names defined in the files."""
+  reply, paths = candidate.reply, {path for path, _ in candidate.files}
+  endings = '|'.join({re.escape(posixpath.splitext(path)[1]) for path in paths if '.' in path}) or r'\.\w+'
+  written = set(re.findall(rf'[\w./-]*\w(?:{endings})(?!\w)', reply))
+  if candidate.kind == 'calls':
+    written |= set(re.findall(r'`(\w+)(?:\(\))?`', reply))
+    paths |= lookup.defined_names(candidate.files)
+    allowed = allowed | {path for path in written if path in dict(candidate.files)}  # where a function is defined
+  elif candidate.kind == 'defined':
+    written |= set(re.findall(r'`([\w./-]+/[\w./-]+)`', reply))
+  return {other for other in written | {one for one in paths if _mentions(reply, one)} if other not in allowed}
+
+
+def _mentions(reply: str, name: str) -> bool:
+  """Whether a path or a name stands in a reply, not as a part of a longer one."""
+  return re.search(rf'(?<![\w/.-]){re.escape(name)}(?![\w/-]|\.\w)', reply) is not None
 
 
 async def _found_again(candidate: Candidate, tools: Tools) -> str | Drop:

@@ -7,6 +7,7 @@ request and the results so far.
 import asyncio
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,13 +21,19 @@ from iquest_jax.text import extract
 _LONGEST_SEED = 4000  # characters
 _MOST_CALLS = 5
 _TEMPERATURE = 0.8
+_NUMBER = re.compile(r'-?\d+(?:\.\d+)?(?:e[-+]?\d+)?')
+# A number, whose sign is one only where no word ends before it, or a word with digits. Of 5km, the number is 5.
+_WITH_DIGITS = re.compile(rf'(?<![\w.-]){_NUMBER.pattern}|(?<![\w.])\d+(?:\.\d+)?|[^\W\d]\w*\d\w*')
+# ours: at most two words between them.
+_DENIAL = r"(?:\bnot|\bnever|n't|\binstead of|\brather than)\s(?:\w+\s){0,2}"
 _GENERATE = """Write an exchange between a user and an assistant that calls tools. Take the subject from the file below.
 
 - Invent {count} tools that could serve many requests, as Python functions with the standard library alone. They are
   deterministic: no clock, no chance, no network, no files; data they need stands in the code. They return JSON values.
 - The request is what a user would say: it gives every argument that no tool can find, and names no tool.
 - Make {calls} calls in all. If there are several, one of them needs a result of another. State the exact result of each.
-- The answer tells the user what was found, with the values of the last result. The request does not contain them.
+- The answer tells the user what was found, with the values of the last result, written as they are there. The request does
+  not contain them. The answer holds no number that is neither in the request nor in a result.
 
 <file>
 {text}
@@ -89,7 +96,7 @@ async def verify(candidate: Candidate, tools: Tools) -> Conversation | Drop:
   verdict = await tools.run(_grade, tools.pool, candidate.implementation, graded)
   if verdict.status != PASSED:
     return Drop('tools: another result when run', f'{verdict.status}: {verdict.reason}'[:300])
-  if drop := _against_the_answer(candidate, results[-1]):
+  if drop := _against_the_answer(candidate, results):
     return drop
   said = await asyncio.gather(*(_next(candidate, calls, results, place, tools) for place in range(len(calls) + 1)))
   for call, again in zip([*calls, {'name': 'done', 'arguments': {}}], said):
@@ -100,7 +107,10 @@ async def verify(candidate: Candidate, tools: Tools) -> Conversation | Drop:
     messages.append({'role': 'assistant', 'content': '', 'tool_calls': [call]})
     messages.append({'role': 'tool', 'content': json.dumps(result, ensure_ascii=False)})
   messages.append({'role': 'assistant', 'content': candidate.answer})
-  checks = ('calls fit the definitions', 'results by execution', 'answer states the result', 'calls made again')
+  checks = (
+      'calls fit the definitions', 'results by execution', 'answer states a value of the result',
+      'no other numbers in the answer', 'calls made again',
+  )  # fmt: skip
   key = content_id(candidate.request, json.dumps(candidate.tools, sort_keys=True))
   return Conversation(key, tuple(messages), tuple(candidate.tools), candidate.repo, checks=checks)
 
@@ -125,14 +135,19 @@ def _against_the_definitions(candidate: Candidate) -> Drop | None:
   return None
 
 
-def _against_the_answer(candidate: Candidate, result: Any) -> Drop | None:
-  """The answer must tell something of the last result that the request does not contain."""
+def _against_the_answer(candidate: Candidate, results: list[Any]) -> Drop | None:
+  """The answer must state something of the last result that the request does not contain, and no number from nowhere."""
   request, answer = _flat(candidate.request), _flat(candidate.answer)
-  told = [leaf for leaf in _leaves(result) if leaf in answer]
+  told = [leaf for leaf in _leaves(results[-1]) if _states(answer, leaf)]
   if not told:
     return Drop('tools: answer does not state the result', candidate.answer[:300])
-  if all(leaf in request for leaf in told):
+  if all(_states(request, leaf) for leaf in told):
     return Drop('tools: answer in question', candidate.request[:300])
+  if any(re.search(rf'{_DENIAL}{re.escape(leaf)}(?!\w)', answer) for leaf in told):
+    return Drop('tools: answer denies the result', candidate.answer[:300])
+  known = _numbers(' '.join([request, *(leaf for result in results for leaf in _leaves(result))]))
+  if unknown := _numbers(answer) - known:
+    return Drop('tools: answer states other numbers', f'{sorted(unknown)}: {candidate.answer}'[:300])
   return None
 
 
@@ -162,7 +177,19 @@ def _leaves(value: Any) -> Iterator[str]:
 
 def _flat(text: str) -> str:
   """Small letters, single blanks, and no commas within numbers."""
-  return ' '.join(text.casefold().replace(',', '').split())
+  return ' '.join(re.sub(r'(?<=\d),(?=\d{3}(?!\d))', '', text.casefold()).split())
+
+
+def _numbers(text: str) -> set[str]:
+  """The words of a flat text that hold digits: numbers in one form each, and others, such as b12, as they are."""
+  return {f'{float(word):.12g}' if _NUMBER.fullmatch(word) else word for word in _WITH_DIGITS.findall(text)}
+
+
+def _states(text: str, leaf: str) -> bool:
+  """Whether a value stands in a flat text, as whole words; a number in any of its forms."""
+  if _NUMBER.fullmatch(leaf):
+    return f'{float(leaf):.12g}' in _numbers(text)
+  return re.search(rf'(?<!\w){re.escape(leaf)}(?!\w)', text) is not None
 
 
 DOMAIN = Domain('tools', (File,), generate, verify)

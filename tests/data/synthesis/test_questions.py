@@ -73,7 +73,8 @@ def verified(tools, candidate, *answers):
 def test_a_right_answer_is_kept_with_the_files_it_is_about(tools, candidate):
   answers = found(*sorted(candidate.answers)), found(*candidate.answers)
   kept = verified(tools, candidate, *answers)
-  assert kept.checks == ('answers looked up', 'reply names the answers', 'answers found again') and kept.repo == 'acme/shop'
+  assert kept.checks == ('answers looked up', 'reply names the answers and no others', 'answers found again')
+  assert kept.repo == 'acme/shop'
   asked, reply = (message['content'] for message in kept.messages)
   assert all(path in asked and text in asked for path, text in FILES) and asked.endswith(candidate.question)
   assert reply == candidate.reply
@@ -88,13 +89,24 @@ def test_a_right_answer_is_kept_with_the_files_it_is_about(tools, candidate):
         (DEFINED, {'subject': 'total', 'question': 'Which file defines `total`?'}, 'questions: cannot be looked up'),
         (DEFINED, {'question': 'Which file defines it?'}, 'questions: names no subject'),
         (DEFINED, {'question': 'Is `load` in app/store.py?'}, 'questions: answer in question'),
-        (DEFINED, {'reply': 'It is in app/views.py.'}, 'questions: reply names other answers'),
+        (DEFINED, {'reply': 'It is in app/views.py.'}, 'questions: reply does not name the answers'),
         (DEFINED, {'reply': 'In app/store.py or app/views.py.'}, 'questions: reply names other answers'),
         (DEFINED, {'reply': 'Which file defines the function `load`'}, 'questions: not a question and a reply'),
         (IMPORTS, {'answers': ('app/store.py',)}, 'questions: wrong answer'),
         (IMPORTS, {'subject': 'app/none.py'}, 'questions: cannot be looked up'),
         (IMPORTERS, {'answers': ('app/main.py', 'app/store.py')}, 'questions: wrong answer'),
         (CALLS, {'answers': ('helper', 'load')}, 'questions: wrong answer'),
+        (DEFINED, {'reply': 'In app/store.py or lib/x.py.'}, 'questions: reply names other answers'),
+        (DEFINED, {'reply': 'In app/store.py or `lib/x`.'}, 'questions: reply names other answers'),
+        (DEFINED, {'reply': 'In my/app/store.py.'}, 'questions: reply does not name the answers'),
+        (DEFINED, {'reply': 'In app/store.pyi.'}, 'questions: reply does not name the answers'),
+        (IMPORTS, {'reply': 'It imports app/store.py but not app/views.py.'}, 'questions: reply with a negation'),
+        (IMPORTERS, {'reply': 'app/main.py does, and so does web/list.ts.'}, 'questions: reply names other answers'),
+        (CALLS, {'reply': 'It calls `my_helper_function`.'}, 'questions: reply does not name the answers'),
+        (CALLS, {'reply': 'It calls helper and List.'}, 'questions: reply names other answers'),
+        (CALLS, {'reply': 'It calls `helper` and `sum`.'}, 'questions: reply names other answers'),
+        (CALLS, {'reply': "It calls setup and doesn't call helper."}, 'questions: reply with a negation'),
+        (CALLS, {'reply': 'It never calls `helper`.'}, 'questions: reply with a negation'),
         (CALLS, {'subject': 'show', 'question': 'What does `show` call?'}, 'questions: cannot be looked up'),
     ],
 )

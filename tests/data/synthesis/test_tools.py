@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from iquest_jax.data.documents import File
+from iquest_jax.data.documents import Drop, File
 from iquest_jax.data.synthesis import schemas
 from iquest_jax.data.synthesis import tools as tool_use
 
@@ -78,7 +78,10 @@ def test_an_exchange_whose_calls_run_and_are_made_again_is_kept(tools):
   assert [message['role'] for message in kept.messages] == ['user', 'assistant', 'tool', 'assistant', 'tool', 'assistant']
   assert kept.messages[1]['tool_calls'] == [{'name': 'find_train', 'arguments': {'start': 'Bern', 'goal': 'Ulm'}}]
   assert json.loads(kept.messages[4]['content']) == {'francs': 71.5} and kept.tools == tuple(DEFINED)
-  checks = ('calls fit the definitions', 'results by execution', 'answer states the result', 'calls made again')
+  checks = (
+      'calls fit the definitions', 'results by execution', 'answer states a value of the result',
+      'no other numbers in the answer', 'calls made again',
+  )  # fmt: skip
   assert kept.checks == checks and kept.repo == 'acme/rail'
 
 
@@ -104,11 +107,29 @@ def test_an_exchange_whose_calls_run_and_are_made_again_is_kept(tools):
         ({'tools': []}, 'tools: wrong definitions'),
         ({'tools': [DEFINED[0], DEFINED[0]]}, 'tools: wrong definitions'),
         ({'answer': 'It is not dear.'}, 'tools: answer does not state the result'),
+        ({'answer': 'It costs 171.5 francs.'}, 'tools: answer does not state the result'),
+        ({'answer': 'It costs 71.55 francs.'}, 'tools: answer does not state the result'),
+        ({'answer': 'It costs -71.5 francs.'}, 'tools: answer does not state the result'),
+        ({'answer': 'Take the train A71.5.'}, 'tools: answer does not state the result'),
+        ({'answer': 'It costs 80 francs, not 71.5.'}, 'tools: answer denies the result'),
+        ({'answer': "It doesn't cost 71.5 francs."}, 'tools: answer denies the result'),
+        ({'answer': 'It costs 71.5 francs and leaves at 8.'}, 'tools: answer states other numbers'),
+        ({'answer': 'It costs 71.5 francs on platform B2.'}, 'tools: answer states other numbers'),
+        ({'answer': 'It costs 71.5 or 1,071.5 francs.'}, 'tools: answer states other numbers'),
         ({'request': REQUEST + ' I heard 71.5.'}, 'tools: answer in question'),
     ],
 )  # fmt: skip
 def test_an_exchange_that_code_can_refute_is_rejected_without_a_request(tools, changes, rule):
   assert verified(tools, dataclasses.replace(GOOD, **changes)).rule == rule
+
+
+@pytest.mark.parametrize(
+    'answer',
+    ['Train 715 costs 71.50 francs.', '71.5.', '(train 715, hour 1): 71.5', 'It is 71.5francs.', 'At hour 1: 71.5 each'],
+)
+def test_a_number_may_be_written_in_other_forms(tools, answer):
+  kept = verified(tools, dataclasses.replace(GOOD, answer=answer), *AGAIN)
+  assert not isinstance(kept, Drop), kept
 
 
 @pytest.mark.parametrize(
