@@ -149,7 +149,8 @@ def base_of_rl(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
 
   # ours: logged if bfloat16 kernels differ, a stop if the sampler computes another model.
   rl.max_logp_difference = run.pick(full=0.1, tiny=0.01)
-  rl.slots = run.pick(full=64, tiny=32)  # ours: roll-outs decoded at a time, per process
+  # ours: roll-outs decoded at a time, per process; a slot of 96k takes 6, 11 and 32 GB, and a host of v5p has 380.
+  rl.slots = run.pick(full={'7b': 32, '14b': 16, '40b': 4}, tiny=32)
   rl.graders = run.pick(full=16, tiny=2)  # ours: programs run at a time, per process
   rl.patience_s = run.pick(full=1800.0, tiny=120.0)  # ours: seconds after which a roll-out that hangs is given up
   return config, run

@@ -6,10 +6,12 @@ import time
 from typing import Any
 
 import jax
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from iquest_jax import sharding
+from iquest_jax.checkpoint.start import Start
 from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.errors import RunStopped, UserError, check_name
 from iquest_jax.rl.pairs import PairLearner
@@ -53,7 +55,12 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
     stage = step.of_stage(_per_update(config, learner.updates), mesh, 1, learner.objective)
 
     # -------------------------------------------------------------- Start: own checkpoint > parent > imported > random
-    session = Session(config, run_folder, checkpoints, stage, mesh, learner.data_hash, tokenizer.fingerprint, closing)
+    def on_start(start: Start):
+      if start.kind == 'resume' and start.lineage['rows_manifest_hash'] != learner.data_hash:
+        logging.warning('%s resumes with other problems', config.stage)
+
+    identity = learner.data_hash, tokenizer.fingerprint
+    session = Session(config, run_folder, checkpoints, stage, mesh, *identity, closing, on_start)
     state, done, tokens = session.state, session.done, 0
     reference = _reference(config, run_folder, session.lineage, stage, mesh) if learner.needs_reference else None
     learner.begin(stage, mesh, done, reference, closing)

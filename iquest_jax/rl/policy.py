@@ -252,7 +252,7 @@ class PolicyLearner:
         updates.append(found)
     updates = jax.device_get(updates)
     last, mean = updates[-1], lambda name: float(np.mean([found[name] for found in updates]))
-    scalars = [name for name, value in last.items() if np.ndim(value) == 0 and name not in _LAST]
+    scalars = [name for name, value in last.items() if np.ndim(value) == 0 and name not in _LAST + _COUNTS]
     record = {name: mean(name) for name in scalars}
     record |= {name: last[name].item() for name in _LAST}
     return state, record | {'tokens': int(sum(found['tokens'] for found in updates)), 'updates': len(updates)}
@@ -280,3 +280,4 @@ class PolicyLearner:
 
 # Fields of an update that count or follow a schedule; those of the last update of a step are reported.
 _LAST = ('lr', 'skipped', 'skipped_in_a_row')
+_COUNTS = ('tokens', 'pairs', 'local_pairs')
