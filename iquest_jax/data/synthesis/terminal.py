@@ -2,7 +2,8 @@
 
 Everything runs in the sandbox. The check must fail before anything is done and after stubs. It must pass after the
 solution, and after a second solution, which was written by a request that saw only the task and the names of the
-files.
+files. Where the contents of the files are varied, both must still leave the same files: commands that write what the
+check wants to see, whatever the files hold, do not.
 """
 
 import dataclasses
@@ -17,10 +18,17 @@ from iquest_jax.sandbox.runner import Done, Step
 from iquest_jax.text import extract
 
 CHECKS = ('the goal is not reached at first', 'stubs do not reach the goal', 'the commands reach the goal',
-          'commands from the task alone reach the goal')  # fmt: skip
+          'commands from the task alone reach the goal', 'both leave the same files, on varied ones too')  # fmt: skip
 _SECTIONS = ('Task', 'Setup', 'Check', 'Solution')
 _LONGEST = 8000  # characters of a script
 _LISTING = 'find . -type f | LC_ALL=C sort | head -n 40'
+# Everything in the folder: kinds, permissions, links and contents.
+_STATE = (
+    'find . -mindepth 1 -printf "%P %y %m %l\\n" | LC_ALL=C sort; '
+    'find . -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum'
+)
+# ours. What each variant does to every file before the commands run; the first one nothing.
+_VARIED = ('', "sed -i '2,$!d' {}", 'sed -i "1{{p;}}" {}', 'sed -i y/0123456789/1234567890/ {}')
 _INVENT = """Invent a task for somebody at a Linux shell, in a folder with files of your making. Let the text below
 give you an idea, but do not refer to it. bash, coreutils, grep, sed, awk, find and diff are there; a network and
 other programs are not. Answer with these sections, all but the first with a bash script in a fenced block:
@@ -88,16 +96,43 @@ def _rejects(candidate: Candidate, pool: Pool) -> Drop | None:
     return Drop('terminal: the goal is reached at first')
   if before[1].exit != 1 or before[1].limit:  # another status is an error of the check's own
     return Drop('terminal: the check fails', before[1].stderr[-200:])
-  # One stub creates every file that the task names, empty; the other deletes all files.
-  names = ' '.join(sorted({name.rstrip('./') for name in re.findall(r'\w[\w./-]*', candidate.task)})[:300])
-  touch = 'mkdir -p "$(dirname "$n")" && touch "$n"'
-  stubs = (f'for n in {names}; do [ -e "$n" ] || {{ {touch}; }}; done; true', 'rm -rf ./* ./.[!.]*; true')
-  if any(_reached(checked(stub)) for stub in stubs):
+  if any(_reached(checked(stub)) for stub in _stubs(candidate)):
     return Drop('terminal: stubs reach the goal')
   for rule, commands in (('the solution', candidate.solution), ('another solution', candidate.again)):
     if not _reached(done := checked(commands)):
       return Drop(f'terminal: {rule} does not reach the goal', done[-1].stderr[-200:] if done else '')
-  return None
+  return _differ(candidate, pool)
+
+
+def _stubs(candidate: Candidate) -> list[str]:
+  """Commands that reach a goal only if its check is content with any file, or with none.
+
+  They create what the task and the check name, empty; write a number there; add a line; and delete all files.
+  """
+  words = re.findall(r'\w[\w./-]*', f'{candidate.task} {candidate.check}')
+  names = ' '.join(sorted({name.rstrip('./') for name in words})[:300])
+  each = f'for n in {names}; do [ -d "$n" ] || {{{{ mkdir -p "$(dirname "$n")" && {{}}; }}}}; done 2> /dev/null; true'
+  return [*map(each.format, ('touch "$n"', 'echo 7 > "$n"', 'echo x >> "$n"')), 'rm -rf ./* ./.[!.]*; true']
+
+
+def _differ(candidate: Candidate, pool: Pool) -> Drop | None:
+  """Whether the two solutions leave different files, as the files are or varied."""
+  original, varied, compared = None, 0, 0
+  for number, edit in enumerate(_VARIED):
+    vary = f'find . -type f -size -64k -exec {edit.format("{}")} \\;' if edit else 'true'
+    scripts = [candidate.setup, vary, _STATE]
+    ends = [_run([*scripts, commands, _STATE], pool) for commands in (candidate.solution, candidate.again)]
+    begun = [end[2].stdout for end in ends if len(end) > 2]
+    original = original or begun
+    if number and begun == original:  # as where no file holds a digit
+      continue
+    varied += number > 0
+    if not all(len(end) == 5 and all(step.exit == 0 and not step.limit for step in end) for end in ends):
+      continue  # commands may well fail on files in another form
+    if ends[0][4].stdout != ends[1][4].stdout:
+      return Drop('terminal: solutions differ on varied files' if number else 'terminal: solutions leave other files')
+    compared += number > 0
+  return None if compared or not varied else Drop('terminal: solutions fail on varied files')
 
 
 def _run(scripts: list[str], pool: Pool) -> list[Done]:
