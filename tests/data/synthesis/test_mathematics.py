@@ -87,6 +87,17 @@ def test_fractions_are_equal_when_python_says_so(a, b, c, d, factor):
         ('(0,1]', '(0,1)', False), ('50\\%', '0.5', True), ('x=3', '3', True), ('1,000', '10^{3}', True),
         ('\\text{even}', 'even', True), ('even', 'veen', False), ('on', 'no', False), ('', '1', False), ('', '', False),
         ('1000000007', '1000000008', False), ('\\pi', '3.1', False),
+        # What math-verify alone takes for equal.
+        ('1/3', '0.3333333333333333', False), ('\\pi', '3.14159265358979', False), ('\\sqrt{2}', '1.41421356', False),
+        ('1.23456789', '1.2345678', False), ('\\frac{x}{3}', '0.33333333x', False),
+        ('[0,0.3333333333333]', '[0,\\frac13]', False), ('\\{0.33333333,1\\}', '\\{1,\\frac13\\}', False),
+        ('50\\%', '50', False), ('(1,2)', '\\{1,2\\}', False), ('A', 'a', False), ('x+Y', 'y+X', False),
+        ('10\\text{ km}', '10\\text{ m}', False), ('5\\,\\mathrm{s}', '5\\,\\mathrm{h}', False), ('\\$5', '5\\text{ euros}', False),
+        # What stays equal.
+        ('3', '3\\text{ cm}', True), ('10\\text{ km}', '10\\text{ km}', True), ('2.5\\%', '0.025', True),
+        ('1,000.5', '\\frac{2001}{2}', True), ('\\sqrt{3+2\\sqrt2}', '1+\\sqrt{2}', True), ('0.5x', '\\frac{x}{2}', True),
+        ('1,2', '\\{2,1\\}', True), ('\\left(1,2\\right)', '(1,2)', True), ('(-\\infty,1.5)', '(-\\infty,\\frac32)', True),
+        ('\\frac{n(n+1)}{2}', '\\frac{n^2+n}{2}', True), ('x=0.5', '\\frac12', True), ('.5', '0.50', True),
     ],
 )  # fmt: skip
 def test_answers_are_equal_as_mathematics_and_words_as_words(one, other, same):
