@@ -92,7 +92,8 @@ def test_fractions_are_equal_when_python_says_so(a, b, c, d, factor):
         ('1.23456789', '1.2345678', False), ('\\frac{x}{3}', '0.33333333x', False),
         ('[0,0.3333333333333]', '[0,\\frac13]', False), ('\\{0.33333333,1\\}', '\\{1,\\frac13\\}', False),
         ('50\\%', '50', False), ('(1,2)', '\\{1,2\\}', False), ('A', 'a', False), ('x+Y', 'y+X', False),
-        ('10\\text{ km}', '10\\text{ m}', False), ('5\\,\\mathrm{s}', '5\\,\\mathrm{h}', False), ('\\$5', '5\\text{ euros}', False),
+        ('10\\text{ km}', '10\\text{ m}', False), ('5\\,\\mathrm{s}', '5\\,\\mathrm{h}', False),
+        ('\\$5', '5\\text{ euros}', False),
         # What stays equal.
         ('3', '3\\text{ cm}', True), ('10\\text{ km}', '10\\text{ km}', True), ('2.5\\%', '0.025', True),
         ('1,000.5', '\\frac{2001}{2}', True), ('\\sqrt{3+2\\sqrt2}', '1+\\sqrt{2}', True), ('0.5x', '\\frac{x}{2}', True),
