@@ -12,7 +12,7 @@ from collections.abc import Iterator
 # Names of a module that are refused; of `time`, all but those that are named.
 _REFUSED = {
     'datetime': {'now', 'today', 'utcnow'},
-    'os': {'urandom', 'getrandom', 'getpid', 'getppid', 'getpgid', 'getpgrp', 'times', 'getloadavg', 'cpu_count', 'uname'},
+    'os': {'urandom', 'getrandom', 'getpid', 'getppid', 'getpgid', 'times', 'getloadavg', 'cpu_count', 'uname'},
     'threading': {'get_ident', 'get_native_id'},
     'uuid': {'uuid1', 'uuid4', 'getnode'},
 }
@@ -22,7 +22,7 @@ _WATCHED = {'random', *_REFUSED, *_ALLOWED}
 _MODULES = {'secrets', 'importlib', 'builtins', 'imp', 'gc'}
 _BUILTINS = {'id', 'hash', '__import__', '__builtins__'}
 _PATTERNS = {
-    'javascript': r'Math\s*\.\s*random|\bDate\s*\.\s*now|\bnew\s+Date\s*(?:\(\s*\)|[^\s(\w])|(?<!new )\bDate\s*\(\s*\)'
+    'javascript': r'Math\s*\.\s*random|\bDate\s*\.\s*now|\bnew\s+Date\b(?!\s*\(\s*[^\s)])|\bDate\s*\(\s*\)'
                   r'|\bperformance\b|\bhrtime\b|\bcrypto\b|\bprocess\s*\.\s*(?:pid|uptime|cpuUsage)',
     'java': r'Math\s*\.\s*random|\bnew\s+Random\s*\(\s*\)|\bThreadLocalRandom\b|\bSecureRandom\b|\brandomUUID\b'
             r'|\b(?:currentTimeMillis|nanoTime|identityHashCode)\b|\.\s*now\s*\(|\bnew\s+Date\s*\(\s*\)'
@@ -32,7 +32,7 @@ _PATTERNS = {
     'go': r'\brand\s*\.\s*(?!New\b|NewSource\b|NewPCG\b|Rand\b|Source\b)\w|\btime\s*\.\s*(?:Now|Since|Until)\b'
           r'|\bos\s*\.\s*Getpid\b|\bmaphash\b|"crypto/rand"',
     'rust': r'\b(?:SystemTime|Instant)\s*::|\bRandomState\b|\bprocess\s*::\s*id\b|\bthread_rng\b|/dev/u?random',
-    'bash': r'\$\{?(?:S?RANDOM|SECONDS|EPOCH\w+|BASHPID|\$)|\bdate\b|/dev/u?random|\bshuf\b|\bmktemp\b|\buuidgen\b',
+    'bash': r'\$\{?(?:S?RANDOM|SECONDS|EPOCH\w+|BASHPID)\b|\$\{?\$|\bdate\b|/dev/u?random|\bshuf\b|\bmktemp\b|\buuidgen\b',
     'sql': r"(?i)\brandom(?:blob)?\s*\(|'now'|\bcurrent_(?:date|time|timestamp)\b"
            r'|\b(?:date|time|datetime|julianday|unixepoch)\s*\(\s*\)',
 }  # fmt: skip
@@ -73,9 +73,8 @@ def _of_python(nodes: list[ast.AST]) -> Iterator[str]:
   bound = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
   bound |= {node.arg for node in nodes if isinstance(node, ast.arg)} | imported.keys()
   bound |= {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-  hashing = {
-      id(inner) for node in nodes if isinstance(node, ast.FunctionDef) and node.name == '__hash__' for inner in ast.walk(node)
-  }
+  methods = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == '__hash__']
+  hashing = {id(node) for method in methods for node in ast.walk(method)}
   with_seed = {id(node.func) for node in nodes if isinstance(node, ast.Call) and _has_seed(node)}
   attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
   bases = {id(node.value) for node in attributes}

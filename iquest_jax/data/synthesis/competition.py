@@ -73,8 +73,8 @@ def _verified(candidate: Candidate, pool: Pool) -> Problem | Drop:
     return Drop('competition: no program')
   if candidate.solution.split() == candidate.simple.split():
     return Drop('competition: the same program twice')
-  if found := chance.decides('python', candidate.simple):
-    return Drop('competition: simple program depends on chance or time', found)
+  if found := chance.decides('python', candidate.solution) or chance.decides('python', candidate.simple):
+    return Drop('verify: depends on chance or time', found)
   inputs = _generated(candidate.generator, pool)
   if isinstance(inputs, Drop):
     return inputs

@@ -118,9 +118,10 @@ def verdict_of(
   if language in typed.LANGUAGES:
     source, printed = typed.program(language, code, function, cases)
     return verdict.grade_output(pool, language, source, [('', printed)] * processes, LIMITS, files)
-  lines = lambda values: ''.join(f'{json.dumps(value, ensure_ascii=False, separators=(",", ":"))}\n' for value in values)
+  lines = lambda values: ''.join(f'{json.dumps(one, ensure_ascii=False, separators=(",", ":"))}\n' for one in values)
   case = lines(case.given for case in cases), lines(_plain(case.expected) for case in cases)
-  return verdict.grade_output(pool, language, code + _JAVASCRIPT.format(function=function), [case] * processes, LIMITS, files)
+  source = code + _JAVASCRIPT.format(function=function)
+  return verdict.grade_output(pool, language, source, [case] * processes, LIMITS, files)
 
 
 def run(steps: Sequence[Step], pool: Pool | Reseeded, files: Mapping[str, str] | None = None) -> list[Done]:
