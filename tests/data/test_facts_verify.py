@@ -147,7 +147,7 @@ def test_a_python_constant_that_is_set_again_has_no_value(line):
   assert rule(ask(question.replace('LIMIT', 'A.LIMIT'), '1'), f'class A:\n  {LIMIT}A.LIMIT = 9\n') == 'fact: two answers'
 
 
-@pytest.mark.parametrize('decorator', ['g', 'property', 'app.task(bind=True)', 'contextmanager', 'functools.wraps(g)', 'f.x'])
+@pytest.mark.parametrize('decorator', ['g', 'property', 'app.task(bind=True)', 'functools.wraps(g)', 'f.x'])
 def test_a_function_that_a_decorator_may_have_replaced_is_not_asked_about(decorator):
   source = f'@{decorator}\n{F}'
   assert rule(ask(COUNT.format('function `f`'), '1'), source) == 'fact: decorated'
@@ -159,8 +159,8 @@ def test_a_function_that_a_decorator_may_have_replaced_is_not_asked_about(decora
 @pytest.mark.parametrize(
     'line',
     [
-        'if (x) { f = g }', 'if (x) { function f(a, b) {} }', '{ var f = 3 }', 'function g() { f ||= h }', '[f, g] = [1, 2]',
-        'if (x) { ({ f, g } = y) }', 'for (f of xs) {}', 'module.exports.f = g', 'const g = () => { const f = (a, b) => a }',
+        'if (x) { f = g }', 'if (x) { function f(a, b) {} }', '{ var f = 3 }', 'function g() { f ||= h }', '[f, g] = [1]',
+        'if (x) { ({ f, g } = y) }', 'for (f of x) {}', 'module.exports.f = g', 'const g = () => { let f = (a, b) => a }',
     ],
 )  # fmt: skip
 def test_a_name_of_javascript_that_is_set_again_has_no_answer(line):

@@ -226,6 +226,42 @@ def test_what_depends_on_the_hash_seed_or_never_ends_is_dropped_and_counted(made
   assert not any(re.search(r'`endless\(0\)', one.messages[0]['content']) for one in made if isinstance(one, Conversation))
 
 
+ORDERED = {
+    'loop': 'out = []\n  for n in set(n % 7 * 5 for n in xs):\n    out.append(n)\n  return out',
+    'pop': 's = {n * 3 for n in xs}\n  if not s:\n    return 0\n  a = s.pop()\n  return a',
+    'none': 'out = []\n  for a in {None, len(xs), len(xs) + 1}:\n    out.append(a)\n  return out',
+    'tuples': 'out = []\n  for a in {(None, len(xs)), (len(xs), 1)}:\n    out.append(a)\n  return out',
+    'views': 'd = dict.fromkeys(xs)\n  e = dict(d)\n  both = d.keys() & e.keys()\n  return list(both)',
+    'shown': 'total = 0\n  for n in {3, *xs}:\n    total += n\n  return total',  # The trace depends on it alone.
+    'floats': 's = {n / 7 for n in xs} | {1e16, 0.4, -1e16}\n  out = sum(s)\n  out += 1\n  return out',
+    'ties': 's = {n * 3 for n in xs}\n  a = max(s, key=lambda n: n % 2) if s else 0\n  b = a\n  return b',
+    'address': "t = str(iter(xs))\n  n = len(t) > 3\n  t = t[:6]\n  return [n, len(xs), t]",
+}
+
+
+@pytest.mark.parametrize('name', ORDERED)
+def test_what_depends_on_the_order_of_a_set_or_an_address_gives_no_sample(pool, name):
+  made = list(predict.make(File('0', 'a.py', f'def f(xs):\n  {ORDERED[name]}\n'), pool, 0))
+  rule = 'reasoning: shows an address' if name == 'address' else 'reasoning: not deterministic'
+  assert made == [Drop(rule, 'f')]
+
+
+UNORDERED = (
+    's = {n * 3 for n in xs}\n  t = sorted(s)\n  t.append(len(s))\n  return t',
+    's = set(xs) - {3}\n  t = sum(s) + max({1, *s})\n  u = 3 in s\n  return (t, u, s)',
+    's = set()\n  for x in xs:\n    s.add(x)\n  return len(s)',
+    'd = dict.fromkeys(xs)\n  t = sorted(d.keys() & {*xs, 2})\n  u = t\n  return u',
+    's = {True, 1}\n  t = [len(s), *xs]\n  u = t\n  return {\n      u[0],\n      len(xs) + 4,\n  }',
+)
+
+
+@pytest.mark.parametrize('body', UNORDERED)
+def test_functions_whose_sets_have_no_say_in_their_order_are_asked_about(pool, body):
+  made = list(predict.make(File('0', 'a.py', f'def f(xs):\n  {body}\n'), pool, 0))
+  assert len(made) >= 3 and all(isinstance(one, Conversation) for one in made)
+  assert {one.checks[:2] for one in made} == {('two hash seeds', 'four orders of sets')}
+
+
 def test_the_same_file_and_seed_give_the_same_bytes_and_another_seed_others(pool, made):
   file = File('a.py#0', 'a.py', SOURCE, repo='owner/name')
   with Pool(1) as other:

@@ -196,6 +196,42 @@ def test_hash_seeds_show_what_depends_on_the_order_of_sets(pool):
   assert runs[0] == runs[1] != runs[2]
 
 
+SHOWS_ORDER = (  # Each makes a set of xs, or of its parts, and lets its order be seen.
+    'list(set(xs))', '[x for x in {x for x in xs}]', 'tuple({*xs, 1})', 'list(frozenset(xs))', 'list(set(xs) | {9})',
+    'list(dict.fromkeys(xs).keys() & set(xs))', 'list(dict.fromkeys(xs).keys() - {5})', 'list(set().union(xs))',
+    'set(xs).pop()', 'sorted(set(xs), key=lambda x: 0)', 'max(set(xs), key=lambda x: 0)', 'next(iter(set(xs).copy()))',
+    'str(set(xs))', 'list(set(xs).intersection(xs))', 'list(map(list, [set(xs)]))', '[*{*xs}]', 'list(zip(set(xs)))',
+    'list(dict.fromkeys(set(xs)))', 'list({3, 11} ^ {6, 20})', 'list({None, *xs})', 'list({(x, None) for x in xs})',
+    'list(set(xs) - {5})', 'list(set.union({1}, xs))', '[*{*xs}][len(xs) // 2]',
+)  # fmt: skip
+NO_ORDER = (
+    'sorted(set(xs))', 'set(xs)', 'len({*xs})', 'sum(set(xs))', 'min(frozenset(xs))', '3 in set(xs)', 'set(xs) == {*xs}',
+    'all({*xs})', '{x % 3 for x in xs} - {1}', 'set(xs) < {1, *xs}', 'xs[0] - xs[1] | 4', '[set(), str({7}), str(set())]',
+    'isinstance({1}, set)', '{frozenset(xs): 1}[frozenset(xs)]', 'set(xs).isdisjoint({4})', '{1, 2} & {2: 1}.keys()',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('items', [[3, 11], [11, 3, 6], [3, 11, 6, 20, 5], [9, 2, 40, 73]])
+@pytest.mark.parametrize('expression', SHOWS_ORDER + NO_ORDER)
+def test_other_orders_of_sets_show_what_depends_on_them_and_nothing_else(expression, items):
+  outcomes = []
+  for order in ('', *tracer.ORDERS):
+    batch = Batch(f'def f(xs):\n  return {expression}\n', (f'f({items})',), 'count', order=order)
+    outcomes.append(tracer.run_all(vars(batch))[0]['text'])
+  assert (len({*outcomes}) > 1) == (expression in SHOWS_ORDER), outcomes
+
+
+@given(st.lists(NUMBERS), st.lists(NUMBERS), st.sampled_from(tracer.ORDERS))
+def test_sets_in_another_order_are_equal_to_the_built_in_ones(one, other, order):
+  names = tracer._ORDERS[order]
+  for kind in ('set', 'frozenset'):
+    left, right, plain = names[kind](one), names['frozenset'](other), set(other)
+    pairs = [(left | right, {*one} | plain), (left & right, {*one} & plain), (left ^ right, {*one} ^ plain)]
+    for found, expected in [*pairs, (left - right, {*one} - plain), (left.union(other), plain.union(one))]:
+      assert found == expected and type(found) is names[kind] and len(list(found)) == len(expected)
+      assert tracer.literal(set(found), 1000) == tracer.literal(expected, 1000)
+
+
 def test_a_batch_beyond_the_limits_costs_only_itself(pool):
   good, slow = Batch(NESTED, ('f(2)',)), Batch('def f(n):\n  return sum(range(10**11))\n', ('f(1)', 'f(2)'))
   start = time.monotonic()

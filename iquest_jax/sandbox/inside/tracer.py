@@ -4,6 +4,7 @@ It is used in two places: in the sandbox for programs of others (see sandbox/tra
 programs that this project generated. Limits that decide an outcome count lines and characters, never seconds.
 """
 
+import ast
 import json
 import math
 import sys
@@ -28,6 +29,77 @@ class _Stop(BaseException):
   """A limit was reached; programs that catch Exception do not catch this."""
 
 
+def _as_text(item: object) -> str:
+  try:
+    return literal(item, _LARGE, strict=False)
+  except TooLong:
+    return ''
+
+
+def _rearranged(order: str) -> dict[str, type]:
+  """A set and a frozenset that are iterated in the order of their items as text, in its reverse, or rotated by one.
+
+  Of any two items, each comes first in one of the orders; and every item has several places.
+  """
+  made = {}
+
+  def again(value):
+    return made[type(value).__name__](value) if type(value) in (set, frozenset) else value
+
+  def kept(method):
+    return lambda self, *others: again(method(self, *others))
+
+  def of_base(base):
+    def items(self):
+      found = sorted(base.__iter__(self), key=_as_text)
+      return iter({'sorted': found, 'reversed': found[::-1], 'rotated': found[1:] + found[:1]}[order])
+
+    def pop(self):
+      for item in self:
+        base.remove(self, item)
+        return item
+      raise KeyError('pop from an empty set')  # as the built-in one
+
+    def text(self):
+      inside = f'{{{", ".join(map(repr, self))}}}' if self else ''
+      return inside if inside and base is set else f'{base.__name__}({inside})'
+
+    names = ('union', 'intersection', 'difference', 'symmetric_difference', 'copy', *(
+        f'__{side}{name}__' for side in ('', 'r') for name in ('or', 'and', 'sub', 'xor')
+    ))  # fmt: skip
+    own = {name: kept(getattr(base, name)) for name in names} | {'__iter__': items, '__repr__': text}
+    return type(base.__name__, (base,), own | ({'pop': pop} if base is set else {}))
+
+  made |= {base.__name__: of_base(base) for base in (set, frozenset)}
+  return made | {_AGAIN: again}
+
+
+_AGAIN = '__in_another_order__'  # Passes on whatever is no set.
+ORDERS = ('sorted', 'reversed', 'rotated')
+_ORDERS = {order: _rearranged(order) for order in ORDERS}
+_BUILT_IN = {names[base.__name__]: base for names in _ORDERS.values() for base in (set, frozenset)}
+
+
+class _Rearranging(ast.NodeTransformer):
+  """Puts what the syntax of a program makes into another order: displays, comprehensions, and the algebra of views."""
+
+  def visit_Set(self, node):
+    self.generic_visit(node)
+    return ast.copy_location(ast.Call(ast.copy_location(ast.Name(_AGAIN, ast.Load()), node), [node], []), node)
+
+  visit_SetComp = visit_Set
+
+  def visit_BinOp(self, node):
+    if isinstance(node.op, (ast.BitAnd, ast.BitOr, ast.BitXor, ast.Sub)):
+      return self.visit_Set(node)
+    return self.generic_visit(node)
+
+
+def _compiled(source: str, name: str, mode: str, order: str) -> types.CodeType:
+  program = _Rearranging().visit(ast.parse(source, name, mode)) if order else source
+  return compile(program, name, mode, dont_inherit=True)
+
+
 def literal(value: object, room: int, strict: bool = True) -> str:
   """Returns a value as a Python literal of at most `room` characters, with sets in sorted order.
 
@@ -41,7 +113,7 @@ def literal(value: object, room: int, strict: bool = True) -> str:
   """
   if room < 0:
     raise TooLong
-  text, kind = '', type(value)
+  text, kind = '', _BUILT_IN.get(type(value), type(value))
   if value is None or kind is bool:
     text = repr(value)
   elif kind is int:
@@ -180,7 +252,7 @@ def _text(value: object, longest: int) -> str:
 
 def run(
     program: types.CodeType, expression: types.CodeType, mode: str, steps: int = 1000, longest: int = 200,
-    targets: dict[int, list[str]] | None = None, builtins: object = None,
+    targets: dict[int, list[str]] | None = None, builtins: object = None, order: str = '',
 ) -> dict:  # fmt: skip
   """Executes a program in a fresh namespace, evaluates an expression in it, and returns what happened.
 
@@ -193,6 +265,7 @@ def run(
     longest: most characters of a value, in the record and as the result.
     targets: names that a line assigns, by line; they are recorded whether or not their value changed.
     builtins: the program's; None gives it all.
+    order: how sets are iterated: '' as built in, or one of ORDERS; program and expression are compiled for the same.
 
   Returns:
     {'text': literal of the value, or 'error': name of the exception, or 'stopped': 'steps', 'size', or 'kind' if the
@@ -200,7 +273,8 @@ def run(
     Kinds of events: call (text is the function's name), line, return (text is the value), raise (the exception).
   """
   recorder = _Recorder(steps, longest, targets or {})
-  scope = {'__name__': 'program', '__builtins__': builtins or vars(sys.modules['builtins'])}
+  builtins = builtins or vars(sys.modules['builtins'])
+  scope = {'__name__': 'program', '__builtins__': {**builtins, **_ORDERS[order]} if order else builtins}
   outcome, before = {}, sys.gettrace()
   trace = recorder.recording if mode in ('record', 'whole') else recorder.counting if mode == 'count' else None
   try:
@@ -225,11 +299,11 @@ def run_all(batch: dict, builtins: object = None) -> list[dict]:
 
   A source that does not compile or load gives {'stopped': 'load'} for every expression.
   """
-  fields = {name: batch[name] for name in ('mode', 'steps', 'longest')}
+  fields = {name: batch[name] for name in ('mode', 'steps', 'longest', 'order')}
   fields['targets'] = {int(line): names for line, names in batch['targets'].items()}
   try:
-    program = compile(batch['source'], FILE, 'exec', dont_inherit=True)
-    expressions = [compile(text, '<expression>', 'eval', dont_inherit=True) for text in batch['expressions']]
+    program = _compiled(batch['source'], FILE, 'exec', batch['order'])
+    expressions = [_compiled(text, '<expression>', 'eval', batch['order']) for text in batch['expressions']]
   except (SyntaxError, ValueError, RecursionError, MemoryError):
     return [{'stopped': 'load', 'steps': 0, 'events': []} for _ in batch['expressions']]
   return [run(program, expression, **fields, builtins=builtins) for expression in expressions]

@@ -92,7 +92,8 @@ _FIRST_RESULT = re.compile(rf'\W*(?:\w+ )?returns?\s{_UP_TO_FULL_STOP}', re.IGNO
 
 _MARKUP = re.compile(r'\{@\w+\s([^{}]*)\}')
 _SAYS_RESULT = re.compile(
-    r'\b(?:returns?|returned|returning|yields?|gives?|results?|otherwise|instead)\b|(?<=[.;] )(?:if|unless|when|or|else|except)\b',
+    r'\b(?:returns?|returned|returning|yields?|gives?|results?|otherwise|instead)\b'
+    r'|(?<=[.;] )(?:if|unless|when|or|else|except)\b',
     re.IGNORECASE,
 )
 

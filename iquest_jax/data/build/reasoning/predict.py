@@ -1,10 +1,11 @@
 """Functions of a Python file to questions about their results and their inputs, all of it executed in the sandbox.
 
 Three runs in interpreters with two hash seeds: all inputs, with lines counted; then, of what was chosen, a trace and a
-run without one. A function whose results differ between the seeds is dropped, and one with sets is traced under a third
-seed, since a trace may show an order that the result does not depend on.
+run without one. A function whose results differ between the seeds is dropped. One with sets is executed and traced again
+with its sets in three other orders: numbers and None have an order too, the same under every seed, that no reader can know.
 """
 
+import ast
 import dataclasses
 import itertools
 import random
@@ -39,7 +40,7 @@ _PLAUSIBLE = 0.6  # share of a domain that must give a result for its types to b
 _ILL_TYPED = frozenset({'TypeError', 'AttributeError', 'NameError', 'UnboundLocalError', 'RecursionError', 'MemoryError',
                         'AssertionError', 'NotImplementedError', 'ImportError', 'ModuleNotFoundError'})  # fmt: skip
 _STOPPED = {'load': 'does not load', 'limit': 'exceeds a limit of the sandbox', 'sandbox': 'the sandbox ended'}
-_SET = re.compile(r'\b(?:set|frozenset|keys|Counter)\b|\{[^:{}]+\}')
+_ADDRESS = re.compile(r'\bat 0x[0-9a-fA-F]+')
 _RAISED = re.compile(r'\braise\s+(\w+)')
 
 
@@ -155,30 +156,51 @@ def _choose(plan: _Plan, outcomes: dict[str, Outcome], rng: random.Random) -> _A
 
 def _answered(asked: Sequence[_Asked], pool: Pool, thinking: bool, repo: str) -> Iterator[Conversation | Drop]:
   """Traces what was chosen, executes it again without a trace, and keeps what agrees with both."""
-  batches = []
-  for each in asked:
-    again = [call for call, outcome in each.outcomes.items() if result_of(outcome)]  # The rest may never end.
-    source = each.plan.function.source
-    batches.append(Batch(source, each.outputs, 'record', _STEPS, _LONGEST, each.listing.targets))
-    batches.append(Batch(source, tuple(again), 'plain', _STEPS, _LONGEST))
-  ran = tracing.in_sandbox(pool, batches, hash_seed=2)
-  # The order of a set can show in a trace whose result does not depend on it.
-  with_sets = [batch for batch in batches[::2] if _SET.search(batch.source)]
-  again = tracing.in_sandbox(pool, with_sets, hash_seed=3) if with_sets else []
-  traced_again = dict(zip((batch.source for batch in with_sets), again))
-  for each, traces, fresh, batch in zip(asked, ran[::2], ran[1::2], batches[1::2]):
-    runs, name = dict(zip(batch.expressions, fresh)), each.plan.function.name
+  batches = [_batches(each) for each in asked]
+  ran = iter(tracing.in_sandbox(pool, list(itertools.chain.from_iterable(batches)), hash_seed=2))
+  for each, of_function in zip(asked, batches):
+    traces, fresh, *in_other_orders = (next(ran) for _ in of_function)
+    runs, name = dict(zip(of_function[1].expressions, fresh)), each.plan.function.name
     if stopped := [run.stopped for run in (*traces, *fresh) if run.stopped in _STOPPED]:
       yield Drop(f'reasoning: {_STOPPED[stopped[0]]}', name)
       continue
-    differs = any(result_of(run) != result_of(each.outcomes[call]) for call, run in runs.items())
-    if differs or traced_again.get(batch.source, traces) != traces:
+    shown, results = _shown(each, traces), [result_of(each.outcomes[call]) for call in runs]
+    same_traces = all(_shown(each, other) == shown for other in in_other_orders[::2])
+    if not same_traces or any([*map(result_of, other)] != results for other in (fresh, *in_other_orders[1::2])):
       yield Drop('reasoning: not deterministic', name)
       continue
+    if any(map(_ADDRESS.search, [*shown, *results])):
+      yield Drop('reasoning: shows an address', name)
+      continue
+    passed = ('two hash seeds', *(['four orders of sets'] if in_other_orders else []))
     samples: list[Sample | Drop] = [_output_sample(each, call, trace) for call, trace in zip(each.outputs, traces)]
     for sample in [*samples, *each.inputs]:
       checks = sample if isinstance(sample, Drop) else verify(sample, runs)
-      yield checks if isinstance(checks, Drop) else conversation(sample, ('two hash seeds', *checks), thinking, repo)
+      yield checks if isinstance(checks, Drop) else conversation(sample, (*passed, *checks), thinking, repo)
+
+
+def _batches(asked: _Asked) -> list[Batch]:
+  """A trace and a run without one, and both again for each other order of sets, if there are any; these count lines."""
+  source = asked.plan.function.source
+  again = tuple(call for call, outcome in asked.outcomes.items() if result_of(outcome))  # The rest may never end.
+  trace = Batch(source, asked.outputs, 'record', _STEPS, _LONGEST, asked.listing.targets)
+  found = [trace, Batch(source, again, 'plain', _STEPS, _LONGEST)]
+  for order in tracing.ORDERS if _makes_sets(source) or any('{' in call or 'set(' in call for call in again) else ():
+    found += [dataclasses.replace(trace, order=order), Batch(source, again, 'count', _STEPS, _LONGEST, order=order)]
+  return found
+
+
+def _makes_sets(source: str) -> bool:
+  """Whether a program has sets of its own, or makes some from the views of a dictionary."""
+  for node in ast.walk(ast.parse(source)):
+    match node:
+      case ast.Set() | ast.SetComp() | ast.Name('set' | 'frozenset') | ast.Attribute(_, 'keys' | 'items'):
+        return True
+  return False
+
+
+def _shown(asked: _Asked, traces: Sequence[Outcome]) -> list[str]:
+  return [trace.stopped or narrate.trace(trace.events, asked.listing) for trace in traces]
 
 
 def _output_sample(asked: _Asked, call: str, trace: Outcome) -> Sample | Drop:
