@@ -105,7 +105,8 @@ BOUND_AGAIN = [
         'globals().update(g)\n', 'setattr(sys.modules[__name__], "f", 3)\n', 'sys.modules[__name__].f = 3\n',
         'f.__defaults__ = (9,)\n', 'del f\n', 'try: from g import *\nexcept E: pass\n', 'def g():\n  def f(a, b): pass\n',
         'a = [f := 3 for _ in x]\n', 'if x:\n  pass\nelif (f := y): pass\n', 'try: pass\nexcept E as f: pass\n', 'f += 1\n',
-        '\nexec(code)\n',
+        '\nexec(code)\n', 'g = globals()\ng["f"] = 3\n', 'locals().update(f=2)\n', 'setattr(f, "__defaults__", (3,))\n',
+        'vars()[name] = 3\n', 'f.__doc__ = ""\n', 'try: pass\nexcept* E as f: pass\n',
     )),
     *((A_F, line) for line in (
         'A.f = print\n', 'if x: A.f = print\n', 'B = A; B.f = 3\n', 'setattr(A, "f", print)\n', 'A.__dict__["f"] = 3\n',
@@ -117,7 +118,7 @@ SAME_STILL = [
     *((F, line) for line in (
         'def g(f): return f(f)\n', 'x = [f for f in y]\n', 'class B:\n  f = 3\n  def g(self): self.f = 3\n',
         'def g():\n  f = 3\n', 'lambda f=3: f\n', 'x = {"f": f}\nx["f"] = f\n', 'f: Callable\n', '"""from x import *"""\n',
-        'from g import f_2, g as ff\n',
+        'from g import f_2, g as ff\n', 'x = globals()["f"], "f" in globals()\n',
     )),
     *((A_F, line) for line in ('class B:\n  def g(self): self.f = 3\n', 'def f(a): pass\nf = 3\n', 'A().f(3)\n')),
 ]  # fmt: skip
@@ -173,7 +174,8 @@ def test_a_method_of_javascript_that_is_set_from_elsewhere_has_no_answer():
   head, question = 'class A { f(a) {}\n constructor() { this.f = this.f.bind(this) } }\n', COUNT.format('method `A.f`')
   assert rule(ask(question, '1', 'a.js'), head) is None
   assert rule(ask(question, '1', 'a.js'), head + 'class B { constructor() { this.f = 3 } }\n') is None
-  for line in ('A.f = g', 'new A().f = g', 'if (x) { A = mixin(A) }', 'A.prototype.f = g'):
+  lines = ('A.f = g', 'new A().f = g', 'Object.assign(A.prototype, g)', 'if (x) { A = mixin(A) }', 'A.prototype.f = g')
+  for line in lines:
     assert rule(ask(question, '1', 'a.js'), f'{head}{line}\n') == 'fact: two answers'
   own = 'class A { f(a) {}\n constructor() { this.f = 3 } }\n'
   assert rule(ask(question, '1', 'a.js'), own) == 'fact: two answers'

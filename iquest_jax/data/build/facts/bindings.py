@@ -16,8 +16,10 @@ _OF_FUNCTIONS = frozenset(['__defaults__', '__kwdefaults__', '__code__', '__anno
 _SETTERS = frozenset(['setattr', 'delattr', '__setattr__', '__delattr__', 'object'])  # `object` as in mock.patch.object
 # Each begins with a word, which a search finds fast.
 _COMPUTED = tuple(map(re.compile, (
-    r'globals\(\)\s*(?:\[\s*[^\s\'"]|\.(?:update|setdefault|pop|clear)\b)', r'vars\(\)\s*(?:\[|\.update\b)', r'\nexec\(',
-    r'setattr\(\s*sys\.modules\[__name__\],\s*[^\s\'"]', r'sys\.modules\[__name__\]\.__dict__',
+    # Given to another function, or a name of its own, it may be written to as well.
+    r'globals\(\)(?<!in globals\(\))(?!\s*(?:\[\s*[\'"]|\.(?:get|items|keys|values)\b))', r'vars\(\)\s*(?:\[|\.update\b)',
+    r'locals\(\)\s*(?:\[[^\]\'"]+\]\s*=(?!=)|\.update\b)', r'\nexec\(', r'setattr\(\s*sys\.modules\[__name__\],\s*[^\s\'"]',
+    r'sys\.modules\[__name__\]\.__dict__',
 )))  # fmt: skip
 _STAR, _FROM = re.compile(r'import[ \t]+\*'), re.compile(r'[^#>\'"\n]*\bfrom\b')
 _LOCAL = '<locals>.'
@@ -117,8 +119,8 @@ def _binds(node: ast.AST, name: str, scope: str, owner: str) -> bool:
       return changed and _last(base) == name
     case ast.Subscript(base, ast.Constant(key), ast.Store() | ast.Del()) if key == name:
       return isinstance(base, ast.Call) or _last(base) == '__dict__'
-    case ast.Call(function, [_, ast.Constant(key), *_]) if key == name:
-      return _last(function) in _SETTERS
+    case ast.Call(function, [changed, ast.Constant(str(key)), *_]):
+      return _last(function) in _SETTERS and (key == name or key in _OF_FUNCTIONS and _last(changed) == name)
   return False
 
 

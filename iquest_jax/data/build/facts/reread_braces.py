@@ -126,6 +126,8 @@ class Reread:
       if self._language in _SCRIPTS:
         found += self._set_from_elsewhere(last, owner)
         found += [Definition() for _ in self._script_functions(owner.partition('.')[0], '')]
+        changed = rf'Object\.(?:assign|defineProperty|defineProperties)\(\s*{re.escape(owner)}\b'
+        found += [Definition() for _ in re.finditer(changed, self._masked)]
       return found
     return found + (self._script_functions(last, kind) if self._language in _SCRIPTS else [])
 
