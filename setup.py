@@ -45,6 +45,7 @@ setup(
             'math-verify>=0.9', 'reasoning-gym>=0.1.25', 'scikit-learn>=1.6', 'sqlglot>=26',
             'scipy', 'threadpoolctl',  # scikit-learn's own, to train the quality classifiers
             'loguru', 'multiprocess',  # datatrove's own, to silence its log and to fork its workers
+            'sympy',  # math-verify's own, to compare what it has read
             'magika>=1.0.3',  # the language of a file whose name does not say it
             'orjson',  # datatrove's own need
             'pyarrow>=18',

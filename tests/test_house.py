@@ -14,7 +14,7 @@ SOURCES = sorted(path for room in ('iquest_jax', 'experiments', 'launch') for pa
 COMMANDS = sorted(path.stem for path in (ROOT / 'launch').glob('*.py') if "__name__ == '__main__'" in path.read_text())
 
 # Who may import whom, at the grain of sub-folders; a room may always import itself. Anything not listed is a way back.
-GROUND = {'errors', 'config', 'batch', 'hardware', 'hosts', 'run_folder'}
+GROUND = {'errors', 'config', 'batch', 'hardware', 'hosts', 'run_folder', 'journal'}
 DATA_GROUND = {'data.documents', 'data.funnel', 'data.languages', 'data.imports', 'data.syntax', 'data.split'}
 LIBRARY = GROUND | {
     'sharding', 'text', 'sandbox', 'kernels', 'parallel', 'model', 'checkpoint', 'data', 'train', 'infer', 'convert',
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     'batch': set(),
     'config': {'errors'},
     'run_folder': {'errors'},
+    'journal': {'errors'},
     'sharding': {'errors', 'batch'},
     'text': {'errors', 'run_folder'},
     'sandbox': {'errors'},
@@ -61,7 +62,7 @@ MAY_IMPORT = {
     'data.clean': {'errors', 'text', 'run_folder', 'endpoint'} | DATA_GROUND,
     'data.build': {'errors', 'text', 'sandbox'} | DATA_GROUND,
     # A fact is checked in one place, whoever made it.
-    'data.synthesis': {'errors', 'text', 'run_folder', 'sandbox', 'endpoint', 'data.build.facts'} | DATA_GROUND,
+    'data.synthesis': {'errors', 'text', 'run_folder', 'journal', 'sandbox', 'endpoint', 'data.build.facts'} | DATA_GROUND,
     'data.plan': {'errors', 'run_folder'},
     'data.format': {'errors', 'data.documents', 'text'},
     'data.rows': GROUND | {'text', 'data.documents', 'data.funnel'},

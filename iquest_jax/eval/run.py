@@ -1,6 +1,6 @@
 """Runs a suite: answers are drawn while earlier ones are graded, every finished one is on disk, and a run resumes.
 
-  <folder>/records.jsonl    settings, then a line per finished (problem, sample); see records.py
+  <folder>/records.jsonl    settings, then a line per finished (problem, sample); see journal.py
   <folder>/results.json     settings, figures, and every prompt, answer and verdict; written at the end
 
 On several processes all of them decode; the first grades, writes, and tells the others how conversations go on.
@@ -10,6 +10,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
+import operator
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,10 +23,10 @@ from rich import progress
 
 from iquest_jax.errors import UserError
 from iquest_jax.eval.answers import Answer, Asked
-from iquest_jax.eval.records import Records
 from iquest_jax.eval.suite import MISSING, Outcome, Problem, Prompt, Suite
 from iquest_jax.hosts import from_first
 from iquest_jax.infer.sampler import Sampling
+from iquest_jax.journal import Journal
 from iquest_jax.run_folder import write_whole
 from iquest_jax.sandbox.pool import Pool
 from iquest_jax.text.chat import Message
@@ -111,7 +112,7 @@ def run(
   records, refused = None, ''
   if first:
     try:
-      records = Records(folder, settings)
+      records = Journal(folder / 'records.jsonl', settings, operator.itemgetter('problem', 'sample'))
     except UserError as error:
       refused = str(error)
   if refused := from_first(refused):
@@ -155,7 +156,7 @@ def run(
   return from_first(results)
 
 
-def _judge(suite: Suite, talk: _Talk, pool: Pool, records: Records, bar: '_Progress') -> list[Message]:
+def _judge(suite: Suite, talk: _Talk, pool: Pool, records: Journal, bar: '_Progress') -> list[Message]:
   """The messages to answer next; if there are none, grades and records the sample."""
   said = talk.answers[-1].text
   messages = [*talk.messages, {'role': 'assistant', 'content': said}] if talk.messages else []

@@ -104,7 +104,7 @@ def test_a_damaged_record_is_named_and_nothing_is_lost(tmp_path):
   path = tmp_path / 'records.jsonl'
   lines = path.read_bytes().splitlines(True)
   path.write_bytes(b''.join([*lines[:3], lines[3][:-9] + b'\n', *lines[4:]]))
-  with pytest.raises(UserError, match='records.jsonl: line 4: is damaged; delete that line'):
+  with pytest.raises(UserError, match='records.jsonl: line 4 is damaged; delete that line'):
     run(tmp_path, Scripted())
   path.write_bytes(b''.join([*lines[:3], *lines[4:]]))
   again = Scripted()

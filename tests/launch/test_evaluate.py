@@ -65,7 +65,7 @@ def test_a_run_killed_twice_resumes_and_can_be_compared(evaluate, commands, tmp_
     straight = evaluate(server, 'straight')
     for count in (3, 4):
       evaluate(server, 'killed', status=-9, before=lambda line, count=count: killed_at(
-          'iquest_jax.eval.records:Records.add', count, line))  # fmt: skip
+          'iquest_jax.journal:Journal.add', count, line))  # fmt: skip
       assert not (tmp_path / 'killed/small_programs/results.json').exists()
     asked = len(server.requests)
     resumed = evaluate(server, 'killed')

@@ -3,7 +3,8 @@
   OUT.jsonl          the documents, in the order of their numbers; an input for sources.toml
   OUT.funnel.json    how many were made, rejected by which rule, kept; what those kept were checked by; what they took;
                      the SHA-256 of OUT.jsonl
-  OUT.journal        a line per finished sample; see journal.py
+  OUT.journal        a line per finished sample: {"sample", "seed", "usage"} with the "document" that was made, or the
+                     "drop" and its evidence
 
 Sample n starts from seed document n % len(seeds). What it becomes follows from the run's seed, that document, and how often
 it was used before, so the number of requests at a time changes nothing.
@@ -26,9 +27,9 @@ from iquest_jax.data.documents import Conversation, Document, Drop, Fact, Proble
 from iquest_jax.data.funnel import Funnel
 from iquest_jax.data.synthesis import fitting
 from iquest_jax.data.synthesis.domain import Ask, Domain, Tools
-from iquest_jax.data.synthesis.journal import Journal
 from iquest_jax.endpoint.client import BudgetSpent, Endpoint
 from iquest_jax.errors import UserError
+from iquest_jax.journal import Journal
 from iquest_jax.run_folder import write_whole
 from iquest_jax.sandbox.pool import Pool
 from iquest_jax.text import extract
@@ -96,7 +97,7 @@ def run(
   taken, unread = _taken(domain, seeds, count)
   files, names = Files(out), [judge.model for judge in judges]
   settings = {'version': VERSION, 'domain': domain.name, 'model': endpoint.model, 'judges': names, 'seed': seed}
-  journal = Journal(files.journal, settings)
+  journal = Journal(files.journal, settings, _number)
   try:
     failure = None
     todo = _left(journal, taken, count, out)
@@ -110,6 +111,12 @@ def run(
   if failure and not isinstance(failure, BudgetSpent):
     raise failure
   return Result(report, failure)
+
+
+def _number(line: dict[str, Any]) -> int:
+  """The number of the sample in a line of the journal."""
+  line['seed'], line['usage'], line['document' if 'document' in line else 'drop']
+  return line['sample']
 
 
 def _taken(domain: Domain, seeds: Iterable[Document | Drop], count: int) -> tuple[list[Document], collections.Counter]:

@@ -13,9 +13,9 @@ import pytest
 from iquest_jax.data.documents import Conversation, Drop, Fact, File, from_json
 from iquest_jax.data.synthesis import judges, run
 from iquest_jax.data.synthesis.domain import Domain
-from iquest_jax.data.synthesis.journal import Journal
 from iquest_jax.endpoint.client import BudgetSpent, Endpoint, WrongModel
 from iquest_jax.errors import UserError
+from iquest_jax.journal import Journal
 
 from tests.endpoint.scripted import Raw, ScriptedEndpoint
 
@@ -136,8 +136,8 @@ def test_a_finished_run_makes_no_request_and_a_larger_count_goes_on(tmp_path):
     ('changes', 'says'),
     [
         ({'seed': 1}, 'seed 0 -> 1'),
-        ({'model': 'other'}, 'model "m" -> "other"'),
-        ({'domain': dataclasses.replace(SUMS, name='differences')}, 'domain "sums" -> "differences"'),
+        ({'model': 'other'}, 'model m -> other'),
+        ({'domain': dataclasses.replace(SUMS, name='differences')}, 'domain sums -> differences'),
         ({'seeds': SEEDS[::-1]}, 'started from another document'),
         ({'seeds': [Drop('line: not JSON'), Conversation('c', ({'role': 'user', 'content': 'x'},))]}, 'of kind file'),
     ],
@@ -152,7 +152,7 @@ def test_another_run_in_the_same_place_is_refused_in_one_line(tmp_path, changes,
 
 
 def test_two_processes_do_not_write_one_file(tmp_path):
-  journal = Journal(tmp_path / 'sums.journal', {'version': run.VERSION})
+  journal = Journal(tmp_path / 'sums.journal', {'version': run.VERSION}, id)
   with ScriptedEndpoint(add) as server, pytest.raises(UserError, match='another process'):
     made(server, tmp_path)
   journal.close()
