@@ -65,6 +65,8 @@ def test_tables_of_a_program_are_found(code):
          'def f(o, a, b):\n  if o == "+": return a + b\n  if o == "-": return a - b\n  return a * b'),
         ([Case([95], 'A'), Case([85], 'B'), Case([10], 'C')],
          'def f(s):\n  if s >= 90: return "A"\n  if s >= 80: return "B"\n  return "C"'),
+        ([Case([90], 'A'), Case([80], 'B'), Case([79], 'C')],
+         'def f(s):\n  if s >= 90: return "A"\n  if s >= 80: return "B"\n  return "C"'),
         ([Case([3], 'Fizz'), Case([5], 'Buzz'), Case([15], 'FizzBuzz'), Case([7], '7')],
          'def f(n):\n  if n % 15 == 0: return "FizzBuzz"\n  if n % 3 == 0: return "Fizz"\n'
          '  return "Buzz" if n % 5 == 0 else str(n)'),
