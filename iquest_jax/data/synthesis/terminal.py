@@ -10,7 +10,7 @@ import dataclasses
 import re
 
 from iquest_jax.data.documents import Conversation, Drop, File
-from iquest_jax.data.synthesis import answers, execution, turns
+from iquest_jax.data.synthesis import answers, chance, execution, turns
 from iquest_jax.data.synthesis.domain import Domain, Tools
 from iquest_jax.sandbox import languages
 from iquest_jax.sandbox.pool import Pool
@@ -84,6 +84,8 @@ def _rejects(candidate: Candidate, pool: Pool) -> Drop | None:
   scripts = (candidate.setup, candidate.check, candidate.solution, candidate.again)
   if not all(script.strip() and len(script) <= _LONGEST and '\0' not in script for script in scripts):
     return Drop('terminal: no script')
+  if found := next(filter(None, (chance.decides('bash', script) for script in scripts)), ''):
+    return Drop('terminal: depends on chance or time', found)
   if turns.quotes(candidate.task, candidate.solution):
     return Drop('terminal: the task gives the solution away')
   if not languages.tool_path('bash'):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from iquest_jax.data.documents import Conversation, Drop, File, content_id
-from iquest_jax.data.synthesis import answers, schemas, turns
+from iquest_jax.data.synthesis import answers, chance, schemas, turns
 from iquest_jax.data.synthesis.domain import Domain, Tools
 from iquest_jax.sandbox.verdict import PASSED, Call, grade_calls
 from iquest_jax.text import extract
@@ -29,7 +29,8 @@ _DENIAL = r"(?:\bnot|\bnever|n't|\binstead of|\brather than)\s(?:\w+\s){0,2}"
 _GENERATE = """Write an exchange between a user and an assistant that calls tools. Take the subject from the file below.
 
 - Invent {count} tools that could serve many requests, as Python functions with the standard library alone. They are
-  deterministic: no clock, no chance, no network, no files; data they need stands in the code. They return JSON values.
+  deterministic: no clock, no chance, no network, no files, no state between calls; data they need stands in the code. They
+  return JSON values.
 - The request is what a user would say: it gives every argument that no tool can find, and names no tool.
 - Make {calls} calls in all. If there are several, one of them needs a result of another. State the exact result of each.
 - The answer tells the user what was found, with the values of the last result, written as they are there. The request does
@@ -93,9 +94,13 @@ async def verify(candidate: Candidate, tools: Tools) -> Conversation | Drop:
   calls = [{'name': call['name'], 'arguments': call['arguments']} for call in candidate.calls]
   results = [call['result'] for call in candidate.calls]
   graded = [Call(call['name'], (), result, call['arguments']) for call, result in zip(calls, results)]
-  verdict = await tools.run(_grade, tools.pool, candidate.implementation, graded)
-  if verdict.status != PASSED:
-    return Drop('tools: another result when run', f'{verdict.status}: {verdict.reason}'[:300])
+  if found := chance.decides('python', candidate.implementation):
+    return Drop('tools: depends on chance or time', found)
+  # In a fresh process and the other order again: a result must not depend on the calls before it.
+  for rule, made in (('when run', graded), ('when run again', graded[::-1])):
+    verdict = await tools.run(_grade, tools.pool, candidate.implementation, made)
+    if verdict.status != PASSED:
+      return Drop(f'tools: another result {rule}', f'{verdict.status}: {verdict.reason}'[:300])
   if drop := _against_the_answer(candidate, results):
     return drop
   said = await asyncio.gather(*(_next(candidate, calls, results, place, tools) for place in range(len(calls) + 1)))

@@ -44,7 +44,7 @@ def test_a_task_that_two_solutions_do_is_kept_with_the_files_it_starts_from(tool
         ({'check': 'exit 0\nfalse\n'}, 'terminal: the goal is reached at first'),
         ({'check': '[ -e errors.txt ]\n'}, 'terminal: stubs reach the goal'),
         ({'check': '[ ! -s logs/x.log ]\n', 'solution': ': > logs/x.log\n'}, 'terminal: stubs reach the goal'),
-        ({'check': '[ -e a/b.txt ]\n', 'task': 'Make a/b.txt.', 'solution': 'mkdir a; date > a/b.txt\n'},
+        ({'check': '[ -e a/b.txt ]\n', 'task': 'Make a/b.txt.', 'solution': 'mkdir a; echo > a/b.txt\n'},
          'terminal: stubs reach the goal'),
         ({'check': '[ -s errors.txt ]\n'}, 'terminal: stubs reach the goal'),
         ({'check': 'grep -qs "[0-9]" errors.txt || exit 1\n', 'solution': 'echo 2 > errors.txt\n'},
@@ -69,6 +69,9 @@ def test_a_task_that_two_solutions_do_is_kept_with_the_files_it_starts_from(tool
         ({'again': 'grep ERROR *.log > errors.txt\n'}, 'terminal: another solution does not reach the goal'),
         ({'again': 'I cannot do that.'}, 'terminal: another solution does not reach the goal'),
         ({'again': ''}, 'terminal: no script'),
+        *(({name: getattr(GOOD, name) + 'echo $RANDOM > /dev/null\n'}, 'terminal: depends on chance or time')
+          for name in ('setup', 'check', 'solution', 'again')),
+        ({'solution': SOLUTION + 'date >> errors.txt\n'}, 'terminal: depends on chance or time'),
         ({'solution': 'true\0'}, 'terminal: no script'),
         ({'task': f'{TASK} Run {SOLUTION}'}, 'terminal: the task gives the solution away'),
     ],

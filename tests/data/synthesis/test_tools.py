@@ -90,7 +90,12 @@ def test_an_exchange_whose_calls_run_and_are_made_again_is_kept(tools):
     [
         (changed(1, result={'francs': 71.6}), 'tools: another result when run'),
         ({'implementation': IMPLEMENTATION + 'import random\ndef price(train): return random.random()'},
-         'tools: another result when run'),
+         'tools: depends on chance or time'),
+        ({'implementation': 'import time\n' + IMPLEMENTATION.replace('train / 10', '71.5 + 0 * time.time()')},
+         'tools: depends on chance or time'),
+        ({'implementation': IMPLEMENTATION + 'count = []\ndef price(train):\n  count.append(1)\n  return {"francs": 71.5}\n'
+          'def find_train(start, goal):\n  return {"train": 715, "hour": 1 + len(count)}'},
+         'tools: another result when run again'),
         ({'implementation': 'def find_train(start, goal): raise SystemExit(0)'}, 'tools: another result when run'),
         ({'implementation': ''}, 'tools: another result when run'),
         (changed(0, name='find_bus'), 'tools: call does not fit'),
