@@ -246,6 +246,13 @@ def test_what_depends_on_the_order_of_a_set_or_an_address_gives_no_sample(pool, 
   assert made == [Drop(rule, 'f')]
 
 
+def test_an_order_that_shows_for_one_input_that_is_not_traced_is_seen_too(pool):
+  """Were it not, the question for the inputs of a result would rest on it."""
+  source = 'def f(n):\n  if n == 5:\n    return [*{n + 4, n - 3}][0]\n  m = n * 2\n  return m\n'
+  for seed in range(4):
+    assert list(predict.make(File('0', 'a.py', source), pool, seed)) == [Drop('reasoning: not deterministic', 'f')]
+
+
 UNORDERED = (
     's = {n * 3 for n in xs}\n  t = sorted(s)\n  t.append(len(s))\n  return t',
     's = set(xs) - {3}\n  t = sum(s) + max({1, *s})\n  u = 3 in s\n  return (t, u, s)',
