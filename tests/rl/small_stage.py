@@ -29,6 +29,10 @@ SMALL = {
     'checkpoint.every': 2,
     'eval.every': 3,
     'optim.peak_lr': 1e-2,
+    # The first step of Adam moves an element by the rate, whichever size its gradient has; a large epsilon keeps the update
+    # in proportion to the gradient, as tests compare it.
+    'optim.eps': 1e-3,
+    'optim.warmup': 0.0,
     'rl.problems': ('problems.jsonl',),
     'rl.held_out': ('held_out.jsonl',),
     'rl.prompts_per_step': 2,
