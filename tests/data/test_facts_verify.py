@@ -165,9 +165,10 @@ def test_a_function_that_a_decorator_may_have_replaced_is_not_asked_about(decora
     ],
 )  # fmt: skip
 def test_a_name_of_javascript_that_is_set_again_has_no_answer(line):
+  question, cleared = COUNT.format('function `f`'), 'exports.g = exports.f = void 0;\n'
   for head in ('function f(a) {}', 'let f = (a) => a;', 'let f = a => a;'):
-    assert rule(ask(COUNT.format('function `f`'), '1', 'a.js'), f'{head}\nexports.f = f;\n') is None
-    assert rule(ask(COUNT.format('function `f`'), '1', 'a.js'), f'{head}\n{line}\n') == 'fact: two answers'
+    assert rule(ask(question, '1', 'a.js'), f'{cleared}{head}\nexports.f = f;\n') is None
+    assert rule(ask(question, '1', 'a.js'), f'{head}\n{line}\n') == 'fact: two answers'
 
 
 def test_a_method_of_javascript_that_is_set_from_elsewhere_has_no_answer():

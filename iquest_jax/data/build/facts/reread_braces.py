@@ -369,7 +369,9 @@ class Reread:
 def _rebinds(before: str, masked: str, after: int, name: str) -> bool:
   """Whether a name is given another value where it stands between `before` and the offset `after`, or may be."""
   if base := _ATTRIBUTE_OF.search(before):
-    same = re.match(rf'\s*=\s*{re.escape(name)}\s*(?:[;,}}\n]|$)', masked[after : after + _LONG])
+    # Compilers of TypeScript clear all exports in front of the definitions: `exports.f = exports.g = void 0`.
+    cleared = r'(?:exports\.[\w$]+\s*=\s*)*void 0'
+    same = re.match(rf'\s*=\s*(?:{re.escape(name)}\s*(?:[;,}}\n]|$)|{cleared})', masked[after : after + _ABOVE])
     return base[1] in _GLOBALS and bool(_SET_AGAIN.match(masked, after)) and not same
   if re.search(r'\bfor\s*(?:await\s*)?\(\s*$', before) and re.match(r'\s+(?:of|in)\b', masked[after : after + 40]):
     return True
