@@ -78,7 +78,8 @@ class PairLearner:
     batch = self._batch([self._pairs[id] for id in ids], self._config.train.batch_rows)
     state, found = self._stage.train_step(state, batch)
     found = jax.device_get(found)
-    record = {name: value.item() for name, value in found.items() if value.ndim == 0}
+    # What FLOPs are counted from is left out.
+    record = {name: value.item() for name, value in found.items() if value.ndim == 0 and name != 'local_pairs'}
     return state, record | {'pairs': len(ids), 'timing': {'update_seconds': time.monotonic() - began}}
 
   def evaluate(self, state: TrainState) -> dict[str, Any]:

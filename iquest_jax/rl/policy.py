@@ -280,4 +280,5 @@ class PolicyLearner:
 
 # Fields of an update that count or follow a schedule; those of the last update of a step are reported.
 _LAST = ('lr', 'skipped', 'skipped_in_a_row')
+# What FLOPs are counted from; of these only the sum of tokens is reported.
 _COUNTS = ('tokens', 'pairs', 'local_pairs')

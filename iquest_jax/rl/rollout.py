@@ -128,8 +128,10 @@ class Rollouts:
       if any(mine(index) and index not in done for index in range(needed)):
         spent.add(_Step(self, step, prompts, version, stamp, done, mine).run())
       if processes > 1:
-        multihost_utils.sync_global_devices(f'rollout {step} {needed}')
+        # All have appended, and nobody appends more before all have read: they agree on what comes next.
+        _wait_for_all(f'rollout {step} appended')
         done = self._store.read(step)
+        _wait_for_all(f'rollout {step} exchanged')
       # Groups that others have dropped may have made more necessary.
       needed = self._needed(done.values())
       if all(index in done for index in range(needed)):
@@ -157,6 +159,7 @@ class Rollouts:
   def _stored(self, step: int, prompts: Sequence[Prompt], stamp: str) -> dict[int, Group]:
     """The groups of a step in the store, if they are those that this step would sample; otherwise it is emptied."""
     stored = self._store.read(step)
+    _wait_for_all(f'rollout {step} read')  # before anyone appends to it, or removes it
     current = lambda index, group: (
         index < len(prompts)
         and group.prompt.id == prompts[index].id
@@ -164,13 +167,10 @@ class Rollouts:
     )
     if all(current(index, group) for index, group in stored.items()):
       return stored
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices(f'rollout {step} read')  # before the first process removes them
     if jax.process_index() == 0:
       logging.warning('step %d: its stored roll-outs are of other parameters or settings and are sampled again', step)
       self._store.remove(step)
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices(f'rollout {step} removed')
+    _wait_for_all(f'rollout {step} removed')
     return {}
 
   def _needed(self, known: Sequence[Group]) -> int:
@@ -269,6 +269,11 @@ class _Step:
         whole = len(part) == self._of._options.group_size
       if whole:
         self._take((roll.index, self._store(roll.index)))
+
+
+def _wait_for_all(moment: str) -> None:
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(moment)
 
 
 def invalid_because(group: Group) -> str:
