@@ -10,7 +10,7 @@ from iquest_jax.data.synthesis.verify import verify
 from iquest_jax.data.tiny import programs
 from iquest_jax.sandbox.pool import Pool
 
-PROBLEMS = 40
+PROBLEMS, TESTS = 40, 6
 
 
 def results() -> Iterator[dict]:
@@ -28,7 +28,7 @@ def _verify(problems: list[Problem], pool: Pool) -> None:
 
 
 def _function(problem: programs.Problem) -> Problem:
-  tests = tuple({'input': json.dumps([given]), 'output': json.dumps(expected)} for given, expected in problem.tests)
+  tests = tuple({'input': json.dumps([given]), 'output': json.dumps(expected)} for given, expected in problem.tests[:TESTS])
   return Problem(problem.id, problem.request, tests, problem.solution, 'f')
 
 

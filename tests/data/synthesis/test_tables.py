@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iquest_jax.data.synthesis import cases, tables
@@ -94,6 +94,7 @@ _VALUE = st.recursive(
 )
 
 
+@settings(max_examples=30)
 @given(
     pairs=st.dictionaries(st.tuples(st.integers(-9, 99), st.text('xy', max_size=2)), _VALUE, min_size=2, max_size=6),
     form=st.sampled_from(['{{({0}, {1}): {2}}}', 'x[{0}, {1}] = {2}', '[[({0}, {1}), {2}]]', '{{"{3}": {2}}}']),
