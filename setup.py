@@ -42,7 +42,7 @@ setup(
         'data': [
             'datatrove>=0.10.1,<0.11',  # its executors: local processes, Slurm, Ray
             'openai>=2',  # the client of OpenAI-compatible endpoints
-            'math-verify>=0.9', 'sympy', 'reasoning-gym>=0.1.25', 'scikit-learn>=1.6', 'sqlglot>=26',
+            'math-verify>=0.9', 'reasoning-gym>=0.1.25', 'scikit-learn>=1.6', 'sqlglot>=26',
             'scipy', 'threadpoolctl',  # scikit-learn's own, to train the quality classifiers
             'loguru', 'multiprocess',  # datatrove's own, to silence its log and to fork its workers
             'sympy',  # math-verify's own, to compare what it has read
