@@ -18,7 +18,7 @@ _HASH_SEEDS = {'candidate': 0, 'grader': 0, 'reseeded': 1}
 
 
 class Pool:
-  """Up to `size` sandboxes for candidates and as many for graders, each started when first needed.
+  """Up to `size` sandboxes for each role: candidates, graders and reseeded ones; each is started when first needed.
 
   Args:
     size: jobs of either kind that run at the same time; the number of cores is a good choice.
