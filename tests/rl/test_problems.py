@@ -55,7 +55,8 @@ def test_small_programs_become_prompts_whose_solutions_pass(tmp_path, pool):
   assert not found.drops and found.without_solution == 0
   assert [prompt.id for prompt in found.prompts] == [one.id for one in SMALL]
   assert [prompt.messages for prompt in found.prompts] == [({'role': 'user', 'content': one.request},) for one in SMALL]
-  assert [prompt.difficulty for prompt in found.prompts[:3]] == ['easy', 'medium', 'hard']
+  names = {1: 'easy', 2: 'medium', 3: 'hard'}
+  assert [prompt.difficulty for prompt in found.prompts] == [names[one.level] for one in SMALL]
   assert found.prompts[0].problem.function == 'f'
 
 
