@@ -39,10 +39,10 @@ def read(folder: StageFolder) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file if line.endswith('\n')]
 
 
-def held_out(folder: StageFolder, name: str = 'loss') -> tuple[float, float] | None:
-  """(first, last) of what a run measured on held-out data, such as the loss in nats per token; None before the second."""
-  values = [record[name] for record in read(folder) if record['kind'] == 'eval' and name in record]
-  return (values[0], values[-1]) if len(values) > 1 else None
+def held_out(folder: StageFolder) -> tuple[float, float] | None:
+  """(first, last) held-out loss of a run, nats per token; None before its second evaluation, or if it measures another."""
+  losses = [record['loss'] for record in read(folder) if record['kind'] == 'eval' and 'loss' in record]
+  return (losses[0], losses[-1]) if len(losses) > 1 else None
 
 
 class Writer:

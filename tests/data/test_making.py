@@ -102,7 +102,8 @@ GIVEN = (
     Parallel('pair', (('python', RIGHT), ('javascript', 'function f(x) {\n  return x * 3 + 1;\n}\n')), TESTS, 'f'),
     Parallel('wrong pair', (('python', RIGHT), ('javascript', 'function f(x) {\n  return x;\n}\n')), TESTS, 'f'),
 )  # fmt: skip
-PLANTED = {'claimed', 'unchecked', 'wrong', 'anything', 'wrong chat', 'wrong pair'} | (set() if shutil.which('node') else {'pair'})
+PLANTED = {'claimed', 'unchecked', 'wrong', 'anything', 'wrong chat', 'wrong pair'}
+PLANTED |= set() if shutil.which('node') else {'pair'}
 
 
 @pytest.fixture(name='sources', scope='module')
