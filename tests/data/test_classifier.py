@@ -155,7 +155,7 @@ def test_the_number_of_threads_changes_nothing(tmp_path):
     [
         ([], 'none is left'),
         (some_labels(39), '39 of "density"; training needs at least 40'),
-        ([Label(label.id, label.text, {'toxicity': 1.0}) for label in some_labels(60)], 'every text has the same scores; there'),
+        ([Label(label.id, label.text, {'toxicity': 1.0}) for label in some_labels(60)], 'every text has the same scores'),
     ],
 )
 def test_labels_that_teach_nothing_are_one_clear_line(labels, said):
