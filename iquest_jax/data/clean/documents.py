@@ -51,13 +51,15 @@ def clean(
     case Transition():
       return _transition(_fields(document, {'message': checks.CHAT, 'patch': checks.PATCH}, seen), seen)
     case Problem():
+      document = dataclasses.replace(document, tests=tuple(_without_secrets(document.tests, seen)))
       return _fields(document, {'statement': checks.CHAT, 'solution': checks.CHAT}, seen)
     case Fact():
       return _fields(document, {'question': checks.CHAT, 'answer': checks.CHAT}, seen)
     case Parallel():
       sides = [(language, checks.clean('', code, checks.CHAT, seen)) for language, code in document.sides]
       drop = next((code for _, code in sides if isinstance(code, Drop)), None)
-      return drop or dataclasses.replace(document, sides=tuple(sides))
+      tests = tuple(_without_secrets(document.tests, seen))
+      return drop or dataclasses.replace(document, sides=tuple(sides), tests=tests)
     case Conversation():
       return _conversation(document, seen)
   raise TypeError(type(document))
@@ -99,8 +101,8 @@ def _conversation(document: Conversation, seen: collections.Counter) -> Conversa
     if calls := message.get('tool_calls'):
       message['tool_calls'] = _without_secrets(calls, seen)
     messages.append(message)
-  tools = tuple(_without_secrets(document.tools, seen))
-  return dataclasses.replace(document, messages=tuple(messages), tools=tools)
+  tools, tests = (tuple(_without_secrets(part, seen)) for part in (document.tools, document.tests))
+  return dataclasses.replace(document, messages=tuple(messages), tools=tools, tests=tests)
 
 
 def _without_secrets(value: Any, seen: collections.Counter) -> Any:
