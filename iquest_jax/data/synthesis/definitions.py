@@ -1,14 +1,16 @@
 """Holds a free question about a definition against the definition: a default, a type, a value, what is raised, a base.
 
-Where the second reading of build/facts can read what the question names, it decides. Where it cannot, because of the
-language or the form of the definition, the answer must stand beside the name that the question asks about.
+In a language that the second reading of build/facts knows, it decides. In others the answer of a question about a value
+or a type must stand beside the name that the question asks about, and the question may name nothing but a definition and
+its parameter.
 """
 
 import re
 from collections.abc import Iterator
 
-from iquest_jax.data.build.facts import questions, verify
+from iquest_jax.data.build.facts import masked, questions, verify
 from iquest_jax.data.documents import Drop, Fact, File
+from iquest_jax.data.languages import language_of
 
 UNCONFIRMED, UNRELATED = 'facts: a second reading does not confirm it', 'facts: answer does not belong to its subject'
 # Kind of question -> the words that tell it; the first that fits.
@@ -39,9 +41,11 @@ def check(question: str, answer: str, quote: str, file: File) -> tuple[str, ...]
       if not isinstance(found, Drop):
         return found.checks[-2:]
       rules.add(found.rule)
-  if rules - {*_UNREAD, 'fact: answer not in the source', 'fact: answer in the question'}:
+  placed = kind in ('default', 'value', 'type')
+  readable = language_of(file.path, file.text) in masked.LANGUAGES
+  if placed and readable or rules - {*_UNREAD, 'fact: answer not in the source', 'fact: answer in the question'}:
     return Drop(UNCONFIRMED, evidence)
-  if kind in ('default', 'value', 'type') and not _beside(kind, question, answer, quote):
+  if placed and not (rules and _beside(kind, question, answer, quote)):
     return Drop(UNRELATED, evidence)
   return ()
 
