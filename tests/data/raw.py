@@ -4,6 +4,8 @@ import json
 import pathlib
 import random
 
+from iquest_jax.data import produced
+from iquest_jax.data.funnel import Funnel
 from iquest_jax.data.tiny import history
 
 SOURCES = """
@@ -88,7 +90,10 @@ def write(folder: pathlib.Path, histories: int = 9, texts: int = 60) -> pathlib.
       {'kind': 'fact', 'id': str(n), 'question': f'What is {n} times 3?', 'answer': str(3 * n), 'checks': ['computed']}
       for n in range(90)
   ]  # fmt: skip
-  (folder / 'facts.jsonl').write_text(''.join(f'{json.dumps(fact)}\n' for fact in facts))
+  content = ''.join(f'{json.dumps(fact)}\n' for fact in facts)
+  (folder / 'facts.jsonl').write_text(content)
+  report = produced.report(content, Funnel(len(facts), len(facts)))
+  produced.report_path(folder / 'facts.jsonl').write_text(json.dumps(report))
   chats = [
       {'messages': [{'role': 'user', 'content': f'What is {n} + 1?'}, {'role': 'assistant', 'content': str(n + 1)}]}
       for n in range(80)

@@ -44,24 +44,7 @@ def test_a_chain_whose_held_out_loss_did_not_fall_ends_in_an_error(tmp_path, las
     writer.write('eval', step, {'loss': loss})
   writer.close()
   if last < 3.0:
-    chain._check_progress([config], RunFolder(tmp_path))
+    chain._check_losses([config], RunFolder(tmp_path))
     return
   with pytest.raises(RunStopped, match='anneal: held-out loss did not fall'):
-    chain._check_progress([config], RunFolder(tmp_path))
-
-
-@pytest.mark.parametrize('last', [0.2, 0.3, 0.4, float('nan')])
-@pytest.mark.parametrize(('objective', 'measured'), [('grpo', 'pass_rate'), ('dpo', 'accuracy')])
-def test_a_chain_whose_held_out_reward_did_not_rise_ends_in_an_error(tmp_path, last, objective, measured):
-  config = command.experiment('rl_instruct:tiny')
-  config.rl.objective = objective
-  (tmp_path / 'rl_instruct').mkdir()
-  writer = metrics.Writer(StageFolder(tmp_path / 'rl_instruct'), restored_step=0, writes=True)
-  for step, value in ((0, 0.3), (10, last)):
-    writer.write('eval', step, {measured: value})
-  writer.close()
-  if last > 0.3:
-    chain._check_progress([config], RunFolder(tmp_path))
-    return
-  with pytest.raises(RunStopped, match=f'rl_instruct: held-out {measured} did not rise'):
-    chain._check_progress([config], RunFolder(tmp_path))
+    chain._check_losses([config], RunFolder(tmp_path))
