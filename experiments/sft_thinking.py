@@ -3,7 +3,7 @@
   python -m launch.tpu --exp=sft_thinking --workdir=DIR
 
 Expected seconds per step on v5p-512: 7b 5.9, 14b 11.6, 40b 32.7, 40b_loop 65.3 (compiled, not run).
-Expected held-out loss of `make demo`: tiny_loop 3.669 -> 1.968.
+Expected held-out loss of `make demo`: tiny_loop 3.090 -> 1.830.
 Source: IQuest-Coder-V1 report, section on supervised fine-tuning; the thinking path branches after stage 2.2.
 """
 
