@@ -37,7 +37,7 @@ def scorer(
 
   if suites.BITS_PER_BYTE in names:
     raise UserError(
-        f'config: data.closed_loop.benchmarks: "{suites.BITS_PER_BYTE}" is no score of a suite; name "{HELD_OUT}" instead'
+        f'config: data.closed_loop.benchmarks: "{suites.BITS_PER_BYTE}" does not give a score; name "{HELD_OUT}" instead'
     )
   for name in names:
     stage.read(name, data, run_folder)

@@ -103,7 +103,7 @@ def shards(inputs: Inputs, folder: pathlib.Path, executor: Executor, progress: P
 
 def _size(named: tuple[str, str]) -> int:
   """Bytes of a file; of a repository, those of its packs."""
-  path = pathlib.Path(named[1])  # of a generated shard, a number, where there is no file
+  path = pathlib.Path(named[1])  # a number if the shard is generated; no file has that name
   if path.is_file():
     return path.stat().st_size
   packs = itertools.chain(path.glob('.git/objects/pack/*.pack'), path.glob('objects/pack/*.pack'))

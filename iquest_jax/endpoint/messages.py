@@ -44,7 +44,7 @@ def from_server(message: Mapping[str, Any]) -> str:
   """What the model said as one text, thinking and calls in their tags, as this project's models write it.
 
   Raises:
-    KeyError, TypeError, ValueError, AttributeError: it is no message.
+    KeyError, TypeError, ValueError, AttributeError: it is not a message.
   """
   calls = []
   for call in message.get('tool_calls') or ():

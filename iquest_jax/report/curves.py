@@ -26,7 +26,7 @@ def losses(chain: Chain) -> str:
       stage
       for stage in chain.started
       if not stage.learns_by_reward and (stage.points('train', 'loss') or stage.points('eval', 'loss'))
-  ]  # the loss of a policy is no cross-entropy
+  ]  # the loss of a policy is not a cross-entropy
   if not stages:
     return note('No stage has reported a loss yet.')
   train, held_out, bands = [], [], []

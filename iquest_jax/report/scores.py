@@ -109,7 +109,7 @@ def funnel(chain: Chain) -> str:
 
 
 def _input(given: str, steps: Sequence[tuple[str, Mapping]], most: int) -> str:
-  # What is made of documents, or checked, passes beside them: its candidates are no documents that came in.
+  # What is made of documents, or checked, passes beside them: its candidates did not come in as documents.
   passed = [counts for step, counts in steps if step not in ('synthesis', 'make', 'verify')] or [steps[0][1]]
   read, kept = files.count(passed[0], 'read'), files.count(passed[-1], 'kept')
   dropped = sum(sum(map(int, files.numbers(counts, 'drops').values())) for counts in passed)

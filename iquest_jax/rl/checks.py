@@ -161,7 +161,7 @@ def no_code_block(text: str) -> bool:
 
 
 def postscript(text: str) -> bool:
-  """A line of the last paragraph begins with POSTSCRIPT and goes on, and something stands before it."""
+  """A line of the last paragraph begins with POSTSCRIPT and says more, and something stands before it."""
   last = _EMPTY_LINE.split(text)[-1]
   at = f'\n{last}'.find(f'\n{POSTSCRIPT}')
   before = text[: len(text) - len(last)] + last[: max(at, 0)]

@@ -101,7 +101,7 @@ class Episode:
       raise
     except Exception as error:  # whatever an environment does, the other episodes go on
       return self._over('error', answer, {'error': f'{type(error).__name__}: {error}'})
-    # A conversation goes on only where the model closed its turn.
+    # A conversation continues only if the model closed its turn.
     if messages is None or token.token != self._tokenizer.id(IM_END):
       return self._over('stop', answer)
     if len(self._turns) + 1 == self._max_turns:

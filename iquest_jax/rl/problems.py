@@ -33,7 +33,7 @@ from iquest_jax.rl.types import Prompt
 from iquest_jax.sandbox.pool import Pool
 from iquest_jax.text.tokenizer import Tokenizer
 
-MAX_TESTS = 20  # PAPER.md section 2: the reward is the fraction of 20 tests
+MAX_TESTS = 20  # report, reinforcement learning: the reward is the fraction of 20 tests
 _VERSION = 1  # of what is remembered: raise it when execution changes
 _WRONG_ANSWER = 'verify: wrong answer'
 

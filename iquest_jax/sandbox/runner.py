@@ -48,7 +48,7 @@ class Step:
     env: variables added to the environment.
     limits: of this step; `files` and `disk_bytes` are those of the job's last step.
     product: a file that this step executes and an earlier one wrote.
-    optional: the job goes on if this step fails, unless it was killed for a limit.
+    optional: the job continues if this step fails, unless it was killed for a limit.
   """
 
   argv: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ class Piece(NamedTuple):
     text: what no later token can change.
     token: the drawn token.
     logp: its log-probability under the model at temperature 1.
-    end: '' while the text goes on; then 'stop', 'length', or FAILED if the engine failed.
+    end: '' while the text continues; then 'stop', 'length', or FAILED if the engine failed.
   """
 
   text: str

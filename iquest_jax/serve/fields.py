@@ -45,7 +45,7 @@ def int32(given: Mapping[str, Any], name: str, default: int | None, least: int =
 
 
 def unicode_text(text: str, at: str) -> str:
-  """Raises Refused for what is no text: JSON can hold half of a character beyond the basic plane."""
+  """Raises Refused for what is not text: JSON can hold half of a character beyond the basic plane."""
   try:
     text.encode()
   except UnicodeEncodeError:

@@ -95,7 +95,10 @@ def texts(path):
 
 
 def test_replies_that_are_written_together_are_found_apart(tmp_path):
-  add(tmp_path / 'c', [(f'{number}', 'x' * number) for number in range(20)])  # asserts that each is found
+  add(tmp_path / 'c', [(f'{number}', 'x' * number) for number in range(20)])
+  cache = Cache(tmp_path / 'c')
+  assert [cache.get(str(number))['text'] for number in range(20)] == ['x' * number for number in range(20)]
+  cache.close()
 
 
 def test_a_line_that_a_crash_tore_is_skipped_and_what_follows_is_read(tmp_path):

@@ -129,7 +129,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(read, files, damage):
   for path in files:
     found = read(files | {path: damage})
     text = page.page(found)
-    # Lines that a kill cut off, and JSON without what is asked for, are no damage.
+    # Lines that a kill cut off, and JSON without what is asked for, are not damage.
     if path.endswith('.json') and damage != b'{"kind": 3}\n':
       assert any(problem.startswith(f'{path}: ') for problem in found.files.problems), (path, damage)
       assert f'{path}: ' in text

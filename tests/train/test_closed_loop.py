@@ -102,7 +102,7 @@ def _folder(tmp_path):
 
 
 class Run:
-  """A stage that takes decisions until a step, beginning anew or resuming from a checkpoint."""
+  """A stage that takes decisions until a step, starting or resuming from a checkpoint."""
 
   def __init__(self, folder, settings=None, scorer=lambda names: {'cruxeval_input': 30.0}):
     self.loader = Followed()

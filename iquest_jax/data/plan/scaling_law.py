@@ -145,11 +145,11 @@ class Law:
     """The law of measured losses, {language: points} as `read_points` gives them, with the published transfer.
 
     Raises:
-      UserError: see `fit`; or there is no language.
+      UserError: see `fit`; also if `points` names no language.
     """
     languages = {name: values for name, values in points.items() if name != published.AVERAGE}
     if not languages:
-      raise UserError('losses: there is no language; measure at least one')
+      raise UserError('losses: no language is given; measure at least one')
     every = points.get(published.AVERAGE) or [point for values in languages.values() for point in values]
     surfaces = {name: fit(values, f'losses: "{name}"') for name, values in languages.items()}
     return cls(surfaces, fit(every, 'losses: their mean'), published.TRANSFER, gamma)

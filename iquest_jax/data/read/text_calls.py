@@ -48,7 +48,7 @@ def value(text: Any, schema: Any) -> Any:
   """A value that was written as text, in the type of its JSON schema; a text where the schema allows one or says nothing.
 
   Raises:
-    ValueError: the text is no value of that type.
+    ValueError: the text is not a value of that type.
   """
   types = _types(schema)
   if not isinstance(text, str) or not types or 'string' in types:

@@ -7,9 +7,10 @@ The messages of a record are a list, or its JSON text, under one of MESSAGES. A 
 A call may be text of the assistant, <function=NAME><parameter=KEY>value</parameter></function> or JSON in <tool_call>; the
 turn after it is its result, whoever gives it. <think> and <thinking> become `thinking`.
 
-A malformed turn is left out together with the results of its calls, and the session goes on. A session must begin with a
-request, call a tool, and come to an end.
-Sources: PAPER section 4; the fields of SWE-smith's, SWE-Gym's, R2E-Gym's and nebius' trajectories, OpenHands, SWE-agent.
+A malformed turn is left out together with the results of its calls; the rest of the session stays. A session must begin
+with a request, call a tool, and come to an end.
+Sources: the released models' XML form of calls; the fields of trajectories as SWE-smith, SWE-Gym, R2E-Gym, nebius,
+OpenHands and SWE-agent write them.
 """
 
 import collections
@@ -47,7 +48,7 @@ _INSTANCE = re.compile(r'([\w.-]+)__([\w.-]+)-\d+')  # of SWE-bench: OWNER__NAME
 def read_trajectories(
     path: str | os.PathLike, seen: collections.Counter | None = None
 ) -> Iterator[Conversation | Drop]:
-  """The sessions of a file of .jsonl, .jsonl.gz, .jsonl.zst or .parquet; what is no session is a Drop in its place.
+  """The sessions of a file of .jsonl, .jsonl.gz, .jsonl.zst or .parquet; a malformed one is a Drop in its place.
 
   Args:
     seen: counts turns left out, by what is wrong with them.

@@ -14,10 +14,10 @@ _HEADING = re.compile(r'^#{1,6}[ \t]*([^\n#:]+?)[ \t]*:?[ \t]*#*$', re.M)
 
 
 def fields(text: str, types: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any] | None:
-  """The fields of the JSON object in an answer, {name: value}; None if there is no object with all of them in their types.
+  """The fields of the JSON object in an answer, {name: value}; None unless an object has all of them in their types.
 
-  The object is a fenced block, or reaches from the first brace to the last. A string must not be blank, and a boolean is
-  no number.
+  The object is a fenced block, or reaches from the first brace to the last. A string must not be blank, and a boolean
+  does not count as a number.
   """
   text = extract.without_thinking(text)
   candidates = [block.text for block in extract.blocks(text) if block.language in ('', 'json')]

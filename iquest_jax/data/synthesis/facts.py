@@ -1,6 +1,6 @@
 """Facts: questions about a file with one right answer, which the model must find again without having seen it.
 
-The constraints are those of PAPER.md, "code facts": objective, unambiguous, time-invariant, a single right answer.
+Source: IQuest-Coder-V1 report, pre-training data: facts are objective, unambiguous, time-invariant, with one right answer.
 """
 
 import asyncio

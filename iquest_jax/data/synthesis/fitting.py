@@ -12,7 +12,7 @@ _LEAST = 64  # ours: tokens of an answer; with less room than this a model can s
 async def chat(
     endpoint: Endpoint, messages: Sequence[Message], *, max_tokens: int, **sampling
 ) -> tuple[Reply | None, bool]:
-  """(The assistant's turn, whether it fits): it does not if the context ended it, and is None if there is no room for it.
+  """(The assistant's turn, whether it fits). It does not fit if the context cut it off; it is None if nothing fits.
 
   Where the server refuses `max_tokens`, half as many are asked for, and so on; not all servers say how many would fit.
 

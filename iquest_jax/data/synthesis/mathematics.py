@@ -71,7 +71,7 @@ async def verify(candidate: Candidate, tools: Tools) -> Conversation | Drop:
   if drop := _copies(problem, solution, answer):
     return drop
   if not await tools.run(equivalence.is_answer, answer):
-    return Drop('mathematics: answer is no expression', answer)
+    return Drop('mathematics: answer is not an expression', answer)
   concluded = equivalence.boxed(solution)
   if concluded is None or not await tools.run(equivalence.equal, answer, concluded):
     return Drop('mathematics: solution gives another answer', f'{answer} and {concluded}')

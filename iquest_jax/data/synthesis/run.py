@@ -35,7 +35,7 @@ from iquest_jax.sandbox.pool import Pool
 from iquest_jax.text import extract
 
 VERSION = 2  # raise it when a prompt or a verifier changes: samples of two versions do not mix in a file
-_SAMPLES_PER_REQUEST = 2  # in flight, so that requests go on while samples are verified
+_SAMPLES_PER_REQUEST = 2  # in flight, so that requests continue while samples are verified
 # What a domain may meet in an answer that it did not foresee. Errors of files and of the machine end the run.
 _CONTENT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 

@@ -57,12 +57,12 @@ def _problem_of_schema(schema: Any) -> str:
   if not isinstance(schema.get('enum', [0]), list) or not schema.get('enum', [0]):
     return 'an enumeration without values'
   if not all(_is(schema.get(limit, 0), 'number') for limit in ('minimum', 'maximum')):
-    return 'a limit that is no number'
+    return 'a limit that is not a number'
   properties, required = schema.get('properties', {}), schema.get('required', [])
   if not isinstance(properties, dict) or not isinstance(required, list):
     return 'properties and required must be an object and a list'
   if missing := [name for name in required if not isinstance(name, str) or name not in properties]:
-    return f'required {missing[0]} is no property'
+    return f'required {missing[0]} is not a property'
   inner = [*properties.values(), *([schema['items']] if 'items' in schema else [])]
   return next(filter(None, map(_problem_of_schema, inner)), '')
 
@@ -88,7 +88,7 @@ def _problem_of_value(value: Any, schema: Mapping[str, Any], where: str) -> str:
 
 
 def _is(value: Any, kind: str) -> bool:
-  """A boolean is no number, and neither are infinity and not-a-number, which JSON has not."""
+  """A boolean does not count as a number, nor do infinity and not-a-number, which JSON lacks."""
   if isinstance(value, bool):
     return kind == 'boolean'
   if isinstance(value, float) and kind == 'number':

@@ -74,7 +74,7 @@ def _rearranged(order: str) -> dict[str, type]:
   return made | {_AGAIN: again}
 
 
-_AGAIN = '__in_another_order__'  # Passes on whatever is no set.
+_AGAIN = '__in_another_order__'  # Passes on whatever is not a set.
 ORDERS = ('sorted', 'reversed', 'rotated')
 _ORDERS = {order: _rearranged(order) for order in ORDERS}
 _BUILT_IN = {names[base.__name__]: base for names in _ORDERS.values() for base in (set, frozenset)}

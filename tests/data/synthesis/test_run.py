@@ -345,3 +345,4 @@ def test_requests_go_on_while_samples_are_verified(tmp_path):
   with_others = []
   with ScriptedEndpoint(answer) as server:
     made(server, tmp_path, count=3, domain=dataclasses.replace(SUMS, verify=together), parallel=2)
+  assert with_others and not barrier.broken

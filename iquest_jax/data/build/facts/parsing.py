@@ -7,7 +7,7 @@ import warnings
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # ours: these keep parameters, documentation and result. Any other decorator may put another function in the place of its
-# own, or something that is no function, as `property` does.
+# own, or something other than a function, as `property` does.
 _PLAIN = frozenset([
     'staticmethod', 'classmethod', 'abstractmethod', 'override', 'final', 'no_type_check', 'cache', 'lru_cache', 'no_grad',
 ])  # fmt: skip

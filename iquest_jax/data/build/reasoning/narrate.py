@@ -102,7 +102,7 @@ def trace(events: Sequence[Event], listing: Listing) -> str:
 
 
 def changes(events: Sequence[Event], listing: Listing) -> str:
-  """The changes alone; a line goes on as long as lines of the program follow each other: 'x = 3, i = 0, x = 5'."""
+  """Only the changes; those of consecutive lines of the program share a line: 'x = 3, i = 0, x = 5'."""
   lines, before = [], 0
   for number, event in enumerate(events):
     if event.kind == 'line':
@@ -118,7 +118,7 @@ def changes(events: Sequence[Event], listing: Listing) -> str:
 
 
 def _comment(event: Event, header: _Header, after: Event) -> str:
-  """What a line came to: its changes, and whether a condition held or a loop went on."""
+  """What a line did: its changes, and whether a condition held or a loop continued."""
   found = _assignments(event.changes)
   if not header.body or not isinstance(header.node, (ast.If, ast.For, ast.While)) or after.kind == 'raise':
     return found
