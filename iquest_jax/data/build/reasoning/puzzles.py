@@ -25,9 +25,10 @@ _NOT_DETERMINISTIC = (
 LEFT_OUT = frozenset((*_NO_ANSWER, *_ACCEPTS_ANYTHING, *_NOT_DETERMINISTIC))
 CHECKS = ('judge accepts the answer', 'judge refuses others')
 _BLOCK = 500  # puzzles per dataset; some generators make all of theirs at once
+_LONGEST = 2000  # ours: characters of question and answer; longer puzzles are dropped
 
 
-def puzzles(numbers: range, seed: int, thinking: bool = False, longest: int = 2000) -> Iterator[Conversation | Drop]:
+def puzzles(numbers: range, seed: int, thinking: bool = False) -> Iterator[Conversation | Drop]:
   """Puzzles with answers; puzzle n is a pure function of (seed, n).
 
   Where the generator tells how the answer comes about, or it is plain arithmetic, there are steps, and the difficulty
@@ -36,7 +37,6 @@ def puzzles(numbers: range, seed: int, thinking: bool = False, longest: int = 20
   Args:
     numbers: which puzzles.
     thinking: the steps are thinking; otherwise they are part of the answer.
-    longest: characters of question and answer; longer ones are dropped.
 
   Raises:
     UserError: reasoning-gym is not installed.
@@ -49,7 +49,7 @@ def puzzles(numbers: range, seed: int, thinking: bool = False, longest: int = 20
     block, index = divmod(number, _BLOCK)
     with _contained(f'{seed}:{number}'):
       dataset = _dataset(name, int.from_bytes(hashlib.sha256(f'{seed}:{name}:{block}'.encode()).digest()[:4]))
-      puzzle = made(name, dataset, dataset[index], thinking, longest)
+      puzzle = made(name, dataset, dataset[index], thinking)
     yield puzzle
 
 
@@ -86,7 +86,7 @@ def _dataset(name: str, seed: int) -> Any:
   return create_dataset(name, seed=seed, size=_BLOCK)
 
 
-def made(name: str, dataset: Any, item: dict[str, Any], thinking: bool, longest: int) -> Conversation | Drop:
+def made(name: str, dataset: Any, item: dict[str, Any], thinking: bool) -> Conversation | Drop:
   """The chat of one puzzle, if its judge tells the answer from others.
 
   Args:
@@ -98,7 +98,7 @@ def made(name: str, dataset: Any, item: dict[str, Any], thinking: bool, longest:
     return Drop('puzzle: the judge refuses the answer', name)
   if any(_score(dataset, other, item) >= 1 for other in ('', 'no answer')):
     return Drop('puzzle: the judge accepts anything', name)
-  if len(question) + len(answer) > longest:
+  if len(question) + len(answer) > _LONGEST:
     return Drop('puzzle: too long', name)
   steps = _steps(item['metadata'], answer)
   said = {'role': 'assistant', 'content': answer}
