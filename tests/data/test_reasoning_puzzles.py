@@ -72,7 +72,7 @@ def test_another_process_makes_the_same_puzzles():
     ],
 )
 def test_a_puzzle_that_its_judge_does_not_prove_is_dropped(judge, answer, rule):
-  assert puzzles.made('x', judge, {**ITEM, 'answer': answer}, False, 2000) == Drop(rule, 'x')
+  assert puzzles.made('x', judge, {**ITEM, 'answer': answer}, False) == Drop(rule, 'x')
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_a_puzzle_that_its_judge_does_not_prove_is_dropped(judge, answer, rule):
 )
 def test_steps_are_shown_only_if_they_end_in_the_answer(metadata, steps):
   item, judge = {**ITEM, 'metadata': metadata}, Judge(**{'4': 1.0})
-  thought = puzzles.made('x', judge, item, True, 2000)
-  said = puzzles.made('x', judge, item, False, 2000)
+  thought = puzzles.made('x', judge, item, True)
+  said = puzzles.made('x', judge, item, False)
   assert thought.messages[1].get('thinking', '') == steps and thought.messages[1]['content'] == '4'
   assert said.messages[1]['content'] == (f'{steps}\nAnswer: 4' if steps else '4')
   assert said.difficulty == ('easy' if steps else '')
