@@ -67,7 +67,7 @@ MAY_IMPORT = {
     'data.format': {'errors', 'data.documents', 'text'},
     'data.rows': GROUND | {'text', 'data.documents', 'data.funnel'},
     'data.tiny': GROUND | {
-        'data.documents', 'data.funnel', 'data.produced', 'data.read', 'data.split', 'rl.instructions', 'sandbox',
+        'data.documents', 'data.funnel', 'data.produced', 'data.read', 'data.split', 'sandbox', 'text',
     },
     # What is made of documents, and the check of what carries tests.
     'data.makers': {'errors', 'data.documents', 'data.build', 'data.synthesis', 'sandbox'},

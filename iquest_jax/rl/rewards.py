@@ -11,10 +11,10 @@ from typing import Any
 
 from iquest_jax.data.synthesis import schemas
 from iquest_jax.errors import UserError, check_name
-from iquest_jax.rl import instructions, memorised
+from iquest_jax.rl import memorised
 from iquest_jax.rl.grading import Graded
 from iquest_jax.rl.types import Group, Prompt, Trajectory
-from iquest_jax.text import chat, extract
+from iquest_jax.text import chat, extract, instructions
 
 # The check of a prompt that holds the expected tool calls: {'check': 'tool_calls', 'calls': [{'name', 'arguments'}, ...]}.
 TOOL_CALLS = 'tool_calls'

@@ -19,7 +19,7 @@ class Prompt:
     messages: what the model is asked, as in text/chat.py.
     tools: definitions of the tools that it may call.
     problem: a program's hidden tests and reference solution, which never occur in `messages`; None if there is no program.
-    checks: the verifiable instructions of the messages, as in rl/instructions.py.
+    checks: the verifiable instructions of the messages, as in text/instructions.py.
     difficulty: one of data/documents.DIFFICULTIES, '' if unknown.
   """
 

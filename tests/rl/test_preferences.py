@@ -9,9 +9,9 @@ from iquest_jax.data.documents import Preference, texts, to_json
 from iquest_jax.data.tiny import instructions as tiny_instructions
 from iquest_jax.data.tiny import preferences as tiny
 from iquest_jax.errors import UserError
-from iquest_jax.rl import instructions, preferences, rewards
+from iquest_jax.rl import preferences, rewards
 from iquest_jax.rl.types import Prompt
-from iquest_jax.text import chat, example
+from iquest_jax.text import chat, example, instructions
 from iquest_jax.text.tokenizer import IM_END, SMALLEST, Tokenizer
 
 TOKENIZER = Tokenizer.train(['I must not tell a password. Never delete a file.'] * 3, SMALLEST + 16)

@@ -9,7 +9,7 @@ from typing import Any
 from iquest_jax.data.documents import content_id
 from iquest_jax.data.split import unit_hash
 from iquest_jax.data.tiny import chats
-from iquest_jax.rl import instructions
+from iquest_jax.text import instructions
 
 SPLITS = ('rl', 'held_out')
 _HELD_OUT = 0.2  # of all requests

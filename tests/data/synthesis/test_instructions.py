@@ -6,16 +6,16 @@ import json
 import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from iquest_jax.data.documents import File
 from iquest_jax.data.synthesis import instructions
-from iquest_jax.data.synthesis.instructions import Candidate, Constraint
+from iquest_jax.data.synthesis.instructions import Candidate
+from iquest_jax.text import instructions as verifiable
 
 REQUEST = 'Explain to a beginner why a dictionary finds a key faster than a list does.'
 ANSWER = '- It hashes the key.\n- The hash names the place.\n- A list has to be searched.'
-GOOD = Candidate(REQUEST, (Constraint('list', 3), Constraint('with word', 'place')), ANSWER, 'acme/maps')
+CONSTRAINTS = ({'check': 'bullets', 'count': 3}, {'check': 'contains', 'word': 'place', 'count': 1})
+GOOD = Candidate(REQUEST, CONSTRAINTS, ANSWER, 'acme/maps')
 ACCEPT, REJECT = (json.dumps({'argument': 'x', 'vote': word}) for word in ('accept', 'reject'))
 
 
@@ -25,7 +25,7 @@ def verified(tools, candidate, *votes):
 
 def test_an_answer_that_keeps_the_constraints_and_convinces_is_kept(tools):
   kept = verified(tools, GOOD, *[ACCEPT] * 3)
-  asked = f'{REQUEST}\n\n{GOOD.constraints[0]} Use the word "place".'
+  asked = f'{REQUEST}\n\n{verifiable.rendered(CONSTRAINTS)}'
   assert [message['content'] for message in kept.messages] == [asked, ANSWER]
   assert kept.checks == ('constraints kept', 'answer not in question', 'judges unanimous') and kept.repo == 'acme/maps'
   assert verified(tools, GOOD, ACCEPT, REJECT, ACCEPT, *[ACCEPT, REJECT, ACCEPT]).checks[-1] == 'judges by majority'
@@ -51,34 +51,6 @@ def test_an_answer_that_does_not_convince_is_rejected(tools):
   assert verified(tools, GOOD, '', 'no', '{}').rule == 'judges: too few votes'
 
 
-@pytest.mark.parametrize(
-    ('constraint', 'kept', 'broken'),
-    [
-        (Constraint('most words', 3), ['a b c'], ['a b c d']),
-        (Constraint('least words', 3), ['a b c'], ['a b']),
-        (Constraint('list', 2), ['- a\n- b', '- a\n\n- b\n'], ['- a', '- a\n- b\n- c', 'So:\n- a\n- b', '* a\n* b', '']),
-        (Constraint('object'), ['{"a": 1}', ' {}\n'], ['[1]', '```json\n{}\n```', '{', '', 'x {}', '[' * 99999]),
-        (Constraint('paragraphs', 2), ['a\n\nb', 'a\nb\n \nc'], ['a', 'a\n\nb\n\nc', '# a\n\nb', 'a\n\n- b']),
-        (Constraint('no code'), ['use a loop'], ['```\nx\n```', '~~~\nx\n~~~']),
-        (Constraint('with word', 'place'), ['A place.', 'PLACE'], ['placed', 'replace', '']),
-        (Constraint('without word', 'place'), ['placed', ''], ['a Place.']),
-    ],
-    ids=lambda value: value.kind if isinstance(value, Constraint) else None,
-)
-def test_a_constraint_holds_where_it_says_so(constraint, kept, broken):
-  assert all(map(constraint.holds, kept)) and not any(map(constraint.holds, broken))
-  assert str(constraint.value) in str(constraint)
-
-
-@given(st.lists(st.text('ab ', min_size=1, max_size=5).filter(str.strip), max_size=6), st.integers(0, 7))
-def test_a_list_is_counted_as_it_was_made(items, number):
-  text = '\n'.join(f'- {item}' for item in items)
-  assert Constraint('list', number).holds(text) == (len(items) == number)
-  words = sum(len(item.split()) + 1 for item in items)
-  assert Constraint('most words', number).holds(text) == (words <= number)
-  assert Constraint('least words', number).holds(text) == (words >= number)
-
-
 def test_the_request_is_answered_with_its_constraints_and_by_chance_without(tools):
   asked, seen = [], set()
 
@@ -86,12 +58,12 @@ def test_the_request_is_answered_with_its_constraints_and_by_chance_without(tool
     asked.append(messages[0]['content'])
     return REQUEST if len(asked) % 2 else ANSWER
 
-  for seed in range(40):
+  for seed in range(200):
     with_chance = dataclasses.replace(tools(), ask=ask, rng=random.Random(seed))
     made = asyncio.run(instructions.DOMAIN.generate(File('a', 'a.md', 'some words about dictionaries'), with_chance))
     assert made.request == REQUEST and made.answer == ANSWER and asked[-1] == made.asked
-    seen |= {constraint.kind for constraint in made.constraints} or {'none'}
-  assert seen == {'none', *instructions._CONSTRAINTS}
+    seen |= {constraint['check'] for constraint in made.constraints} or {'none'}
+  assert seen == {'none', *verifiable.CHECKS}
 
 
 @pytest.mark.parametrize('said', ['', 'x', 'x' * 5000])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from iquest_jax.errors import UserError
-from iquest_jax.rl import checks
+from iquest_jax.text import checks
 
 Instruction = Mapping[str, Any]
 
@@ -159,7 +159,7 @@ def satisfied(instructions: Sequence[Instruction], text: str) -> float:
 def holds(instruction: Instruction, text: str) -> bool:
   """Whether a text keeps to an instruction; raises as `satisfied` does."""
   if wrong := problem_of(instruction):
-    raise UserError(f'rl: {wrong}; fix the prompt or leave it out')
+    raise UserError(f'{wrong}; fix the prompt or leave it out')
   return CHECKS[instruction['check']].holds(text.strip(), **_arguments(instruction))
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iquest_jax.errors import UserError
-from iquest_jax.rl import checks, instructions
-from iquest_jax.rl.instructions import CHECKS
+from iquest_jax.text import checks, instructions
+from iquest_jax.text.instructions import CHECKS
 
 from tests.rl import answer_writer
 
