@@ -96,12 +96,7 @@ def test_what_cannot_be_served_is_refused_in_one_line(start, flags, says):
   assert says in processes.refusal(done) and not done.stdout
 
 
-def test_without_the_packages_the_way_to_install_them_is_said(monkeypatch):
-  from iquest_jax.errors import UserError
-  from launch import serve
-
-  monkeypatch.setattr(serve.importlib.util, 'find_spec', lambda name: None if name == 'uvicorn' else True)
-  monkeypatch.setattr(serve, 'FLAGS', type('Flags', (), {'stage': STAGE}))
-  monkeypatch.setattr(serve.command, 'run_folder', lambda: None)
-  with pytest.raises(UserError, match=r'uvicorn not installed; pip install -e \.\[serve\]'):
-    serve.main([])
+def test_without_the_packages_the_way_to_install_them_is_said(commands):
+  code = 'import sys; sys.modules["uvicorn"] = None; from launch import command, serve; command.run(serve.main)'
+  process = commands.run(['-c', code, '--workdir=unused', f'--stage={STAGE}'], status=2, fresh=True)
+  assert process.stderr.strip().endswith('uvicorn not installed; pip install -e .[serve]')
