@@ -1,6 +1,6 @@
-"""The two errors that end a command, and the check of a name that a user gave.
+"""The errors that end a command, and the check of a name that a user gave.
 
-`launch` prints either error as one line and exits with its status. This module imports nothing of ours, so every other may
+`launch` prints each of them as one line and exits with its status. This module imports nothing of ours, so every other may
 import it.
 """
 
@@ -9,11 +9,33 @@ from collections.abc import Collection, Iterable
 
 
 class UserError(Exception):
-  """A user error, exit status 2; one line: where, what, the value, the way out."""
+  """A user error; one line: where, what, the value, the way out."""
+
+  status = 2
 
 
 class RunStopped(Exception):
-  """A run that must stop without a user error, exit status 1; one line."""
+  """A run that must stop without a user error; one line."""
+
+  status = 1
+
+
+class Preempted(RunStopped):
+  """A run that was asked to end and may be started again at once; nothing finished is lost."""
+
+  status = 75  # EX_TEMPFAIL of sysexits.h, which schedulers can tell to requeue
+
+
+class SilentError(RunStopped):
+  """A run on hardware that computes wrongly without an error: nothing was saved since, and the line says what to cordon."""
+
+  status = 76
+
+
+class Stalled(RunStopped):
+  """A run without a step for too long; the watchdog, which cannot raise in the main thread, exits with this status."""
+
+  status = 77
 
 
 def check_name(what: str, name: str, options: Collection[str]) -> None:

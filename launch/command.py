@@ -74,7 +74,7 @@ def run(
     operands: bool = False,
     rewrite_exp: Callable[[str], str] = lambda text: text,
 ) -> None:
-  """Runs a command: parses flags, turns a UserError into one line on stderr, and exits with 0, 1 or 2.
+  """Runs a command: parses flags, turns a UserError or RunStopped into one line on stderr, and exits with its status or 0.
 
   Args:
     main: takes what flags leave of the command line, the program's name first.
@@ -91,7 +91,7 @@ def run(
     try:
       return step(*arguments)
     except (UserError, RunStopped) as error:
-      line, status = str(error), 2 if isinstance(error, UserError) else 1
+      line, status = str(error), error.status
     except OSError as error:
       if error.errno not in _REFUSALS:
         raise

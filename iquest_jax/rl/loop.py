@@ -71,10 +71,14 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
       shown = [f'held-out {name} {value:.3f}' for name, value in figures.items() if name in _SHOWN]
       session.bar.update(done, '  '.join(shown))
 
+    def save():
+      session.save(done, state, tokens, {})
+
     # -------------------------------------------------------------- Learn, save, evaluate
     if session.due(done, config.eval.every):
       evaluate()
     while done < config.train.steps:
+      session.between(done, state, save)
       began = time.monotonic()
       state, record = learner.learn(done + 1, state)
       done, tokens = done + 1, tokens + record.get('tokens', 0)
@@ -90,7 +94,7 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
             'parameters are those before them'
         )
       if session.due(done, config.checkpoint.every):
-        session.save(done, state, tokens, {})
+        save()
       if session.due(done, config.eval.every):
         evaluate()
     session.finish()

@@ -101,6 +101,7 @@ def run(config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None)
     held_out = evaluate() if due(config.eval.every) else {}
     batches = draw()
     while done < steps:
+      session.between(done, train_state, save)
       asked = time.monotonic()
       batch = next(batches)
       ready = time.monotonic()

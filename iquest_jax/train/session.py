@@ -56,6 +56,7 @@ class Session:
     start: where it starts from.
     lineage: of the run; see checkpoint/lineage.py.
     writer, bar: reports.
+    tasks: what `between` calls, in this order: objects with a method `between(done, state)`.
   """
 
   def __init__(
@@ -110,6 +111,7 @@ class Session:
     closing.callback(self.writer.close)
     self.bar = metrics.Progress(config.stage, self.done, steps, shows=self._first)
     closing.callback(self.bar.close)
+    self.tasks = []
 
   @property
   def resumes(self) -> bool:
@@ -118,6 +120,19 @@ class Session:
   def due(self, step: int, every: int) -> bool:
     """Whether something that happens every so many steps, and at the end, happens after `step` steps."""
     return step % every == 0 or step == self._config.train.steps
+
+  def between(self, done: int, state: TrainState, save: Callable[[], None]) -> None:
+    """What happens before every step, after `done` of them, in both loops and on all processes alike.
+
+    Args:
+      state: after `done` steps.
+      save: saves it.
+
+    Raises:
+      RunStopped: whatever a task finds; then nothing is saved.
+    """
+    for task in self.tasks:
+      task.between(done, state)
 
   def save(self, step: int, state: TrainState, new_tokens: int, more: dict[str, Any]) -> None:
     """Starts a save of the state after `step` steps.
