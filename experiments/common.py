@@ -134,6 +134,7 @@ def base_of_rl(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
   rl.pass_rate_window = (0.0, 1.0)  # ours: prompts whose last pass rate is outside are left out for a while
   rl.prompts_per_step = run.pick(full=64, tiny=8)  # report
   rl.group_size = run.pick(full=16, tiny=8)  # report: roll-outs per prompt
+  rl.max_turns = run.pick(full=16, tiny=4)  # ours: replies of a roll-out whose prompt names tools that are executed
   rl.dynamic_sampling = True  # DAPO: groups of equal rewards are dropped and replaced
   rl.max_groups = run.pick(full=192, tiny=16)  # ours: groups that are sampled at most
 

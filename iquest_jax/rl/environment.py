@@ -11,7 +11,13 @@ Asked = tuple[Sequence[Message], Sequence[Mapping[str, Any]]]
 
 
 class Environment(Protocol):
-  """One episode at a time. Its answers depend on the prompt and the replies alone, so that an episode can be replayed."""
+  """One episode at a time. Its answers depend on the prompt and the replies alone, so that an episode can be replayed.
+
+  Attributes:
+    max_turns: replies after which an episode is over, whatever the last one says.
+  """
+
+  max_turns: int
 
   def reset(self, prompt: Prompt) -> Asked:
     """Begins an episode; returns the messages and the definitions of the tools that the model is given."""
@@ -30,6 +36,8 @@ class Environment(Protocol):
 class SingleTurn:
   """The simplest environment: one reply, after which the episode is over."""
 
+  max_turns = 1
+
   def reset(self, prompt: Prompt) -> Asked:
     return prompt.messages, prompt.tools
 
@@ -46,11 +54,12 @@ class ToolUse:
   What is wrong with a call is answered as its result, for the model to correct.
   """
 
-  def __init__(self, tools: Sequence[Tool]):
-    self._tools = {tool.name: tool for tool in tools}
+  def __init__(self, tools: Sequence[Tool], max_turns: int):
+    """Takes the tools whose definitions the prompts hold."""
+    self._tools, self.max_turns = {tool.name: tool for tool in tools}, max_turns
 
   def reset(self, prompt: Prompt) -> Asked:
-    return prompt.messages, (*prompt.tools, *(tool.definition for tool in self._tools.values()))
+    return prompt.messages, prompt.tools
 
   def step(self, reply: Reply) -> tuple[Message, ...] | None:
     # A reply that is malformed elsewhere, as by a thought that is not closed, did not end by itself either.

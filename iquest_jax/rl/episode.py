@@ -43,7 +43,6 @@ class Episode:
       sample: int,
       version: int,
       max_tokens: int,
-      max_turns: int = 1,
   ):
     """Resets the environment and encodes the prompt.
 
@@ -51,11 +50,11 @@ class Episode:
       sample: index in the group.
       version: optimizer step of the sampling parameters.
       max_tokens: most ids after the prompt, sampled and observed together.
-      max_turns: most replies.
     """
     self._tokenizer, self._environment, self._prompt = tokenizer, environment, prompt
-    self._sample, self._version, self._left, self._max_turns = sample, version, max_tokens, max_turns
+    self._sample, self._version, self._left = sample, version, max_tokens
     self._turns: list[Turn] = []
+    self._earlier: list[str] = []  # the replies of these turns
     self._tokens: list[int] = []  # of the reply that is being sampled
     self._logps: list[float] = []
     self.trajectory: Trajectory | None = None
@@ -76,7 +75,7 @@ class Episode:
   @property
   def may_continue(self) -> bool:
     """Whether the environment's answer to the reply that is being sampled may lead to another reply."""
-    return len(self._turns) + 1 < self._max_turns
+    return len(self._turns) + 1 < self._environment.max_turns
 
   def observe(self, token: Token) -> Extend | Trajectory | None:
     """Takes the next token of the slot; None if the engine is to draw on.
@@ -104,12 +103,13 @@ class Episode:
     # A conversation continues only if the model closed its turn.
     if messages is None or token.token != self._tokenizer.id(IM_END):
       return self._over('stop', answer)
-    if len(self._turns) + 1 == self._max_turns:
+    if len(self._turns) + 1 == self._environment.max_turns:
       return self._over('turns', answer)
     observation = observed(self._tokenizer, messages)
     if len(observation) >= self._left:
       return self._over('length', answer)
     self._close_turn(observation)
+    self._earlier.append(answer)
     self._left -= len(observation)
     return Extend(observation, self._left)
 
@@ -122,7 +122,7 @@ class Episode:
     self._environment.close()
     self.trajectory = Trajectory(
         self._prompt.id, self._sample, self._version, self._prompt_tokens, tuple(self._turns), end, answer,
-        notes=notes or {},
+        notes=notes or {}, earlier=tuple(self._earlier),
     )  # fmt: skip
     return self.trajectory
 

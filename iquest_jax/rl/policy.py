@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,8 +23,8 @@ from ml_collections import ConfigDict
 from iquest_jax.errors import RunStopped, UserError, check_name
 from iquest_jax.infer.engine import Engine
 from iquest_jax.model.transformer import Transformer
-from iquest_jax.rl import advantages, batches, curriculum, losses, problems, rewards, rollout
-from iquest_jax.rl.environment import Environment, SingleTurn
+from iquest_jax.rl import advantages, batches, curriculum, losses, problems, rewards, rollout, tools
+from iquest_jax.rl.environment import Environment, SingleTurn, ToolUse
 from iquest_jax.rl.grading import Grader
 from iquest_jax.rl.measured import Measured, pass_rate
 from iquest_jax.rl.play import Player
@@ -48,25 +48,17 @@ class PolicyLearner:
     needs_reference: whether it learns relative to the parameters that the stage began with.
   """
 
-  def __init__(
-      self,
-      config: ConfigDict,
-      run_folder: RunFolder,
-      tokenizer: Tokenizer,
-      closing: contextlib.ExitStack,
-      environment: Callable[[Prompt], Environment] = lambda prompt: SingleTurn(),
-  ):
+  def __init__(self, config: ConfigDict, run_folder: RunFolder, tokenizer: Tokenizer, closing: contextlib.ExitStack):
     """Reads and checks the problems; executes their reference solutions where that was not done before.
 
     Args:
       closing: closes what is opened.
-      environment: makes one for each roll-out.
 
     Raises:
       UserError: options or problems do not fit, or programs cannot be isolated here.
     """
     rl = config.rl
-    self._config, self._tokenizer, self._environment = config, tokenizer, environment
+    self._config, self._tokenizer = config, tokenizer
     self._folder = run_folder.stage(config.stage)
     self._how = rollout.RolloutOptions(
         rl.prompts_per_step, rl.group_size, rl.max_groups, rl.dynamic_sampling, rl.max_tokens
@@ -80,7 +72,7 @@ class PolicyLearner:
     self.updates, self.needs_reference = rl.mini_batches * rl.epochs, rl.kl_coef > 0
     check_name('config: rl.baseline', rl.baseline, advantages.BASELINES)
     check_name('config: rl.loss_agg', rl.loss_agg, batches.LOSS_AGGS)
-    for name in ('mini_batches', 'epochs', 'slots', 'graders'):
+    for name in ('mini_batches', 'epochs', 'max_turns', 'slots', 'graders'):
       if rl[name] < 1:
         raise UserError(f'config: rl.{name} must be at least 1, got {rl[name]}')
     if rl.max_tokens >= config.data.context:
@@ -89,13 +81,16 @@ class PolicyLearner:
           f'{rl.max_tokens}'
       )
     self._pool = closing.enter_context(Pool(rl.graders))
-    self._grader = Grader(self._pool)
+    self._grader, self._tools = Grader(self._pool), tools.executed(self._pool)
     self._prompts = self._load(rl.problems, run_folder)
     self._held_out = self._load(rl.held_out, run_folder)
     self._by_id = {prompt.id: prompt for prompt in self._prompts}
     if both := sorted(self._by_id.keys() & {prompt.id for prompt in self._held_out}):
       raise UserError(f'rl: held-out problems must not be trained on, got {len(both)} in both sets, such as "{both[0]}"')
-    asked = [[one.id, one.messages, one.tools, one.checks, one.problem and one.problem.tests] for one in self._prompts]
+    asked = [
+        [one.id, one.messages, one.tools, one.executes, one.checks, one.problem and one.problem.tests]
+        for one in self._prompts
+    ]
     self.data_hash = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
   def _load(self, names: Sequence[str], run_folder: RunFolder) -> list[Prompt]:
@@ -219,6 +214,12 @@ class PolicyLearner:
     self._rollouts = rollout.Rollouts(
         self._player, self._tokenizer, self._environment, self._score, self._store, self._how, self._config.seed
     )
+
+  def _environment(self, prompt: Prompt) -> Environment:
+    """Of one roll-out: calls are executed where the prompt says so, and otherwise the first reply is the answer."""
+    if not prompt.executes:
+      return SingleTurn()
+    return ToolUse([self._tools[name] for name in prompt.executes], self._config.rl.max_turns)
 
   def _score(self, prompt: Prompt, trajectory: Trajectory) -> Trajectory:
     graded = self._grader.grade(prompt.problem, trajectory.text) if prompt.problem else None

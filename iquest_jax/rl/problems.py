@@ -3,7 +3,8 @@
 A line is one of
   a Problem (data/documents.py), or a record of APPS, CodeContests or LiveCodeBench (data/read/problems.py)
   a small program of the tiny corpus       id, level, request, solution, tests [[argument, result], ...]
-  a prompt with verifiable instructions    id, messages, checks, and tools if there are any
+  a prompt with verifiable instructions    id, messages, checks, and tools if there are any: definitions, or names of
+                                           rl/tools.py, whose calls are executed and answered
 
 Whatever cannot be used is a Drop with its rule. Everything is checked before the first step, and what was executed is
 remembered in a file, so that a resumed stage has the same prompts.
@@ -28,7 +29,8 @@ from iquest_jax.data.synthesis import execution
 from iquest_jax.data.synthesis.cases import Case
 from iquest_jax.errors import UserError
 from iquest_jax.infer import text
-from iquest_jax.rl import rewards
+from iquest_jax.rl import rewards, tools
+from iquest_jax.rl.tools import Tool
 from iquest_jax.rl.types import Prompt
 from iquest_jax.sandbox.pool import Pool
 from iquest_jax.text.tokenizer import Tokenizer
@@ -77,9 +79,10 @@ def load(
   """
   found: list[Prompt | Drop] = []
   seen: set[str] = set()
+  executed_tools = tools.executed(pool)
   for path in paths:
     for where, record in records.records(path):
-      one = record if isinstance(record, Drop) else _prompt(record, where, max_tests)
+      one = record if isinstance(record, Drop) else _prompt(record, where, max_tests, executed_tools)
       if isinstance(one, Prompt):
         tokens = len(text.turn(tokenizer, one.messages, one.tools))
         if one.id in seen:
@@ -103,9 +106,9 @@ def load(
   return problems
 
 
-def _prompt(record: Mapping[str, Any], where: str, max_tests: int) -> Prompt | Drop:
+def _prompt(record: Mapping[str, Any], where: str, max_tests: int, executed: Mapping[str, Tool]) -> Prompt | Drop:
   if 'messages' in record:
-    return _instructions(record, where)
+    return _instructions(record, where, executed)
   problem = _small_program(record, where) if 'request' in record else official.read(record, where)
   return problem if isinstance(problem, Drop) else of_problem(problem, max_tests)
 
@@ -139,11 +142,13 @@ def _small_program(record: Mapping[str, Any], where: str) -> Problem | Drop:
     return Drop('problem: malformed small program', f'{where}: {type(error).__name__}: {error}')
 
 
-def _instructions(record: Mapping[str, Any], where: str) -> Prompt | Drop:
+def _instructions(record: Mapping[str, Any], where: str, executed: Mapping[str, Tool]) -> Prompt | Drop:
   objects = lambda name: checked({'tools': record.get(name, [])})['tools']
   try:
     fields = checked({name: record[name] for name in ('id', 'messages')})
-    prompt = Prompt(**fields, tools=objects('tools'), checks=objects('checks'))
+    executes = _named(record.get('tools'), executed)
+    defined = tuple(executed[name].definition for name in executes) or objects('tools')
+    prompt = Prompt(**fields, tools=defined, checks=objects('checks'), executes=executes)
   except KeyError as error:
     return Drop('prompt: malformed', f'{where}: {error} is missing')
   except ValueError as error:
@@ -154,6 +159,15 @@ def _instructions(record: Mapping[str, Any], where: str) -> Prompt | Drop:
     return Drop('prompt: nothing to score it by', f'{where}: {prompt.id}')
   wrong = rewards.problem_of(prompt)
   return Drop('prompt: checks that cannot be made', f'{where}: {prompt.id}: {wrong}') if wrong else prompt
+
+
+def _named(listed: Any, executed: Mapping[str, Tool]) -> tuple[str, ...]:
+  """The tools that a record names instead of defining; raises ValueError if it does both, or names another."""
+  if not isinstance(listed, list) or not any(isinstance(one, str) for one in listed):
+    return ()
+  if wrong := next((one for one in listed if not isinstance(one, str) or one not in executed), None):
+    raise ValueError(f'"tools" must be definitions, or names of {", ".join(executed)}, got {json.dumps(wrong)}')
+  return tuple(dict.fromkeys(listed))
 
 
 def _chosen(hidden: Sequence[Case], id: str, most: int) -> list[Case]:

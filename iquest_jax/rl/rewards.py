@@ -146,22 +146,21 @@ def _tool_schema(prompt: Prompt, trajectory: Trajectory, graded: Graded | None, 
   """The share of the calls that are well-formed and fit the definition of their tool."""
   if (expected := _expected(prompt)) is None:
     return None
-  reply, tools = chat.parse(trajectory.text), [tool.get('function', tool) for tool in prompt.tools]
-  made = len(reply.tool_calls) + len(reply.problems)
+  (calls, made), tools = _made(trajectory), [tool.get('function', tool) for tool in prompt.tools]
   if not made:
     return float(not expected)
-  return sum(not schemas.problem_of_call(call, tools) for call in reply.tool_calls) / made
+  return sum(not schemas.problem_of_call(call, tools) for call in calls) / made
 
 
 def _tool_values(prompt: Prompt, trajectory: Trajectory, graded: Graded | None, options: RewardOptions) -> float | None:
   """The share of calls that are among the expected ones, in any order: of those made or expected, whichever are more."""
   if (expected := _expected(prompt)) is None:
     return None
-  reply = chat.parse(trajectory.text)
-  most = max(len(reply.tool_calls) + len(reply.problems), len(expected))
+  calls, made = _made(trajectory)
+  most = max(made, len(expected))
   left = [_canonical(call) for call in expected]
   matched = 0
-  for call in map(_canonical, reply.tool_calls):
+  for call in map(_canonical, calls):
     if call in left:
       left.remove(call)
       matched += 1
@@ -211,6 +210,13 @@ def problem_of(prompt: Prompt) -> str:
 def _expected(prompt: Prompt) -> Sequence[Mapping[str, Any]] | None:
   """The calls that an answer should make; None if the prompt does not say."""
   return next((check['calls'] for check in prompt.checks if check.get('check') == TOOL_CALLS), None)
+
+
+def _made(trajectory: Trajectory) -> tuple[list[Mapping[str, Any]], int]:
+  """(the calls of all replies, how many were tried): what is malformed in a reply was tried, too."""
+  replies = [chat.parse(text) for text in (*trajectory.earlier, trajectory.text)]
+  calls = [call for reply in replies for call in reply.tool_calls]
+  return calls, len(calls) + sum(len(reply.problems) for reply in replies)
 
 
 def _canonical(value: Any) -> Any:

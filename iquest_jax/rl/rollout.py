@@ -45,7 +45,6 @@ class RolloutOptions:
     max_groups: groups that are sampled at most; a step that then has kept fewer makes do with those.
     dynamic_sampling: whether groups of equal rewards are dropped and replaced (DAPO, arXiv 2503.14476, equation 11).
     max_tokens: after the prompt, sampled and observed.
-    max_turns: replies of a roll-out.
   """
 
   prompts_per_step: int
@@ -53,10 +52,9 @@ class RolloutOptions:
   max_groups: int
   dynamic_sampling: bool
   max_tokens: int
-  max_turns: int = 1
 
   def __post_init__(self):
-    for name, least in (('prompts_per_step', 1), ('group_size', 2), ('max_tokens', 1), ('max_turns', 1)):
+    for name, least in (('prompts_per_step', 1), ('group_size', 2), ('max_tokens', 1)):
       if getattr(self, name) < least:
         raise UserError(f'config: rl.{name} must be at least {least}, got {getattr(self, name)}')
     if self.max_groups < self.prompts_per_step:
@@ -182,9 +180,8 @@ class Rollouts:
     return bool(invalid_because(group)) or (self._options.dynamic_sampling and advantages.all_equal(rewards_R))
 
   def _episode(self, roll: Roll, version: int) -> Episode:
-    how = dict(max_tokens=self._options.max_tokens, max_turns=self._options.max_turns)
-    environment = self._environment(roll.prompt)
-    return Episode(self._tokenizer, environment, roll.prompt, sample=roll.sample, version=version, **how)
+    environment, how = self._environment(roll.prompt), dict(version=version, max_tokens=self._options.max_tokens)
+    return Episode(self._tokenizer, environment, roll.prompt, sample=roll.sample, **how)
 
   def _scored(self, prompt: Prompt, trajectory: Trajectory) -> Trajectory:
     """Raises UserError where no trajectory could be scored; any other failure makes this one invalid."""

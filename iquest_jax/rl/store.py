@@ -23,7 +23,7 @@ from iquest_jax.text import chat
 
 SCHEMA = 'ATIF-v1.5'
 _SOURCES = {'system': 'system', 'user': 'user', 'assistant': 'agent', 'tool': 'user'}
-_EXTRA = ('prompt_id', 'sample', 'version', 'end', 'text', 'rewards', 'reward', 'notes')
+_EXTRA = ('prompt_id', 'sample', 'version', 'end', 'text', 'earlier', 'rewards', 'reward', 'notes')
 
 _Record = dict[str, Any]
 
@@ -131,7 +131,7 @@ def _from_prompt(prompt: Prompt) -> _Record:
 
 def _to_prompt(record: _Record) -> Prompt:
   problem = record['problem'] and documents.from_record(record['problem'])
-  lists = {name: tuple(record[name]) for name in ('messages', 'tools', 'checks')}
+  lists = {name: tuple(record[name]) for name in ('messages', 'tools', 'checks', 'executes') if name in record}
   return Prompt(**{**record, **lists, 'problem': problem})
 
 
@@ -188,4 +188,5 @@ def _from_atif(record: _Record) -> Trajectory:
     turns.append(Turn(tuple(metrics['completion_token_ids']), tuple(metrics['logprobs']), tuple(observed)))
   extra = record['extra']
   prompt = sampled[0]['metrics']['prompt_token_ids'] if sampled else extra['prompt_token_ids']
-  return Trajectory(prompt_tokens=tuple(prompt), turns=tuple(turns), **{name: extra[name] for name in _EXTRA})
+  fields = {name: extra[name] for name in _EXTRA if name in extra} | {'earlier': tuple(extra.get('earlier', ()))}
+  return Trajectory(prompt_tokens=tuple(prompt), turns=tuple(turns), **fields)

@@ -64,6 +64,11 @@ def python(pool: Pool, limits: Limits = PYTHON_LIMITS) -> Tool:
   return Tool('python', 'Runs a Python program and returns what it prints.', 'code', lambda code: _ran(code, pool, limits))
 
 
+def executed(pool: Pool) -> dict[str, Tool]:
+  """{name: tool}, what a prompt may name to have its calls executed."""
+  return {tool.name: tool for tool in (calculator(), python(pool))}
+
+
 def evaluate(text: str) -> Fraction:
   """The exact value of an arithmetic expression.
 

@@ -18,6 +18,7 @@ class Prompt:
     id: unique in its set.
     messages: what the model is asked, as in text/chat.py.
     tools: definitions of the tools that it may call.
+    executes: names of those of them whose calls are executed and answered, as in rl/tools.py: all or none.
     problem: a program's hidden tests and reference solution, which never occur in `messages`; None if there is no program.
     checks: the verifiable instructions of the messages, as in text/instructions.py.
     difficulty: one of data/documents.DIFFICULTIES, '' if unknown.
@@ -29,6 +30,7 @@ class Prompt:
   problem: Problem | None = None
   checks: tuple[Mapping[str, Any], ...] = ()
   difficulty: str = ''
+  executes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Trajectory:
     rewards: reward by component, unweighted.
     reward: their weighted sum.
     notes: what else is known, as values of JSON: the verdict, whether tests were memorised.
+    earlier: the decoded answers before the last one, in order.
   """
 
   prompt_id: str
@@ -76,6 +79,7 @@ class Trajectory:
   rewards: Mapping[str, float] = dataclasses.field(default_factory=dict)
   reward: float = 0.0
   notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  earlier: tuple[str, ...] = ()
 
   def __post_init__(self):
     if self.end not in ENDS:

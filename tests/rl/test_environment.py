@@ -1,6 +1,7 @@
 """Environments and their tools: results are text, also of what a model got wrong, and nothing evaluates a model's text."""
 
 import contextlib
+import dataclasses
 import math
 import re
 from fractions import Fraction
@@ -34,9 +35,9 @@ def test_a_single_turn_is_over_after_one_reply():
 
 
 def test_tools_are_offered_called_in_order_and_the_first_reply_without_a_call_is_the_answer():
-  environment = ToolUse([CALCULATE])
-  messages, tools = environment.reset(PROMPT)
-  assert messages == PROMPT.messages and [tool['function']['name'] for tool in tools] == ['calculator']
+  environment = ToolUse([CALCULATE], max_turns=2)
+  prompt = dataclasses.replace(PROMPT, tools=(CALCULATE.definition,), executes=('calculator',))
+  assert environment.reset(prompt) == (PROMPT.messages, (CALCULATE.definition,))
   reply = chat.parse(call('calculator', expression='2 + 3') + call('calculator', expression='2 * 3'))
   assert environment.step(reply) == ({'role': 'tool', 'content': '5'}, {'role': 'tool', 'content': '6'})
   assert environment.step(chat.parse('It is 5.')) is None
@@ -54,7 +55,7 @@ def test_tools_are_offered_called_in_order_and_the_first_reply_without_a_call_is
     ],
 )
 def test_a_wrong_call_is_answered_with_what_is_wrong(reply, result):
-  (message,) = ToolUse([CALCULATE]).step(chat.parse(reply))
+  (message,) = ToolUse([CALCULATE], max_turns=2).step(chat.parse(reply))
   assert message['content'].startswith(result)
 
 

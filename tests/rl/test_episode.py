@@ -32,8 +32,8 @@ CALL = {'role': 'assistant', 'content': '', 'tool_calls': ({'name': 'calculator'
 class Echo:
   """Answers the first replies with their length, of two turns each; then the episode is over."""
 
-  def __init__(self, answers=2):
-    self.left, self.closed = answers, 0
+  def __init__(self, answers=2, max_turns=8):
+    self.left, self.closed, self.max_turns = answers, 0, max_turns
 
   def reset(self, prompt):
     return prompt.messages, prompt.tools
@@ -47,8 +47,8 @@ class Echo:
     self.closed += 1
 
 
-def episode(environment, prompt=PROMPT, max_tokens=200, max_turns=8, **how):
-  return Episode(TOKENIZER, environment, prompt, sample=1, version=7, max_tokens=max_tokens, max_turns=max_turns, **how)
+def episode(environment, prompt=PROMPT, max_tokens=200):
+  return Episode(TOKENIZER, environment, prompt, sample=1, version=7, max_tokens=max_tokens)
 
 
 def feed(one, ids, end='stop'):
@@ -99,12 +99,12 @@ def played(numbers):
 
 def test_ids_are_those_of_the_whole_conversation_encoded_by_segments():
   """If the model writes what the tokenizer would."""
-  environment, answer = ToolUse([calculator()]), {'role': 'assistant', 'content': 'It is 5.', 'thinking': 'Five.'}
-  one = episode(environment)
+  calculate, answer = calculator(), {'role': 'assistant', 'content': 'It is 5.', 'thinking': 'Five.'}
+  tools = (calculate.definition,)
+  one = episode(ToolUse([calculate], max_turns=8), dataclasses.replace(PROMPT, tools=tools, executes=('calculator',)))
   action = feed(one, reply(CALL))
   assert isinstance(action, Extend)
   trajectory = feed(one, reply(answer))
-  _, tools = environment.reset(PROMPT)
   whole = [*PROMPT.messages, CALL, {'role': 'tool', 'content': '5'}, answer]
   segments = chat.segments(whole, tools)
   expected = example.build(TOKENIZER, segments[:-1])  # all but the newline after the last turn
@@ -117,6 +117,7 @@ def test_ids_are_those_of_the_whole_conversation_encoded_by_segments():
   assert second == first + [*trajectory.turns[0].tokens, *action.tokens]
   assert (trajectory.end, trajectory.version, trajectory.sample, trajectory.prompt_id) == ('stop', 7, 1, 'p')
   assert trajectory.text == '<think>\nFive.\n</think>\nIt is 5.'
+  assert trajectory.earlier == (chat.rendered(CALL)[1],)
 
 
 def test_log_probabilities_are_those_of_the_whole_sequence_across_turns():
@@ -144,7 +145,7 @@ def test_the_sampler_draws_from_the_distribution_that_the_trainer_computes():
 
 
 def test_a_single_turn_ends_with_its_reply():
-  one = episode(SingleTurn(), max_turns=1)
+  one = episode(SingleTurn())
   trajectory = feed(one, reply({'role': 'assistant', 'content': '5'}))
   assert (trajectory.end, trajectory.text, len(trajectory.turns)) == ('stop', '5', 1) and one.trajectory is trajectory
   assert trajectory.turns[0].tokens[-1] == STOP
@@ -152,18 +153,18 @@ def test_a_single_turn_ends_with_its_reply():
 
 
 @pytest.mark.parametrize(
-    ('how', 'ids', 'token_end', 'end'),
+    ('max_turns', 'max_tokens', 'ids', 'token_end', 'end'),
     [
-        ({'max_turns': 1}, reply(CALL), 'stop', 'turns'),
-        ({'max_tokens': len(reply(CALL)) + 3}, reply(CALL), 'stop', 'length'),
-        ({}, reply(CALL)[:-1], 'length', 'length'),
-        ({}, [*reply(CALL)[:-1], TOKENIZER.id(END_OF_TEXT)], 'stop', 'stop'),
+        (1, 200, reply(CALL), 'stop', 'turns'),
+        (8, len(reply(CALL)) + 3, reply(CALL), 'stop', 'length'),
+        (8, 200, reply(CALL)[:-1], 'length', 'length'),
+        (8, 200, [*reply(CALL)[:-1], TOKENIZER.id(END_OF_TEXT)], 'stop', 'stop'),
     ],
     ids=['turns used up', 'observation does not fit', 'cut off', 'ended the document, not the turn'],
 )
-def test_an_episode_ends_where_no_reply_may_follow(how, ids, token_end, end):
-  environment = Echo()
-  trajectory = feed(episode(environment, **how), ids, token_end)
+def test_an_episode_ends_where_no_reply_may_follow(max_turns, max_tokens, ids, token_end, end):
+  environment = Echo(max_turns=max_turns)
+  trajectory = feed(episode(environment, max_tokens=max_tokens), ids, token_end)
   assert isinstance(trajectory, Trajectory) and trajectory.end == end and environment.closed == 1
   assert [turn.observation for turn in trajectory.turns] == [()]
   assert trajectory.text == TOKENIZER.decode(ids if token_end == 'length' else ids[:-1])

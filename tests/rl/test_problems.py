@@ -12,6 +12,7 @@ from iquest_jax.data.tiny import programs
 from iquest_jax.errors import UserError
 from iquest_jax.rl import problems
 from iquest_jax.rl.problems import of_problem
+from iquest_jax.rl.tools import executed
 from iquest_jax.text import chat, example
 from iquest_jax.text.tokenizer import SMALLEST, Tokenizer
 
@@ -121,6 +122,23 @@ def test_official_forms_of_competitive_problems_are_read_and_executed(tmp_path, 
       ('sum', '', [('20 22', '42'), ('1 1', '2')]),
       ('lcb', '', [('31', '62'), ('4', '8')]),
   ]
+
+
+def test_named_tools_are_executed_and_defined_ones_are_not(tmp_path, pool):
+  asked, checks = [{'role': 'user', 'content': 'What is 2 + 3?'}], [{'check': 'tool_calls', 'calls': []}]
+  record = lambda id, *tools: {'id': id, 'messages': asked, 'checks': checks, 'tools': list(tools)}
+  known = executed(pool)
+  (defined,) = [known['calculator'].definition]
+  path = write(
+      tmp_path / 'x.jsonl', record('both', 'python', 'calculator'), record('defined', defined), record('other', 'shell'),
+      record('mixed', 'calculator', defined),
+  )  # fmt: skip
+  found = load(path, pool, max_prompt_tokens=900)
+  assert {prompt.id: prompt.executes for prompt in found.prompts} == {'both': ('python', 'calculator'), 'defined': ()}
+  assert found.prompts[0].tools == (known['python'].definition, defined) and found.prompts[1].tools == (defined,)
+  other, mixed = (drop.evidence for drop in found.drops)
+  assert other.endswith('"tools" must be definitions, or names of calculator, python, got "shell"')
+  assert 'got {"type": "function", ' in mixed
 
 
 def test_what_cannot_be_used_is_named_and_counted(tmp_path, pool):

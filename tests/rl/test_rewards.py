@@ -94,6 +94,15 @@ def test_tool_calls_are_held_against_schema_and_expected_values(text, schema, va
   assert component('tool_schema', TASK, text) is None and component('tool_values', TASK, text) is None
 
 
+def test_calls_of_earlier_replies_count_like_those_of_the_last():
+  one = dataclasses.replace(said('It is 3.'), earlier=(call(1, 2), call(1)))
+  options = RewardOptions({'tool_schema': 1.0, 'tool_values': 1.0})
+  assert rewards.score(TOOLS, one, None, options) == {'tool_schema': 0.5, 'tool_values': 0.5}
+  assert rewards.score(TOOLS, dataclasses.replace(one, earlier=('<tool_call>{', call(1, 2))), None, options) == {
+      'tool_schema': 0.5, 'tool_values': 0.5
+  }  # fmt: skip
+
+
 def test_where_no_call_is_expected_none_is_right():
   none = dataclasses.replace(TOOLS, checks=({'check': 'tool_calls', 'calls': []},))
   for name in ('tool_schema', 'tool_values'):

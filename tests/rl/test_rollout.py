@@ -206,6 +206,8 @@ def test_an_environment_that_hangs_or_breaks_drops_its_group(tmp_path):
   never = threading.Event()
 
   class Broken(SingleTurn):
+    max_turns = 2
+
     def reset(self, prompt):
       self.prompt = prompt.id
       return super().reset(prompt)
@@ -215,7 +217,7 @@ def test_an_environment_that_hangs_or_breaks_drops_its_group(tmp_path):
         never.wait(20)
       return 1 / 0 if self.prompt == 'p1' else None
 
-  made = Made(tmp_path, rewarded([(0, 1)] * 6), environment=Broken, patience_s=0.2, max_turns=2)
+  made = Made(tmp_path, rewarded([(0, 1)] * 6), environment=Broken, patience_s=0.2)
   found = made.sample()
   never.set()
   assert ids(found.kept) == ['p2', 'p3', 'p4'] and found.invalid == 2
@@ -230,7 +232,7 @@ CALL = chat.rendered(
 def test_multi_turn_roll_outs_take_the_same_path(tmp_path):
   made = Made(
       tmp_path, rewarded([(0, 1)] * 6), script=lambda request: [said(CALL), said(f'it is {request.id}')],
-      environment=lambda: ToolUse([calculator()]), max_turns=3, max_tokens=300,
+      environment=lambda: ToolUse([calculator()], max_turns=3), max_tokens=300,
   )  # fmt: skip
   found = made.sample()
   for index, group in enumerate(found.groups):

@@ -22,7 +22,7 @@ MESSAGES = ({'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'conten
 TOOL = {'type': 'function', 'function': {'name': 'add'}}
 PROMPT = Prompt('p', MESSAGES, (TOOL,), PROBLEM, ({'check': 'words', 'most': 5},), 'easy')
 TURNS = (Turn((5, 6, 2), (-0.5, -1.0, -0.1), (7, 8)), Turn((9, 2), (-0.25, -0.125)))
-TRAJECTORY = Trajectory('p', 0, 3, (1, 2), TURNS, 'stop', '9', {'pass_rate': 0.5}, 0.5, {'verdict': 'failed'})
+TRAJECTORY = Trajectory('p', 0, 3, (1, 2), TURNS, 'stop', '9', {'pass_rate': 0.5}, 0.5, {'verdict': 'failed'}, ('5 6',))
 GROUP = Group(PROMPT, (TRAJECTORY, dataclasses.replace(TRAJECTORY, sample=1, turns=TURNS[1:], reward=1.0)))
 CALL = '<think>\nHm.\n</think>\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 TEXTS = {(5, 6): CALL, (7, 8): '\n<|im_start|>user\n3'}
@@ -46,11 +46,13 @@ def groups():
   trajectory = st.builds(
       Trajectory, text, st.integers(0, 99), st.integers(0, 10**6), ids.map(tuple), st.lists(turn, max_size=3).map(tuple),
       st.sampled_from(ENDS), text, st.dictionaries(st.text(max_size=4), number, max_size=2), number, objects,
+      st.lists(text, max_size=2).map(tuple),
   )  # fmt: skip
   message = st.fixed_dictionaries({'role': st.sampled_from(['system', 'user', 'assistant', 'tool']), 'content': text})
   prompt = st.builds(
       Prompt, text, st.lists(message, max_size=3).map(tuple), st.lists(objects, max_size=2).map(tuple),
       st.sampled_from([None, PROBLEM]), st.lists(objects, max_size=2).map(tuple), st.sampled_from(['', 'hard']),
+      st.lists(text, max_size=2).map(tuple),
   )  # fmt: skip
   return st.builds(Group, prompt, st.lists(trajectory, max_size=3).map(tuple))
 
