@@ -90,6 +90,8 @@ def base(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
   config.train.dtype = run.pick(full='bfloat16', tiny='float32')
   config.train.loss_chunk = 1024  # ours: computes logits 1024 positions at a time, 0.3 GB at vocab 76,800
   config.train.z_loss = 1e-4  # ours: the usual weight; keeps the log-partition near 0
+  # ((from, to), ...): steps, counted from 1, whose batches are passed over, for a batch that always breaks the run.
+  config.train.skip_steps = ()
 
   # Each stage adds its learning rate. ours: all of its numbers, since the report names curves without values. Warm-ups of
   # about 1 % of the steps and floors of a tenth of the peak are usual; a stage explains the rest.
@@ -114,6 +116,14 @@ def base(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
 
   config.log = ConfigDict()
   config.log.every = run.pick(full=10, tiny=5)  # ours: a few minutes at full size, about a second at tiny
+  config.log.layers_every = run.pick(full=50, tiny=20)  # ours: norms by layer group, dozens of curves
+  config.log.profile = ()  # (from, to): steps, counted from 1, of which a trace is written
+
+  # A run without a step for so long is ended, to be started again; see train/watchdog.py.
+  config.watchdog = ConfigDict()
+  config.watchdog.multiple = 10.0  # ours: times the median of the last steps; a step varies by less than twice
+  config.watchdog.floor_s = run.pick(full=900.0, tiny=120.0)  # ours: at least; a slow disk is not a hang
+  config.watchdog.extra_s = run.pick(full=7200.0, tiny=1200.0)  # ours: more for compiling, saving and evaluating
   return config, run
 
 
@@ -123,7 +133,7 @@ def base_of_rl(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
   config.data, suites = ConfigDict(), run.pick(full=BENCHMARKS, tiny=('small_programs',))
   config.train.z_loss = 0.0  # ours: the objective is the policy's alone
   config.eval = ConfigDict({'suites': suites, 'slots': config.eval.slots})
-  config.log.every = 1
+  config.log.every, config.log.layers_every = 1, 10
 
   config.rl = rl = ConfigDict()
   rl.objective = 'grpo'
@@ -154,6 +164,7 @@ def base_of_rl(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
   rl.slots = run.pick(full={'7b': 32, '14b': 16, '40b': 4}, tiny=32)
   rl.graders = run.pick(full=16, tiny=2)  # ours: programs run at a time, per process
   rl.patience_s = run.pick(full=1800.0, tiny=120.0)  # ours: seconds after which a roll-out that hangs is given up
+  config.watchdog.floor_s = 4 * rl.patience_s  # ours: a step waits for several rounds of roll-outs
   return config, run
 
 

@@ -10,6 +10,8 @@
   <workdir>/<stage>/checkpoints/<step>/             see checkpoint/store.py
   <workdir>/<stage>/lineage.json                    copy of the newest checkpoint's
   <workdir>/<stage>/metrics.jsonl, events/          one record per line; TensorBoard
+  <workdir>/<stage>/heartbeats/<process>.json       at which step it is; see train/heartbeat.py
+  <workdir>/<stage>/profile/                        traces; see train/profile.py
   <workdir>/<stage>/mixture.jsonl                   decisions of the closed loop; see train/closed_loop.py
   <workdir>/<stage>/evaluation/<step>/<suite>/      see eval/run.py
   <workdir>/<stage>/rollouts/<step>.jsonl           trajectories of reinforcement learning; see rl/store.py
@@ -44,6 +46,8 @@ class StageFolder:
   problems = property(lambda self: self.path / 'problems.jsonl')
 
 
+  heartbeats = property(lambda self: self.path / 'heartbeats')
+  profile = property(lambda self: self.path / 'profile')
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
   """The folder of one chain of one size; every host must see it. Creates nothing.

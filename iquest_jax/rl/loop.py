@@ -18,7 +18,7 @@ from iquest_jax.rl.pairs import PairLearner
 from iquest_jax.rl.policy import PolicyLearner
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.text.tokenizer import Tokenizer
-from iquest_jax.train import loop, metrics, step
+from iquest_jax.train import loop, metrics, profile, step
 from iquest_jax.train.session import Session, open_checkpoints
 
 # What rl.objective may name.
@@ -66,6 +66,7 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
     learner.begin(stage, mesh, done, reference, closing)
 
     def evaluate():
+      session.watchdog.extend()
       figures = learner.evaluate(state)
       session.writer.write('eval', done, figures)
       shown = [f'held-out {name} {value:.3f}' for name, value in figures.items() if name in _SHOWN]
@@ -74,18 +75,12 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
     def save():
       session.save(done, state, tokens, {})
 
-    # -------------------------------------------------------------- Learn, save, evaluate
-    if session.due(done, config.eval.every):
-      evaluate()
-    while done < config.train.steps:
-      session.between(done, state, save)
-      began = time.monotonic()
-      state, record = learner.learn(done + 1, state)
-      done, tokens = done + 1, tokens + record.get('tokens', 0)
-      seconds = time.monotonic() - began
+    def report(record, seconds):
       record |= {'step_seconds': seconds, 'tokens_per_second': record.get('tokens', 0) / seconds}
       bad = record.get('skipped_in_a_row', 0)
-      if bad or session.due(done, config.log.every):
+      if not (by_layer := bad or session.due(done, config.log.layers_every)):
+        record = {name: value for name, value in record.items() if name not in metrics.BY_LAYER}
+      if by_layer or session.due(done, config.log.every):
         session.writer.write('train', done, record)
         session.bar.update(done, _news(record))
       if bad >= metrics.MAX_SKIPPED_IN_A_ROW:
@@ -93,6 +88,22 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
             f'{config.stage}: loss or gradient was not finite in {bad} updates in a row, the last at step {done}; the '
             'parameters are those before them'
         )
+
+    # -------------------------------------------------------------- Learn, save, evaluate
+    if session.due(done, config.eval.every):
+      evaluate()
+    while done < config.train.steps:
+      session.between(done, state, save)
+      done += 1
+      if session.passes_over(done):
+        for _ in range(learner.updates):
+          state = stage.pass_over(state)
+      else:
+        began = time.monotonic()
+        with profile.annotated(done):
+          state, record = learner.learn(done, state)
+        tokens += record.get('tokens', 0)
+        report(record, time.monotonic() - began)
       if session.due(done, config.checkpoint.every):
         save()
       if session.due(done, config.eval.every):

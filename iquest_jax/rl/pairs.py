@@ -19,6 +19,7 @@ from iquest_jax.rl import batches, dpo, losses, preferences
 from iquest_jax.rl.dpo import Pair, PreferenceBatch
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.text.tokenizer import Tokenizer
+from iquest_jax.train import layer_groups, metrics
 from iquest_jax.train.state import TrainState
 from iquest_jax.train.step import Stage
 
@@ -64,6 +65,7 @@ class PairLearner:
     """Takes the parameters of the reference."""
     del done, closing
     self._stage, self._mesh, self._reference = stage, mesh, reference
+    self._groups = layer_groups.names(stage.abstract.params)
     train = self._config.train
     self._micro_rows = train.batch_rows // train.accumulation
     self._logps = jax.jit(
@@ -80,6 +82,7 @@ class PairLearner:
     found = jax.device_get(found)
     # What FLOPs are counted from is left out.
     record = {name: value.item() for name, value in found.items() if value.ndim == 0 and name != 'local_pairs'}
+    record |= metrics.by_layer(found, self._groups)
     return state, record | {'pairs': len(ids), 'timing': {'update_seconds': time.monotonic() - began}}
 
   def evaluate(self, state: TrainState) -> dict[str, Any]:

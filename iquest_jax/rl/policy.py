@@ -34,6 +34,7 @@ from iquest_jax.rl.types import Group, Prompt, Trajectory
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.sandbox.pool import Pool
 from iquest_jax.text.tokenizer import Tokenizer
+from iquest_jax.train import layer_groups, metrics
 from iquest_jax.train.state import TrainState
 from iquest_jax.train.step import Stage
 
@@ -139,7 +140,7 @@ class PolicyLearner:
         self._folder.rollouts, self._tokenizer.decode, f'{config.stage}:{config.size}', jax.process_index()
     )
     self._measured = Measured(self._folder.measured, self._store, done)
-    self._player, self._closing = None, closing
+    self._player, self._closing, self._groups = None, closing, layer_groups.names(stage.abstract.params)
     micro_rows = config.train.batch_rows // config.train.accumulation
     self._logps = jax.jit(
         functools.partial(losses.batch_logps, stage.model, micro_rows=micro_rows, chunk=config.train.loss_chunk)
@@ -255,7 +256,7 @@ class PolicyLearner:
     last, mean = updates[-1], lambda name: float(np.mean([found[name] for found in updates]))
     scalars = [name for name, value in last.items() if np.ndim(value) == 0 and name not in _LAST + _COUNTS]
     record = {name: mean(name) for name in scalars}
-    record |= {name: last[name].item() for name in _LAST}
+    record |= {name: last[name].item() for name in _LAST} | metrics.by_layer(last, self._groups)
     return state, record | {'tokens': int(sum(found['tokens'] for found in updates)), 'updates': len(updates)}
 
   def _batch(self, groups: Sequence[Group]) -> batches.PolicyBatch:

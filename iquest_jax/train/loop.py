@@ -15,14 +15,14 @@ from iquest_jax.data.loader import Loader
 from iquest_jax.errors import UserError
 from iquest_jax.parallel import context
 from iquest_jax.run_folder import RunFolder
-from iquest_jax.train import metrics, step
+from iquest_jax.train import layer_groups, metrics, profile, step
 from iquest_jax.train.closed_loop import ClosedLoop, Scorer
 from iquest_jax.train.session import Session, open_checkpoints
 
 # Fields that count something; 0 would mean no training, or a division by zero.
 _COUNTS = (
     'train.steps', 'train.batch_rows', 'train.accumulation', 'train.loss_chunk', 'data.context', 'checkpoint.every',
-    'eval.every', 'eval.rows', 'log.every',
+    'eval.every', 'eval.rows', 'log.every', 'log.layers_every',
 )  # fmt: skip
 
 
@@ -72,9 +72,12 @@ def run(config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None)
     identity = loader.manifest_hash, loader.tokenizer
     session = Session(config, run_folder, checkpoints, stage, mesh, *identity, closing, on_start)
     train_state, done, writer, bar = session.state, session.done, session.writer, session.bar
-    reporter = metrics.Reporter(config, stage.model.config, loader.sources, writer, bar)
+    groups = layer_groups.names(stage.abstract.params)
+    reporter = metrics.Reporter(config, stage.model.config, loader.sources, groups, writer, bar)
+    session.watchdog.completed = lambda: reporter.completed
 
     def evaluate():
+      session.watchdog.extend()
       held_out = loader.held_out(config.eval.rows, config.train.batch_rows // config.train.accumulation, batch_sharding)
       sums = [jax.device_get(stage.eval_step(train_state.params, batch)) for batch in held_out]
       total = jax.tree.map(lambda *parts: sum(parts), *sums)
@@ -86,6 +89,7 @@ def run(config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None)
     def draw():
       """Batches up to the next decision about the mixture, after the one that is due now."""
       if closed_loop.is_due(done):
+        session.watchdog.extend()
         if closed_loop.suites:
           checkpoints.wait()  # they are answered by the newest checkpoint
         writer.write('mixture', done, {'weights': closed_loop.decide(done, held_out).weights})
@@ -105,9 +109,13 @@ def run(config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None)
       asked = time.monotonic()
       batch = next(batches)
       ready = time.monotonic()
-      train_state, step_metrics = stage.train_step(train_state, batch)
       done += 1
-      reporter.note(done, step_metrics, asked, ready)
+      if session.passes_over(done):
+        train_state = stage.pass_over(train_state)
+      else:
+        with profile.annotated(done):
+          train_state, step_metrics = stage.train_step(train_state, batch)
+        reporter.note(done, step_metrics, asked, ready)
       if due(config.checkpoint.every) or due(config.eval.every):
         reporter.flush()
       if due(config.checkpoint.every):
@@ -129,6 +137,8 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
   for name in _COUNTS:
     if leaves.get(name, 1) < 1:
       raise UserError(f'config: {name} must be at least 1, got {leaves[name]}')
+  _check_ranges('train.skip_steps', config.train.skip_steps)
+  _check_ranges('log.profile', (config.log.profile,) if config.log.profile else ())
   ways = mesh.shape['data'] * mesh.shape['fsdp'] * config.train.accumulation
   if config.train.batch_rows % ways:
     raise UserError(
@@ -145,6 +155,13 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
     )
   if config.data.context > (limit := config.model.max_context):
     raise UserError(f'config: data.context must be at most model.max_context = {limit}, got {config.data.context}')
+
+
+def _check_ranges(name: str, ranges: tuple) -> None:
+  for steps in ranges:
+    pair = isinstance(steps, tuple) and len(steps) == 2 and all(isinstance(step, int) for step in steps)
+    if not pair or not 1 <= steps[0] <= steps[1]:
+      raise UserError(f'config: {name}: steps must be (from, to) with 1 <= from <= to, got {steps}')
 
 
 def _log_other_rows(config: ConfigDict, start: starts.Start, loader: Loader) -> None:

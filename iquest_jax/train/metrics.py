@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from ml_collections import ConfigDict
 from rich import console as rich_console
 from rich import progress
 from tensorboardX import SummaryWriter
@@ -26,6 +27,11 @@ from iquest_jax.run_folder import StageFolder, write_whole
 
 # A run stops after this many updates in a row whose loss or gradient is not finite.
 MAX_SKIPPED_IN_A_ROW = 3
+
+# Fields by layer group, in records that are due every log.layers_every steps.
+BY_LAYER = ('layer_grad_norms', 'layer_update_ratios')
+
+_FLUSH_S = 60  # a record waits no longer
 
 # Fields that measure the machine, not the training: only in these may two runs differ.
 TIMES = ('step_seconds', 'data_seconds', 'tokens_per_second', 'mfu', 'timing')
@@ -145,11 +151,30 @@ def describe_shares(shares: Mapping[str, Mapping[str, float]]) -> str:
 
 
 class Reporter:
-  """Turns the metrics of steps into records, one step late, so that the device never waits for the host."""
+  """Turns the metrics of steps into records, one step late, so that the device never waits for the host.
 
-  def __init__(self, config, model: sizes.ModelConfig, sources: tuple[str, ...], writer: Writer, bar: Progress):
-    self._config, self._model, self._sources = config, model, sources
+  Attributes:
+    completed: the last step whose metrics have arrived.
+  """
+
+  completed = 0
+
+  def __init__(
+      self,
+      config: ConfigDict,
+      model: sizes.ModelConfig,
+      sources: tuple[str, ...],
+      groups: tuple[str, ...],
+      writer: Writer,
+      bar: Progress,
+  ):
+    self._config, self._model, self._sources, self._groups = config, model, sources, groups
     self._writer, self._bar = writer, bar
+def by_layer(found: Mapping[str, Any], groups: tuple[str, ...]) -> dict[str, dict[str, float]]:
+  """{field of BY_LAYER: {layer group: value}} of the metrics of a step; `groups` are their names, see layer_groups.py."""
+  return {field: dict(zip(groups, found[field].tolist(), strict=True)) for field in BY_LAYER}
+
+
     peak = hardware.peak_flops(jax.devices()[0].device_kind)
     self._peak = peak and peak * jax.device_count()
     self._pending = None
@@ -170,7 +195,7 @@ class Reporter:
       return
     (step, metrics, asked, ready), self._pending = self._pending, None
     metrics = jax.device_get(metrics)
-    end = time.monotonic()
+    end, self.completed = time.monotonic(), step
     # A step whose batch was ready early begins when the device has finished the one before.
     seconds, self._last_end = end - max(ready, self._last_end), end
     record = losses(metrics['loss_S'], metrics['weight_S'], self._sources)
@@ -182,8 +207,11 @@ class Reporter:
       useful = cost.flops(self._model, *(float(metrics[name]) for name in ('tokens', 'pairs', 'local_pairs')))
       record['mfu'] = cost.TRAIN_PASSES * useful / seconds / self._peak
     bad = int(metrics['skipped_in_a_row'])
-    last = step == self._config.train.steps
-    if bad or last or step % self._config.log.every == 0:
+    due = lambda every: bad or step == self._config.train.steps or step % every == 0
+    if by_layer_too := due(self._config.log.layers_every):
+      record |= {name: float(metrics[name]) for name in ('z_loss',) if name in metrics}
+      record |= by_layer(metrics, self._groups)
+    if by_layer_too or due(self._config.log.every):
       self._writer.write('train', step, record)
       self._bar.update(step, _news(record))
     if bad >= MAX_SKIPPED_IN_A_ROW:

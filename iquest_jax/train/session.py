@@ -19,9 +19,12 @@ from iquest_jax.errors import UserError
 from iquest_jax.model import transformer
 from iquest_jax.run_folder import RunFolder, StageFolder, write_whole
 from iquest_jax.train import metrics
+from iquest_jax.train.heartbeat import Heartbeat
 from iquest_jax.train.initial_state import initial_state
+from iquest_jax.train.profile import Profile
 from iquest_jax.train.state import TrainState
 from iquest_jax.train.step import Stage
+from iquest_jax.train.watchdog import Watchdog
 
 
 def open_checkpoints(config: ConfigDict, run_folder: RunFolder) -> tuple[Checkpoints, bool]:
@@ -56,6 +59,7 @@ class Session:
     start: where it starts from.
     lineage: of the run; see checkpoint/lineage.py.
     writer, bar: reports.
+    watchdog: to be told what takes longer than a step.
     tasks: what `between` calls, in this order: objects with a method `between(done, state)`.
   """
 
@@ -111,7 +115,10 @@ class Session:
     closing.callback(self.writer.close)
     self.bar = metrics.Progress(config.stage, self.done, steps, shows=self._first)
     closing.callback(self.bar.close)
-    self.tasks = []
+    self.watchdog, heartbeat, profile = Watchdog(config, self.done), Heartbeat(folder, self.done), Profile(config, folder)
+    self.tasks = [profile, heartbeat, self.watchdog]
+    for task in self.tasks:
+      closing.callback(task.close)
 
   @property
   def resumes(self) -> bool:
@@ -120,6 +127,13 @@ class Session:
   def due(self, step: int, every: int) -> bool:
     """Whether something that happens every so many steps, and at the end, happens after `step` steps."""
     return step % every == 0 or step == self._config.train.steps
+
+  def passes_over(self, step: int) -> bool:
+    """Whether the batch of a step, counted from 1, is consumed without being learned from (train.skip_steps)."""
+    over = any(first <= step <= last for first, last in self._config.train.skip_steps)
+    if over:
+      logging.warning('%s: passes over step %d, which train.skip_steps names', self._config.stage, step)
+    return over
 
   def between(self, done: int, state: TrainState, save: Callable[[], None]) -> None:
     """What happens before every step, after `done` of them, in both loops and on all processes alike.
@@ -141,6 +155,7 @@ class Session:
       new_tokens: since the run began.
       more: what else belongs into the lineage.
     """
+    self.watchdog.extend()
     tokens, steps = self.lineage['tokens_seen'] + new_tokens, self._config.train.steps
     how = dict(steps=step, tokens_seen=tokens, wall_seconds=time.monotonic() - self._began, finished=step == steps)
     self._checkpoints.save(step, state.params, state.optimizer_item(), lineage.progress(self.lineage, **how) | more)

@@ -14,7 +14,7 @@ from iquest_jax import sharding
 from iquest_jax.batch import Batch
 from iquest_jax.model import transformer
 from iquest_jax.model.transformer import Transformer
-from iquest_jax.train import optim
+from iquest_jax.train import layer_groups, optim
 from iquest_jax.train.losses import LossSums, next_token_sums
 from iquest_jax.train.state import TrainState, abstract_state
 
@@ -86,15 +86,17 @@ def train_step(
     model: Transformer,
     tx: optax.GradientTransformation,
     learning_rate: optax.Schedule,
+    z_loss: float,
     **how,
 ) -> tuple[TrainState, dict]:
   """One update of `gradients`; if loss or gradient is not finite, it is skipped and counted, and the batch is consumed.
 
   Returns:
     (state, metrics): `loss` and `grad_norm` scalars, what LossSums.metrics reports, `lr`, `skipped`, `skipped_in_a_row`,
-    the counts that cost.flops takes, and the model's diagnostics.
+    the counts that cost.flops takes, the model's diagnostics, `z_loss` where it is minimised, and by layer group (see
+    layer_groups.py) `layer_grad_norms` before clipping and `layer_update_ratios`, |update| / |parameters|.
   """
-  grads, sums, diagnostics = gradients(model, state.params, batch, **how)
+  grads, sums, diagnostics = gradients(model, state.params, batch, z_loss=z_loss, **how)
   loss, grad_norm = sums.mean(), optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -109,6 +111,10 @@ def train_step(
       'skipped_in_a_row': (state.skipped_in_a_row + 1) * bad,
       **_counts(batch, model.config.loop_window),
       **diagnostics,
+      **({'z_loss': z_loss * sums.z / jnp.maximum(jnp.sum(sums.weight_S), 1e-9)} if z_loss else {}),
+      # The step reads these values anyway, so the norms cost no pass over memory of their own.
+      'layer_grad_norms': layer_groups.norms(grads),
+      'layer_update_ratios': layer_groups.norms(updates) / jnp.maximum(layer_groups.norms(state.params), 1e-9),
   }
   state = TrainState(
       params=keep(optax.apply_updates(state.params, updates), state.params),
@@ -127,6 +133,11 @@ def _counts(batch: Batch, window: int) -> dict:
   return {'tokens': jnp.sum(seen_BT > 0), 'pairs': jnp.sum(seen_BT), 'local_pairs': jnp.sum(local_BT)}
 
 
+def pass_over(state: TrainState) -> TrainState:
+  """The state after a batch that is consumed without being learned from; the schedule waits, as after a skipped update."""
+  return state.replace(step=state.step + 1, skipped=state.skipped + 1)
+
+
 class Stage(NamedTuple):
   """A stage's configuration as functions.
 
@@ -136,6 +147,7 @@ class Stage(NamedTuple):
     abstract: shapes, dtypes and shardings of the train state.
     train_step: (state, batch) -> (state, metrics), jitted; the state's buffers are donated.
     eval_step: (params, batch) -> LossSums without gradients, jitted.
+    pass_over: (state) -> state, jitted; the state's buffers are donated.
   """
 
   model: Transformer
@@ -143,6 +155,7 @@ class Stage(NamedTuple):
   abstract: TrainState
   train_step: Callable
   eval_step: Callable
+  pass_over: Callable
 
 
 def of_stage(config: ConfigDict, mesh: Mesh, num_sources: int, objective: Objective = next_token_sums) -> Stage:
@@ -178,4 +191,5 @@ def of_stage(config: ConfigDict, mesh: Mesh, num_sources: int, objective: Object
       abstract,
       train_step=jax.jit(train_fn, donate_argnums=0, out_shardings=(sharding.of_leaves(abstract), everywhere)),
       eval_step=jax.jit(eval_step, out_shardings=everywhere),
+      pass_over=jax.jit(pass_over, donate_argnums=0, out_shardings=sharding.of_leaves(abstract)),
   )

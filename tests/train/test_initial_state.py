@@ -42,7 +42,7 @@ def test_carried_moments_stay_and_counts_and_schedule_restart(tmp_path, carries)
   carry = ('params', 'optimizer') if carries else ('params',)
   config = ConfigDict({'stage': 'midtrain_128k', 'size': 'tiny', 'init': from_stage('midtrain_32k', carry)})
   chosen = start.choose(config, run_folder, Checkpoints(run_folder.stage('midtrain_128k')))
-  begun = initial_state(chosen, config, step.Stage(model, tx, abstract, None, None), mesh)
+  begun = initial_state(chosen, config, step.Stage(model, tx, abstract, None, None, None), mesh)
 
   jax.tree.map(np.testing.assert_array_equal, begun.params, trained.params)
   assert (int(begun.step), int(begun.skipped), int(begun.skipped_in_a_row)) == (0, 0, 0)

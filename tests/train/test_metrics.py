@@ -72,17 +72,19 @@ def test_held_out_loss_needs_two_evaluations(tmp_path):
   assert metrics.held_out(StageFolder(tmp_path)) == (9.0, 0.5)
 
 
-def reporter(tmp_path, log_every=1):
-  config = ConfigDict({'stage': 'anneal', 'train': {'steps': 100}, 'log': {'every': log_every}})
+def reporter(tmp_path, log_every=1, layers_every=50):
+  log = {'every': log_every, 'layers_every': layers_every}
+  config = ConfigDict({'stage': 'anneal', 'train': {'steps': 100}, 'log': log})
   writer = metrics.Writer(StageFolder(tmp_path), 0, writes=True)
   bar = metrics.Progress('anneal', 0, 100, shows=False)
-  return metrics.Reporter(config, sizes.get('tiny'), ('code', 'facts'), writer, bar)
+  return metrics.Reporter(config, sizes.get('tiny'), ('code', 'facts'), ('embedder', 'mlp_0-3'), writer, bar)
 
 
 def step_metrics(loss, in_a_row):
   one = {name: jnp.float32(1) for name in ('grad_norm', 'lr', 'skipped', 'tokens', 'pairs', 'local_pairs')}
   return one | {
-      'loss_S': jnp.array([loss, 0.0]), 'weight_S': jnp.array([2.0, 0.0]), 'skipped_in_a_row': jnp.int32(in_a_row)
+      'loss_S': jnp.array([loss, 0.0]), 'weight_S': jnp.array([2.0, 0.0]), 'skipped_in_a_row': jnp.int32(in_a_row),
+      'z_loss': jnp.float32(0.25), 'layer_grad_norms': jnp.array([3.0, loss]), 'layer_update_ratios': jnp.array([0.5, 2.0]),
   }  # fmt: skip
 
 
@@ -104,6 +106,21 @@ def test_a_skipped_update_is_recorded_whatever_the_interval(tmp_path):
   report.note(4, step_metrics(np.nan, 1), now, now)
   report.flush()
   assert [r['step'] for r in metrics.read(StageFolder(tmp_path))] == [4]
+
+
+def test_layer_groups_and_z_loss_have_an_interval_of_their_own_and_come_with_a_skipped_update(tmp_path):
+  report = reporter(tmp_path, log_every=2, layers_every=3)
+  now = time.monotonic()
+  for step in range(1, 9):
+    report.note(step, step_metrics(1.0, int(step == 8)), now, now)
+  report.note(100, step_metrics(1.0, 0), now, now)  # the last
+  report.flush()
+  records = metrics.read(StageFolder(tmp_path))
+  assert [record['step'] for record in records] == [2, 3, 4, 6, 8, 100]
+  named = [record for record in records if 'layer_grad_norms' in record]
+  assert [record['step'] for record in named] == [3, 6, 8, 100] == [r['step'] for r in records if 'z_loss' in r]
+  assert named[0]['layer_grad_norms'] == {'embedder': 3.0, 'mlp_0-3': 1.0} and named[0]['z_loss'] == 0.25
+  assert named[0]['layer_update_ratios'] == {'embedder': 0.5, 'mlp_0-3': 2.0}
 
 
 def reporter_with_clock(tmp_path, monkeypatch, ends):
