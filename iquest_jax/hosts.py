@@ -1,18 +1,128 @@
-"""What the first process tells the others of a run."""
+"""What the processes of a run tell each other, through jax's coordination service.
 
+Nothing here needs a device, and a process that waits holds no lock of the interpreter (as wait_at_barrier of jax 0.10
+does): its other threads keep running, and signals are handled. jax.distributed notices within 100 s that a process has
+died, so limits can be long.
+"""
+
+import contextlib
+import itertools
 import json
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from jax._src import distributed  # the coordination service, which has no public name
+
+from iquest_jax.errors import RunStopped
+
+# One process may take this long, as to prepare rows, while the others wait for it.
+LIMIT_S = 24 * 60 * 60.0
+_SLICE_S = 1.0  # of a wait; between two, signals are handled
+
+# All processes make the same calls in the same order, so the number of a call names it.
+_calls = itertools.count()
+_told: list[str] = []  # names that the first process will remove
+
+
+def gather(value: Any, limit_s: float = LIMIT_S) -> list[Any]:
+  """JSON data of every process, in their order, on all of them; every process calls it.
+
+  Raises:
+    RunStopped: a process has not called it after so many seconds.
+  """
+  if jax.process_count() == 1:
+    return [value]
+  name, process = f'gather/{next(_calls)}', jax.process_index()
+  if process:
+    put(f'{name}/{process}', value)
+    return _wait(name, limit_s)
+  values = [value, *(take(f'{name}/{other}', limit_s) for other in range(1, jax.process_count()))]
+  while _told:  # whoever came here has read what it was told before
+    _client().key_value_delete(_told.pop())
+  put(name, values)
+  _told.append(name)
+  return values
 
 
 def from_first(value: Any) -> Any:
-  """JSON data of the first process, on all of them."""
+  """JSON data of the first process, on all of them; every process calls it, and waits for all."""
+  return gather(value if jax.process_index() == 0 else None)[0]
+
+
+def barrier(name: str, limit_s: float = LIMIT_S) -> None:
+  """Returns when every process has called it.
+
+  Raises:
+    RunStopped: one has not after so many seconds, or is at another barrier.
+  """
+  names = gather(name, limit_s)
+  if set(names) != {name}:
+    raise RunStopped(f'{name}: the other processes are at {", ".join(sorted(set(names) - {name}))}; report this')
+
+
+def agree(what: str, value: Any) -> None:
+  """Raises RunStopped on every process unless all have the same value, naming the first that has not."""
+  values = gather(value)
+  for process, other in enumerate(values):
+    if other != values[0]:
+      raise RunStopped(
+          f'{what}: process {process} has {other}, the first process has {values[0]}; make them see the same files, then '
+          'rerun the same command'
+      )
+
+
+@contextlib.contextmanager
+def after_first(name: str, limit_s: float = LIMIT_S) -> Iterator[bool]:
+  """The first process runs the body, then the others; yields whether this is the first.
+
+  Raises:
+    RunStopped: the first has not ended after so many seconds. If it fails, all processes end; see ending.py.
+  """
   if jax.process_count() == 1:
-    return value
-  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
-  size = int(multihost_utils.broadcast_one_to_all(np.int64(len(data))))
-  data = np.resize(data, size) if len(data) else np.zeros(size, np.uint8)
-  return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(data)).tobytes())
+    yield True
+    return
+  name = f'after_first/{name}/{next(_calls)}'
+  first = jax.process_index() == 0
+  if not first:
+    _wait(name, limit_s)
+  yield first
+  if first:
+    put(name, True)
+
+
+def put(name: str, value: Any) -> None:
+  """Leaves JSON data under a name for another process; any thread may call it."""
+  _client().key_value_set(name, json.dumps(value))
+
+
+def take(name: str, limit_s: float) -> Any:
+  """What another process has `put` under a name, and removes it; any thread may call it.
+
+  Raises:
+    RunStopped: it is not there after so many seconds.
+  """
+  value = _wait(name, limit_s)
+  _client().key_value_delete(name)
+  return value
+
+
+def _wait(name: str, limit_s: float) -> Any:
+  """What is under a name; waits for it."""
+  end = time.monotonic() + limit_s
+  while True:
+    left = min(end - time.monotonic(), _SLICE_S)
+    try:
+      return json.loads(_client().blocking_key_value_get(name, max(round(left * 1000), 1)))
+    except jax.errors.JaxRuntimeError as error:
+      if 'DEADLINE_EXCEEDED' not in str(error):
+        raise
+    if time.monotonic() >= end:
+      raise RunStopped(
+          f'process {jax.process_index()} waited {limit_s:,.0f} s for another process ({name}); see the logs of the others'
+      )
+
+
+def _client() -> Any:
+  return distributed.global_state.client

@@ -9,7 +9,8 @@ stores cannot rename; there the seal itself is the commit.
 import concurrent.futures
 import hashlib
 import json
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -19,18 +20,20 @@ from jax.experimental import multihost_utils
 _READERS = 8  # files hashed at once; hashlib releases the interpreter's lock
 
 
-def sealing(path_class: type, name: str, first: Callable[[epath.Path], None], then: Callable[[], None]) -> type:
+def sealing(
+    path_class: type, name: str, complete: Callable[[epath.Path], dict[str, str]], then: Callable[[], None]
+) -> type:
   """Orbax's `path_class` with our commit, in the background.
 
-  Calls `first` with the folder, which adds its last files, writes the seal `name`, renames the folder, calls `then`.
+  Calls `complete` with the folder, which adds its last files and returns the hashes of all; writes the seal `name`, renames
+  the folder, calls `then`.
   """
 
   class Sealing(path_class):
 
     async def finalize(self):
       folder = self.get()
-      first(folder)
-      (folder / name).write_text(to_text(file_hashes(folder, files(folder))))
+      (folder / name).write_text(to_text(complete(folder)))
       if folder != self.get_final():
         folder.rename(self.get_final())
       then()
@@ -38,18 +41,24 @@ def sealing(path_class: type, name: str, first: Callable[[epath.Path], None], th
   return Sealing
 
 
-def damage(folder: epath.Path, name: str) -> str | None:
-  """Reads every file below `folder`, each process its share; says which is not as sealed in `name`, None if all are."""
+def damage(folder: epath.Path, name: str, parts: Sequence[str] = ('',)) -> str | None:
+  """Says which file below `folder` is not as sealed in `name`; None if all are. Each process reads its share.
+
+  Args:
+    parts: folders in it whose files are compared; all by default. Another file is not read, and may be missing.
+  """
   try:
     hashes = from_text((folder / name).read_text())
   except (OSError, ValueError):
     return f'{name} is missing or has changed'
-  present = set(files(folder)) - {name}
+  read = lambda file: any(pathlib.PurePath(file).is_relative_to(part) for part in parts)
+  hashes = {file: value for file, value in hashes.items() if read(file)}
+  present = set(files(folder, [part for part in parts if (folder / part).exists()])) - {name}
   for file in sorted(hashes.keys() - present):
     return f'{file} is missing'
   for file in sorted(present - hashes.keys()):
     return f'{file} does not belong to this checkpoint'
-  names = sorted(hashes)
+  names = sorted(hashes, key=hashes.get)  # in an order that has nothing to do with size, so that shares are about equal
   share = names[jax.process_index() :: jax.process_count()]
   actual = file_hashes(folder, share)
   bad = min((names.index(file) for file in share if actual[file] != hashes[file]), default=len(names))
@@ -58,9 +67,9 @@ def damage(folder: epath.Path, name: str) -> str | None:
   return f'{names[bad]} has changed since it was saved' if bad < len(names) else None
 
 
-def files(folder: epath.Path) -> list[str]:
-  """Names of all files below `folder`, relative to it, sorted."""
-  paths, folders = [], [folder]
+def files(folder: epath.Path, parts: Sequence[str] = ('',)) -> list[str]:
+  """Names of all files below these parts of `folder`, relative to it, sorted."""
+  paths, folders = [], [folder / part for part in parts]
   while folders:
     for entry in folders.pop().iterdir():
       (folders if entry.is_dir() else paths).append(entry)

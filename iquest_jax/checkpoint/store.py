@@ -3,7 +3,7 @@
   <step>/params/                           parameters (Orbax, OCDBT)
   <step>/optimizer/                        whatever else training needs to resume; not in an imported model
   <step>/lineage/lineage.json              where the parameters come from (lineage.py)
-  <step>/integrity/fingerprints.json       one fingerprint per parameter (fingerprint.py)
+  <step>/integrity/fingerprints.json       one fingerprint per leaf of both (fingerprint.py)
   <step>/integrity/files.json              SHA-256 of every other file, written last (seal.py)
 
 A folder with a number for its name is a committed checkpoint; everything unfinished has a temporary name.
@@ -11,6 +11,7 @@ A folder with a number for its name is a committed checkpoint; everything unfini
 
 import collections
 import contextlib
+import dataclasses
 import errno
 import functools
 import json
@@ -25,42 +26,55 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from iquest_jax.checkpoint import fingerprint, seal, stream
+from iquest_jax.checkpoint import fingerprint, seal, shares, stream
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import StageFolder
 
 _LINEAGE = 'lineage/lineage.json'
 _FINGERPRINTS = 'integrity/fingerprints.json'
 _SEAL = 'integrity/files.json'
+_ITEMS = ('params', 'optimizer')
 _LEFTOVER = ocp.path.atomicity.TMP_DIR_SUFFIX
-_SAVE_TIMEOUT_S = 2 * 60 * 60  # until all processes have written and the primary one has hashed everything
+_SAVE_TIMEOUT_S = 2 * 60 * 60  # until all processes have written and hashed their parts
+
+
+@dataclasses.dataclass
+class _Save:
+  """A save in progress; `cost` says what it took."""
+
+  step: int
+  handler: shares.Handler
+  lineage: dict[str, Any]
+  fingerprints: Callable[[], dict[str, dict[str, str]]]
+  began: float = dataclasses.field(default_factory=time.monotonic)
+  cost: str = ''
 
 
 class Checkpoints:
   """The checkpoints of one stage; every process of a run creates its own and calls the same methods in the same order."""
 
-  def __init__(self, stage: StageFolder, keep: int = 2):
-    """Changes nothing on disk. The newest `keep` are kept; older ones are removed once a newer one is committed."""
+  def __init__(self, stage: StageFolder, keep: int = 2, milestones: Sequence[int] = ()):
+    """Changes nothing on disk. Once a checkpoint is committed, all are removed but the newest `keep` and the milestones."""
     if keep < 1:
       raise UserError(f'config: checkpoint.keep must be at least 1, got {keep}')
-    self.stage, self.folder, self._keep = stage, epath.Path(stage.checkpoints), keep
+    self.stage, self.folder, self._keep, self._milestones = stage, epath.Path(stage.checkpoints), keep, milestones
     path_class = ocp.path.atomicity_defaults.get_default_temporary_path_class(self.folder)
     self._renames = issubclass(path_class, ocp.path.atomicity.AtomicRenameTemporaryPath)
     self._trees = ocp.StandardCheckpointHandler()
-    self._sealing = seal.sealing(path_class, _SEAL, self._write_records, then=self._remove_old)
+    self._sealing = seal.sealing(path_class, _SEAL, self._complete, then=self._committed)
     self._saver = self._new_saver(params=self._trees, optimizer=self._trees)
-    self._saving = None  # the step being written
-    self._records = dict  # of that step: the JSON files beside its arrays
+    self._saving = None  # the save in progress
 
   def _new_saver(self, **handlers: ocp.CheckpointHandler) -> ocp.AsyncCheckpointer:
     # Folders are created before `save` returns: if one is refused later, the writers wait for it for minutes.
     options = ocp.AsyncOptions(timeout_secs=_SAVE_TIMEOUT_S, create_directories_asynchronously=False)
     composite = ocp.CompositeOptions(async_options=options)
     return ocp.AsyncCheckpointer(
-        ocp.CompositeCheckpointHandler(composite_options=composite, **handlers),
+        shares.Handler(composite_options=composite, **handlers),
         async_options=options,
         # Orbax would write the commit time into a file that is already hashed.
         checkpoint_metadata_store=ocp.metadata.metadata_store(enable_write=False),
@@ -84,8 +98,8 @@ class Checkpoints:
     return self._json(self._step(step), _LINEAGE)
 
   def has_optimizer(self, step: int) -> bool:
-    """Whether the checkpoint holds an optimizer state (an imported model has none)."""
-    return (self._of(step) / 'optimizer').exists()
+    """Whether the checkpoint was saved with an optimizer state (an imported model was not)."""
+    return 'optimizer' in self._json(step, _FINGERPRINTS)
 
   def is_import(self, step: int) -> bool:
     """Whether the checkpoint is a model imported at step 0, rather than the stage's own training."""
@@ -107,10 +121,10 @@ class Checkpoints:
     Raises:
       UserError: the disk refused this save or the previous one (full, read-only, no permission), or the step exists.
     """
-    leaves = fingerprint.fingerprints(params)
-    items = {'params': ocp.args.StandardSave(params, save_args=stream.layout(params))}
-    if optimizer is not None:
-      items['optimizer'] = ocp.args.StandardSave(optimizer)
+    trees = {'params': params} | ({} if optimizer is None else {'optimizer': optimizer})
+    leaves = {item: fingerprint.fingerprints(tree) for item, tree in trees.items()}
+    layouts = {'params': stream.layout(params)}
+    items = {item: ocp.args.StandardSave(tree, save_args=layouts.get(item)) for item, tree in trees.items()}
     self._start(self._saver, step, items, lineage, lambda: leaves)
 
   def save_streamed(self, step: int, sources: Any, lineage: dict[str, Any]):
@@ -125,31 +139,35 @@ class Checkpoints:
     saver = self._new_saver(params=stream.handler())
     items = {'params': ocp.args.PyTreeSave(sources, save_args=stream.layout(sources))}
     with contextlib.closing(saver):
-      self._start(saver, step, items, lineage, lambda: {
+      self._start(saver, step, items, lineage, lambda: {'params': {
           fingerprint.leaf_path(path): source.fingerprint
           for path, source in jax.tree_util.tree_leaves_with_path(sources)
-      })  # fmt: skip
+      }})  # fmt: skip
       self._attempt(saver.wait_until_finished)
     self._saving = None
 
-  def _start(self, saver, step, items, lineage, fingerprints: Callable[[], dict[str, str]]):
-    """Starts a save; `fingerprints` are asked for when the parameters are written."""
+  def _start(self, saver, step, items, lineage, fingerprints: Callable[[], dict[str, dict[str, str]]]):
+    """Starts a save; `fingerprints` of its items are asked for when these are written."""
     self.wait()
     if step in self.steps():
       raise UserError(f'{self._of(step)}: exists already; remove it, or choose another --workdir')
+    self._saving = _Save(step, saver.handler, lineage, fingerprints)
+    self._attempt(lambda: saver.save(self._of(step), args=shares.Items(**items)))
 
-    def records():
-      leaves = fingerprints()
-      return {_LINEAGE: lineage | {'end_fingerprint': fingerprint.combine(leaves)}, _FINGERPRINTS: leaves}
-
-    self._saving, self._records = step, records
-    self._attempt(lambda: saver.save(self._of(step), args=ocp.args.Composite(**items)))
-
-  def _write_records(self, folder: epath.Path):
-    """Writes the lineage and the fingerprints into a folder that is about to be sealed."""
-    for name, record in self._records().items():
+  def _complete(self, folder: epath.Path) -> dict[str, str]:
+    """Writes lineage and fingerprints into a folder that is about to be sealed; returns the hashes of all its files."""
+    leaves = self._saving.fingerprints()
+    lineage = self._saving.lineage | {'end_fingerprint': fingerprint.combine(leaves['params'])}
+    for name, record in {_LINEAGE: lineage, _FINGERPRINTS: leaves}.items():
       (folder / name).parent.mkdir(exist_ok=True)
       (folder / name).write_text(json.dumps(record))
+    of_processes, rest = self._saving.handler.collect(folder)
+    self._saving.cost = shares.describe(of_processes, rest, time.monotonic() - self._saving.began)
+    return {name: value for share in (*of_processes, rest) for name, value in share.hashes.items()}
+
+  def _committed(self):
+    logging.info('%s: checkpoint %d saved: %s', self.stage.name, self._saving.step, self._saving.cost)
+    self._remove_old()
 
   def wait(self):
     """Returns when the save in progress is committed; raises its UserError if it failed."""
@@ -174,19 +192,26 @@ class Checkpoints:
 
   # ---------------------------------------------------------------- Verify and restore
 
-  def verify(self, step: int):
-    """Reads every file of a checkpoint, each process its share; UserError names the first that is not as written."""
-    if damage := seal.damage(self._of(step), _SEAL):
+  def verify(self, step: int, items: Sequence[str] | None = None):
+    """Reads the files of a checkpoint, each process its share; UserError names the first that is not as written.
+
+    Args:
+      items: 'params' or 'optimizer', whose files are read beside the records; all files by default.
+    """
+    if damage := seal.damage(self._of(step), _SEAL, ('',) if items is None else (*items, 'lineage', 'integrity')):
       raise self._damaged(step, damage)
 
   def verify_leaves(self, step: int):
-    """Computes the fingerprint of every parameter again; UserError names the first that is not as trained."""
-    collections.deque(self.pieces(step), maxlen=0)  # reads all and holds none
-    if self.lineage(step).get('end_fingerprint') != fingerprint.combine(self._json(step, _FINGERPRINTS)):
+    """Computes the fingerprint of every leaf again; UserError names the first that is not as trained."""
+    for item in filter(lambda item: (self._of(step) / item).exists(), _ITEMS):
+      collections.deque(self._pieces(step, item), maxlen=0)  # reads all and holds none
+    if self.lineage(step).get('end_fingerprint') != fingerprint.combine(self._stored(step, 'params')):
       raise self._damaged(step, f'end_fingerprint in {_LINEAGE} is not that of the parameters')
 
   def restore_params(self, abstract_params: Any, step: int | None = None) -> Any:
-    """The parameters of a checkpoint, the newest by default; files are verified before, and fingerprints after, reading.
+    """The parameters of a checkpoint, the newest by default; what is read is verified, and nothing else is read.
+
+    Files are verified before, and fingerprints after, reading.
 
     Args:
       abstract_params: tree of jax.ShapeDtypeStruct; a leaf is placed by its sharding, however it was saved, or on the
@@ -196,18 +221,16 @@ class Checkpoints:
       UserError: no checkpoint, a damaged one, or one of other shapes; names the folder, the file or leaf, and the fix.
     """
     step = self._step(step)
-    self.verify(step)
-    params = self._tree(step, 'params', abstract_params)
-    self._compare(step, fingerprint.fingerprints(params), self._json(step, _FINGERPRINTS))
-    return params
+    self.verify(step, ['params'])
+    return self._tree(step, 'params', abstract_params)
 
   def restore(self, abstract_params: Any, abstract_optimizer: Any, step: int | None = None) -> tuple[Any, Any]:
     """(params, optimizer) of a checkpoint; as `restore_params`."""
     step = self._step(step)
-    params = self.restore_params(abstract_params, step)  # verifies all files: an optimizer that was saved exists
+    self.verify(step)
     if not self.has_optimizer(step):
       raise UserError(f'{self._of(step)}: holds no optimizer state; carry only "params" from it')
-    return params, self._tree(step, 'optimizer', abstract_optimizer)
+    return self._tree(step, 'params', abstract_params), self._tree(step, 'optimizer', abstract_optimizer)
 
   def pieces(
       self,
@@ -227,17 +250,19 @@ class Checkpoints:
     Raises:
       UserError: after the first leaf that is not as trained; `verify` checks the files.
     """
-    step, sums = self._step(step), {}
-    folder, stored = self._of(step) / 'params', self._json(step, _FINGERPRINTS)
+    return self._pieces(self._step(step), 'params', axes, readers)
+
+  def _pieces(self, step: int, item: str, axes: Mapping[str, int] = types.MappingProxyType({}), readers=None):
+    folder, stored, sums = self._of(step) / item, self._stored(step, item), {}
     for keys, _ in jax.tree_util.tree_leaves_with_path(self._trees.metadata(folder).tree):
       path = fingerprint.leaf_path(keys)
       whose = functools.partial(readers, path) if readers else lambda start, stop: (jax.process_index(),)
       sums[path] = yield from stream.pieces(folder, path, axes.get(path, 0), whose)
       if not readers:
-        self._compare(step, {path: fingerprint.of_sums([sums[path]])}, {path: stored.get(path)})
+        self._compare(step, item, {path: fingerprint.of_sums([sums[path]])}, {path: stored.get(path)})
     if readers:
-      self._compare(step, dict(zip(sums, stream.over_processes(list(sums.values())), strict=True)), stored)
-    self._compare(step, {}, {path: stored[path] for path in stored.keys() - sums.keys()})  # without a leaf
+      self._compare(step, item, dict(zip(sums, stream.over_processes(list(sums.values())), strict=True)), stored)
+    self._compare(step, item, {}, {path: stored[path] for path in stored.keys() - sums.keys()})  # without a leaf
 
   def _of(self, step: int) -> epath.Path:
     return self.folder / str(step)
@@ -261,7 +286,9 @@ class Checkpoints:
     self._check_shapes(step, item, self._trees.metadata(folder).tree, abstract)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(lambda leaf: leaf if leaf.sharding else leaf.update(sharding=here), abstract)
-    return self._trees.restore(folder, args=ocp.args.StandardRestore(target))
+    tree = self._trees.restore(folder, args=ocp.args.StandardRestore(target))
+    self._compare(step, item, fingerprint.fingerprints(tree), self._stored(step, item))
+    return tree
 
   def _check_shapes(self, step: int, item: str, saved: Any, wanted: Any):
     sizes = [sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for tree in (saved, wanted)]
@@ -275,10 +302,14 @@ class Checkpoints:
             '--workdir'
         )
 
-  def _compare(self, step: int, actual: dict[str, str], stored: dict[str, str | None]):
+  def _stored(self, step: int, item: str) -> dict[str, str]:
+    """The fingerprints that the leaves of an item were saved with."""
+    return self._json(step, _FINGERPRINTS).get(item, {})
+
+  def _compare(self, step: int, item: str, actual: dict[str, str], stored: dict[str, str | None]):
     for path in sorted(stored.keys() | actual.keys()):
       if stored.get(path) != actual.get(path):
-        what = f'params/{path} has fingerprint {actual.get(path)}, but was saved with {stored.get(path)}'
+        what = f'{item}/{path} has fingerprint {actual.get(path)}, but was saved with {stored.get(path)}'
         raise self._damaged(step, what)
 
   def _damaged(self, step: int, what: str) -> UserError:
@@ -288,7 +319,7 @@ class Checkpoints:
 
   def _remove_old(self):
     """Removes all but the newest; a removal that is killed leaves no partial checkpoint behind."""
-    for step in self.steps()[: -self._keep]:
+    for step in set(self.steps()[: -self._keep]) - set(self._milestones):
       folder = self._of(step)
       if self._renames:
         leftover = folder.with_name(folder.name + _LEFTOVER)
@@ -307,7 +338,7 @@ class Checkpoints:
       reason = _disk_error(error)
       if reason is None:
         raise
-      step, self._saving = self._saving, None
+      step, self._saving = self._saving.step, None
       if jax.process_index() == 0:
         _remove_soon(self._of(step).with_name(f'{step}{_LEFTOVER}'))
       newest = self.latest_step()

@@ -6,6 +6,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from iquest_jax.checkpoint import fingerprint, seal
@@ -69,11 +70,22 @@ def test_a_missing_or_extra_file_is_detected_and_named(checkpoints):
   for name in seal.files(folder):
     content = (folder / name).read_bytes()
     (folder / name).unlink()
-    assert f'{folder}: {name} is missing' in _message(lambda: checkpoints.restore_params(_abstract(_params())))
+    assert f'{folder}: {name} is missing' in _message(lambda: checkpoints.restore(_abstract(_params()), _OPTIMIZER))
     (folder / name).write_bytes(content)
   (folder / 'params/d/stowaway').write_text('')
   message = _message(lambda: checkpoints.restore_params(_abstract(_params())))
   assert f'{folder}: params/d/stowaway does not belong to this checkpoint' in message
+
+
+def test_who_takes_the_parameters_alone_reads_no_file_of_the_optimizer(checkpoints, monkeypatch):
+  folder, read = checkpoints.folder / '2', []
+  hashing = seal.file_hashes
+  monkeypatch.setattr(seal, 'file_hashes', lambda *args: read.extend(args[1]) or hashing(*args))
+  _flip(folder / 'optimizer/manifest.ocdbt', at=7)
+  checkpoints.restore_params(_abstract(_params()))
+  assert read and not any(name.startswith('optimizer/') for name in read)
+  assert {'lineage/lineage.json', 'integrity/fingerprints.json', 'params/_METADATA'} < set(read)
+  assert 'optimizer/manifest.ocdbt has changed' in _message(lambda: checkpoints.restore(_abstract(_params()), _OPTIMIZER))
 
 
 def test_removing_the_damaged_folder_leaves_the_one_before_to_resume_from(checkpoints):
@@ -91,7 +103,13 @@ def _forge(checkpoints, leaves, end_fingerprint):
   folder = checkpoints.folder / '2'
   record = json.dumps(checkpoints.lineage(2) | {'end_fingerprint': end_fingerprint})
   (folder / 'lineage/lineage.json').write_text(record)
-  (folder / 'integrity/fingerprints.json').write_text(json.dumps(leaves))
+  stored = json.loads((folder / 'integrity/fingerprints.json').read_text())
+  (folder / 'integrity/fingerprints.json').write_text(json.dumps(stored | {'params': leaves}))
+  _seal_again(checkpoints)
+
+
+def _seal_again(checkpoints):
+  folder = checkpoints.folder / '2'
   names = [name for name in seal.files(folder) if name != 'integrity/files.json']
   (folder / 'integrity/files.json').write_text(seal.to_text(seal.file_hashes(folder, names)))
   checkpoints.verify(2)
@@ -114,6 +132,66 @@ def test_parameters_other_than_those_recorded_are_detected_and_named(checkpoints
   _forge(checkpoints, leaves, fingerprint.combine(leaves))
   for check in (lambda: checkpoints.restore_params(_abstract(_params())), lambda: checkpoints.verify_leaves(2)):
     assert f'{checkpoints.folder}/2: {says}' in _message(check)
+
+
+@pytest.fixture
+def training(tmp_path):
+  """Checkpoints, and a state as in training: parameters, Adam's moments and counters."""
+  params = jax.tree.map(jnp.asarray, _params())
+  _, moments = optax.adamw(1e-3).update(params, optax.adamw(1e-3).init(params), params)
+  return Checkpoints(StageFolder(tmp_path)), params, {'opt_state': moments, 'step': jnp.int32(7), 'skipped': jnp.int32(1)}
+
+
+def _changed(tree, path):
+  """The tree with the lowest bit of one element of the leaf flipped."""
+
+  def change(at, leaf):
+    if fingerprint.leaf_path(at) != path:
+      return leaf
+    bits = np.array(leaf).reshape(-1).view(np.uint32)
+    bits[-1] ^= 1
+    return jnp.asarray(bits.view(leaf.dtype).reshape(leaf.shape))
+
+  return jax.tree_util.tree_map_with_path(change, tree)
+
+
+_STATE = ['opt_state/0/mu/layers/w', 'opt_state/0/nu/norm', 'opt_state/0/count', 'step', 'skipped']
+
+
+@pytest.mark.parametrize('path', _STATE)
+def test_a_moment_or_counter_that_changes_before_its_copy_to_the_host_is_named_at_restore(training, path, monkeypatch):
+  """From then on it is written, hashed and read back as it should be: no file shows it."""
+  checkpoints, params, optimizer = training
+  save = checkpoints._saver.save
+
+  def with_a_flip(folder, args):
+    broken = _changed(args.optimizer.item, path)
+    save(folder, args=type(args)(params=args.params, optimizer=type(args.optimizer)(broken)))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoints._saver, 'save', with_a_flip)
+    checkpoints.save(2, params, optimizer, {})
+    checkpoints.wait()
+  checkpoints.verify(2)
+  abstract = _abstract(params), _abstract(optimizer)
+  for check in (lambda: checkpoints.restore(*abstract), lambda: checkpoints.verify_leaves(2)):
+    assert f'checkpoints/2: optimizer/{path} has fingerprint' in _message(check)
+  checkpoints.restore_params(abstract[0])  # the parameters are as they were
+
+
+@pytest.mark.parametrize('path', _STATE)
+def test_a_moment_or_counter_replaced_on_disk_is_named_though_every_file_matches_its_hash(training, path, tmp_path):
+  checkpoints, params, optimizer = training
+  checkpoints.save(2, params, optimizer, {})
+  checkpoints.wait()
+  other = Checkpoints(StageFolder(tmp_path / 'other'))
+  other.save(2, params, _changed(optimizer, path), {})
+  other.wait()
+  shutil.rmtree(checkpoints.folder / '2/optimizer')
+  shutil.copytree(other.folder / '2/optimizer', checkpoints.folder / '2/optimizer')
+  _seal_again(checkpoints)
+  for check in (lambda: checkpoints.restore(_abstract(params), _abstract(optimizer)), lambda: checkpoints.verify_leaves(2)):
+    assert f'checkpoints/2: optimizer/{path} has fingerprint' in _message(check)
 
 
 @pytest.mark.parametrize('end_fingerprint', ['0' * 16, '', None])

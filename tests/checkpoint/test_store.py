@@ -1,9 +1,9 @@
 """A save stores what `save` was called with, atomically, on any number of devices."""
 
 import errno
-import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import signal
@@ -18,6 +18,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from absl import logging
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -99,6 +100,33 @@ def test_the_newest_checkpoints_are_kept_and_older_ones_removed(tmp_path):
   checkpoints = _saved(tmp_path, steps=(1, 5, 9, 10))
   assert checkpoints.steps() == [9, 10] and checkpoints.latest_step() == 10
   assert sorted(entry.name for entry in checkpoints.folder.iterdir()) == ['10', '9']
+
+
+def test_milestones_are_kept_beside_the_newest(tmp_path):
+  checkpoints = Checkpoints(StageFolder(tmp_path), keep=2, milestones=(4, 8, 6))
+  for step in (2, 4, 6, 8, 10, 12):
+    checkpoints.save(step, *_state(step), {})
+  checkpoints.wait()
+  assert checkpoints.steps() == [4, 6, 8, 10, 12]
+
+
+def test_a_save_says_what_it_cost(tmp_path, monkeypatch):
+  said = []
+  monkeypatch.setattr(logging, 'info', lambda text, *values: said.append(text % values))
+  slow = lambda function, seconds: lambda *args: time.sleep(seconds) or function(*args)
+  monkeypatch.setattr(seal, 'file_hashes', slow(seal.file_hashes, 0.2))
+  _saved(tmp_path / 'anneal')
+  line = next(line for line in said if 'checkpoint 1 saved' in line)
+  found = re.fullmatch(
+      r'anneal: checkpoint 1 saved: ([\de.-]+) GB in ([\d.]+) s, [\de.-]+ GB/s: copied to the host in ([\d.]+) s, '
+      r'written in ([\d.]+) s, hashed in ([\d.]+) s by 1 process',
+      line,
+  )
+  size, total, copied, written, hashed = map(float, found.groups())
+  folder = tmp_path / 'anneal/checkpoints/1'
+  sealed = [folder / name for name in seal.from_text((folder / 'integrity/files.json').read_text())]
+  assert size * 1e9 == pytest.approx(sum(file.stat().st_size for file in sealed), rel=0.01)
+  assert hashed >= 0.4 and total >= copied + written + hashed - 0.2
 
 
 def test_the_seal_is_written_last_and_lists_every_other_file(tmp_path):
@@ -283,5 +311,10 @@ def test_two_processes_save_one_checkpoint_and_one_process_restores_it(tmp_path,
   assert checkpoints.steps() == [2, 3]
   restored = checkpoints.restore_params({'w': jax.ShapeDtypeStruct((16, 24), jnp.float32)})
   np.testing.assert_array_equal(restored['w'], np.arange(16 * 24, dtype=np.float32).reshape(16, 24))
-  written = json.loads((checkpoints.folder / '3/integrity/files.json').read_text())['files']
-  assert any('ocdbt.process_1' in name for name in written)
+  # Each hashes what it wrote; the first hashes what is left.
+  first, second = (set(output.partition('hashed ')[2].splitlines()[0].split()) for output in outputs)
+  assert second and all('/ocdbt.process_1/' in name for name in second)
+  assert not any('/ocdbt.process_1/' in name for name in first)
+  sealed = seal.from_text((checkpoints.folder / '3/integrity/files.json').read_text())
+  names = [name for name in seal.files(checkpoints.folder / '3') if name != 'integrity/files.json']
+  assert sealed == seal.file_hashes(checkpoints.folder / '3', names)
