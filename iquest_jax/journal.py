@@ -1,14 +1,184 @@
-"""What a run has finished, one synced line per sample, so that a killed run resumes and nothing is made twice."""
+"""Files that grow line by line, and what a run has finished, so that a killed run resumes and nothing is made twice.
+
+On a disk such a file is one file. On gs://, where objects cannot be appended to, it is a folder with an object per flush:
+
+  <path>/00000000-00000007.jsonl    parts 0 to 7, joined
+  <path>/00000008-00000008.jsonl    part 8
+
+A joined part is written before those that it replaces are removed, and readers leave out what another part covers.
+"""
 
 import fcntl
 import json
 import os
 import pathlib
+import re
 import threading
+import time
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from etils import epath
+
+from iquest_jax import bucket
 from iquest_jax.errors import UserError
+from iquest_jax.run_folder import write_whole
+
+_PART = re.compile(r'(\d{8})-(\d{8})\.jsonl')
+_MOST_PARTS = 200  # then they are joined
+
+
+class Lines:
+  """A file of lines that only grows; what a kill cut off is dropped before the first new line. For one thread."""
+
+  def __init__(self, path: str | os.PathLike, alone: bool = False):
+    """Opens the file, or creates it.
+
+    Args:
+      alone: whether to refuse while another process has it open so; not on gs://, where the second writer of a part stops.
+
+    Raises:
+      BlockingIOError: another process has it open.
+    """
+    self._path, self._bucket = epath.Path(path), bucket.is_bucket(path)
+    self._waiting, self._since = b'', 0.0
+    if self._bucket:
+      self._next = max((last for _, last in _parts(self._path)), default=-1) + 1
+      return
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    new = not self._path.exists()
+    self._file = open(path, 'a+b', buffering=0)
+    self._repaired = False
+    if alone:
+      try:
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BaseException:
+        self._file.close()
+        raise
+    if new:
+      folder = os.open(self._path.parent, os.O_RDONLY)
+      try:
+        os.fsync(folder)  # the name itself
+      finally:
+        os.close(folder)
+
+  def append(self, line: bytes, sync: bool = True) -> None:
+    """Appends whole lines.
+
+    Args:
+      sync: whether they are stored on return, whatever happens to the machine. Otherwise they survive a kill of this
+        process on a disk, and wait for `flush` on gs://.
+    """
+    if self._bucket:
+      self._since = self._since if self._waiting else time.monotonic()
+      self._waiting += line
+    else:
+      self._repair()
+      left = memoryview(line)
+      while left:
+        left = left[self._file.write(left) :]
+    if sync:
+      self.flush()
+
+  @property
+  def waiting_s(self) -> float:
+    """Seconds for which the oldest line has waited for a flush; 0 if none waits."""
+    return time.monotonic() - self._since if self._waiting else 0.0
+
+  def flush(self) -> None:
+    """Stores what was appended."""
+    if not self._bucket:
+      os.fsync(self._file.fileno())
+      return
+    if not self._waiting:
+      return
+    number = self._next
+    try:
+      bucket.write(self._path / _part(number, number), self._waiting, new=True)
+    except FileExistsError:
+      raise UserError(f'{self._path}: another process is writing it; end one of the two') from None
+    self._next, self._waiting = number + 1, b''
+    if self._next % _MOST_PARTS == 0:
+      self._join(read(self._path))
+
+  @classmethod
+  def begin(cls, path: str | os.PathLike, content: bytes) -> 'Lines':
+    """Replaces the file by these lines, at once for readers and kills, and opens it."""
+    if bucket.is_bucket(path):
+      lines = cls(path)
+      if content or lines._next:
+        lines._join(content)
+      return lines
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, content)
+    return cls(path)
+
+  def _join(self, content: bytes) -> None:
+    """Replaces all parts by one."""
+    parts = _parts(self._path)
+    joined = 0, max((last for _, last in parts), default=0)
+    bucket.write(self._path / _part(*joined), content)
+    for part in parts:
+      if part != joined:
+        (self._path / _part(*part)).unlink(missing_ok=True)
+    self._next = joined[1] + 1
+
+  def close(self) -> None:
+    """Stores what was appended and closes the file."""
+    if self._bucket:
+      self.flush()
+    else:
+      self._file.close()
+
+  def _repair(self) -> None:
+    if not self._repaired:
+      self._file.truncate(len(read(self._path)))
+      self._repaired = True
+
+
+def read(path: str | os.PathLike) -> bytes:
+  """The whole lines of a file that grows; b'' if there is none."""
+  if bucket.is_bucket(path):
+    return _joined(epath.Path(path))
+  try:
+    data = pathlib.Path(path).read_bytes()
+  except FileNotFoundError:
+    return b''
+  return data[: data.rfind(b'\n') + 1]
+
+
+def remove(path: str | os.PathLike) -> None:
+  """Removes such a file, if there is one."""
+  path = epath.Path(path)
+  path.rmtree(missing_ok=True) if bucket.is_bucket(path) else path.unlink(missing_ok=True)
+
+
+def _joined(path: epath.Path, tries: int = 3) -> bytes:
+  """The content of parts, which may be joined meanwhile."""
+  parts, covered = [], -1
+  for first, last in _parts(path):
+    if last > covered:
+      parts.append(path / _part(first, last))
+      covered = last
+  try:
+    return b''.join(bucket.read_all(parts))
+  except FileNotFoundError:
+    if tries == 1:
+      raise
+    return _joined(path, tries - 1)
+
+
+def _parts(path: epath.Path) -> list[tuple[int, int]]:
+  """(first, last) of the parts in a folder, in reading order: of two that begin alike, the wider first."""
+  try:
+    found = [_PART.fullmatch(entry.name) for entry in path.iterdir()]
+  except FileNotFoundError:
+    return []
+  return sorted(((int(match[1]), int(match[2])) for match in found if match), key=lambda part: (part[0], -part[1]))
+
+
+def _part(first: int, last: int) -> str:
+  return f'{first:08d}-{last:08d}.jsonl'
 
 
 class Journal:
@@ -18,7 +188,7 @@ class Journal:
     finished: {key of a line: the line}.
   """
 
-  def __init__(self, path: pathlib.Path, settings: dict[str, Any], key: Callable[[dict[str, Any]], Hashable]):
+  def __init__(self, path: epath.Path | pathlib.Path, settings: dict[str, Any], key: Callable[[dict[str, Any]], Hashable]):
     """Opens the file, or creates it; a last line that a kill cut off is dropped.
 
     Args:
@@ -30,22 +200,18 @@ class Journal:
     settings = json.loads(json.dumps(settings))  # as it reads back
     self.finished: dict[Hashable, dict[str, Any]] = {}
     self._path, self._key, self._lock = path, key, threading.Lock()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    self._file = open(path, 'a+b', buffering=0)
     try:
-      try:
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        raise UserError(f'{path}: another process is writing it; name another --out, or wait for its end') from None
+      self._lines = Lines(path, alone=True)
+    except BlockingIOError:
+      raise UserError(f'{path}: another process is writing it; name another --out, or wait for its end') from None
+    try:
       self._read(settings)
     except BaseException:
-      self._file.close()
+      self._lines.close()
       raise
 
   def _read(self, settings: dict[str, Any]) -> None:
-    data = self._path.read_bytes()
-    whole = data[: data.rfind(b'\n') + 1]
-    first, *lines = whole.splitlines() or [None]
+    first, *lines = read(self._path).splitlines() or [None]
     if first is not None and (before := self._parsed(1, first, dict)) != settings:
       was, now = _leaves(before), _leaves(settings)
       pairs = [(name, was.get(name, '-'), now.get(name, '-')) for name in sorted(was | now)]
@@ -54,24 +220,20 @@ class Journal:
     for number, data in enumerate(lines, start=2):
       line = self._parsed(number, data, self._keyed)
       self.finished[self._key(line)] = line
-    self._file.truncate(len(whole))
     if first is None:
       self._write(settings)
 
   def add(self, line: dict[str, Any]) -> None:
-    """Appends a finished sample; on return it is on disk."""
+    """Appends a finished sample; on return it is stored."""
     with self._lock:
       self._write(line)
       self.finished[self._key(line)] = json.loads(json.dumps(line))
 
   def close(self) -> None:
-    self._file.close()
+    self._lines.close()
 
   def _write(self, line: dict[str, Any]) -> None:
-    data = memoryview(json.dumps(line).encode() + b'\n')
-    while data:
-      data = data[self._file.write(data) :]
-    os.fsync(self._file.fileno())
+    self._lines.append(json.dumps(line).encode() + b'\n')
 
   def _keyed(self, line: dict[str, Any]) -> dict[str, Any]:
     hash(self._key(line))

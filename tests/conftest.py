@@ -11,6 +11,7 @@ from hypothesis import settings
 from tests.processes import Commands, xla_flags
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['EPATH_USE_TF'] = '0'
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {xla_flags(devices=8)}'
 
 # Hypothesis limits the wall time of an example by default, which fails by chance on a busy machine.

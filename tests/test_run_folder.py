@@ -1,4 +1,4 @@
-"""A run folder is a local path, and a file in it is written whole and synced, or not at all."""
+"""A run folder is a local path or on a bucket, and a file in it is written whole and synced, or not at all."""
 
 import errno
 import os
@@ -11,14 +11,33 @@ from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder, write_whole
 
 
-@pytest.mark.parametrize(
-    ('workdir', 'scheme'),
-    [('gs://bucket/run', 'gs'), ('s3://bucket/run', 's3'), (pathlib.Path('gs://bucket/run'), 'gs'), ('file:///a', 'file')],
-)
-def test_a_workdir_with_a_scheme_is_refused_in_one_line(workdir, scheme):
+@pytest.mark.parametrize(('workdir', 'scheme'), [('s3://bucket/run', 's3'), ('file:///a', 'file'), ('az:/a', 'az')])
+def test_a_workdir_with_another_scheme_is_refused_in_one_line(workdir, scheme):
   with pytest.raises(UserError, match=f'--workdir: {scheme}:/.* is on "{scheme}", which is not supported') as refusal:
     RunFolder(workdir)
   assert '\n' not in str(refusal.value)
+
+
+@pytest.mark.parametrize('workdir', ['gs://bucket/a/run', 'gs:/bucket/a/run/', pathlib.Path('gs://bucket/a/run')])
+def test_a_workdir_on_a_bucket_stays_there(workdir):
+  folder = RunFolder(workdir)
+  assert str(folder.path) == 'gs://bucket/a/run'
+  assert str(folder.stage('anneal').config) == 'gs://bucket/a/run/anneal/config.json'
+  assert str(folder.rows('anneal')) == 'gs://bucket/a/run/rows/anneal'
+  assert str(folder.rows('anneal', '/data/rows')) == '/data/rows'
+  assert str(RunFolder('/data').rows('anneal', 'gs://bucket/rows')) == 'gs://bucket/rows'
+
+
+@pytest.mark.parametrize(('workdir', 'reason'), [('gs://', 'names no bucket'), ('/gs/b', 'means gs://b to etils')])
+def test_what_is_neither_a_bucket_nor_a_local_folder_is_refused(workdir, reason):
+  with pytest.raises(UserError, match=reason):
+    RunFolder(workdir)
+
+
+def test_preparing_on_a_bucket_is_refused_with_the_commands_to_use_instead():
+  RunFolder('/data').check_on_disk()
+  with pytest.raises(UserError, match='on a disk; use a local folder.*gcloud storage rsync --recursive .* gs://bucket/run'):
+    RunFolder('gs://bucket/run').check_on_disk()
 
 
 def test_an_empty_workdir_is_refused():

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import hashlib
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from iquest_jax import bucket
 from iquest_jax.checkpoint import fingerprint, seal, shares, stream
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import StageFolder
@@ -100,6 +102,13 @@ class Checkpoints:
   def has_optimizer(self, step: int) -> bool:
     """Whether the checkpoint was saved with an optimizer state (an imported model was not)."""
     return 'optimizer' in self._json(step, _FINGERPRINTS)
+
+  def seal_hash(self, step: int) -> str:
+    """SHA-256 of what identifies every file of a checkpoint; '' if it is not to be seen here."""
+    try:
+      return hashlib.sha256((self._of(step) / _SEAL).read_bytes()).hexdigest()
+    except OSError:
+      return ''
 
   def is_import(self, step: int) -> bool:
     """Whether the checkpoint is a model imported at step 0, rather than the stage's own training."""
@@ -186,9 +195,17 @@ class Checkpoints:
       for entry in self.folder.iterdir():
         unfinished = entry.name.isdecimal() and int(entry.name) not in steps
         if unfinished or re.fullmatch(rf'\d+{re.escape(_LEFTOVER)}.*', entry.name):
-          entry.rmtree()
+          self._clear(entry)
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('checkpoints.clear_leftovers')
+
+  def _clear(self, leftover: epath.Path):
+    try:
+      leftover.rmtree()
+    except OSError as error:
+      if not self._renames:  # its objects would be found in the checkpoint that is next written there
+        raise
+      logging.warning('%s is not removed: %s', leftover, error.strerror or error)
 
   # ---------------------------------------------------------------- Verify and restore
 
@@ -318,17 +335,24 @@ class Checkpoints:
     return UserError(f'{self._of(step)}: {what}; remove this folder to {then}')
 
   def _remove_old(self):
-    """Removes all but the newest; a removal that is killed leaves no partial checkpoint behind."""
-    for step in set(self.steps()[: -self._keep]) - set(self._milestones):
-      folder = self._of(step)
-      if self._renames:
-        leftover = folder.with_name(folder.name + _LEFTOVER)
-        if leftover.exists():
-          leftover.rmtree()
-        folder = folder.rename(leftover)
-      else:
-        (folder / _SEAL).unlink()
-      folder.rmtree()
+    """Removes all but the newest, after the commit and no part of it: what cannot be removed is left to the next start."""
+    try:
+      for step in set(self.steps()[: -self._keep]) - set(self._milestones):
+        self._remove(step)
+    except OSError as error:  # such as ENOTEMPTY, where NFS keeps a file that is open somewhere
+      logging.warning('%s: an old checkpoint is not removed: %s', self.folder, error.strerror or error)
+
+  def _remove(self, step: int):
+    """Removes a checkpoint; a removal that is killed leaves no partial one behind."""
+    folder = self._of(step)
+    if self._renames:
+      leftover = folder.with_name(folder.name + _LEFTOVER)
+      if leftover.exists():
+        leftover.rmtree()
+      folder = folder.rename(leftover)
+    else:
+      (folder / _SEAL).unlink()
+    folder.rmtree()
 
   def _attempt(self, action: Callable[[], None]):
     """Runs a part of a save; reports a refusal by the disk in one line."""
@@ -339,10 +363,13 @@ class Checkpoints:
       if reason is None:
         raise
       step, self._saving = self._saving.step, None
-      if jax.process_index() == 0:
-        _remove_soon(self._of(step).with_name(f'{step}{_LEFTOVER}'))
-      newest = self.latest_step()
-      kept = 'no earlier one exists' if newest is None else f'step {newest} and earlier ones are intact'
+      if not self._renames:  # a bucket, which may refuse whatever else is asked; the next start clears up
+        kept = 'earlier ones are intact'
+      else:
+        if jax.process_index() == 0:
+          _remove_soon(self._of(step).with_name(f'{step}{_LEFTOVER}'))
+        newest = self.latest_step()
+        kept = 'no earlier one exists' if newest is None else f'step {newest} and earlier ones are intact'
       raise UserError(
           f'{self._of(step)}: this checkpoint was not saved: {reason}; {kept}; fix this, then rerun the same command'
       ) from error
@@ -368,10 +395,12 @@ def _shapes(tree: Any) -> dict[str, str]:
 
 
 def _disk_error(error: BaseException | None) -> str | None:
-  """The operating system's words if the disk refused, else None; TensorStore has the errno only in its text."""
+  """The words of the disk or bucket that refused, else None; TensorStore has the errno only in its text."""
   while error is not None:
     if isinstance(error, OSError) and error.errno:
-      return os.strerror(error.errno)
+      return error.strerror
+    if reason := bucket.refusal(error):
+      return reason
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code and int(code[1]) in errno.errorcode:
       return os.strerror(int(code[1]))

@@ -5,17 +5,16 @@ machine lost is made again from the roll-outs.
 """
 
 import json
-import os
-import pathlib
 from collections.abc import Iterator, Sequence
 
 import jax
+from etils import epath
 
+from iquest_jax import journal
 from iquest_jax.hosts import from_first
 from iquest_jax.rl.curriculum import Measurement
 from iquest_jax.rl.store import Store
 from iquest_jax.rl.types import Group, Trajectory
-from iquest_jax.run_folder import write_whole
 
 # Components that are shares of what was asked; the first one that a trajectory has is its pass rate.
 _SHARES = ('pass_rate', 'instructions', 'tool_values')
@@ -24,26 +23,23 @@ _SHARES = ('pass_rate', 'instructions', 'tool_values')
 class Measured:
   """The measurements of a stage. Every process has them; the first one writes."""
 
-  def __init__(self, path: pathlib.Path, store: Store, done: int):
+  def __init__(self, path: epath.Path, store: Store, done: int):
     """Follows what was measured in the first `done` steps, and forgets the rest."""
-    self._path, self._writes = path, jax.process_index() == 0
+    self._writes = jax.process_index() == 0
     lines = from_first(_read(path, done) if self._writes else {})
     self._steps: dict[int, list[tuple[str, float]]] = {int(step): prompts for step, prompts in lines.items()}
     for step in range(1, done + 1):
       if step not in self._steps:
         self._steps[step] = _pass_rates(store.read(step).values())
-    if self._writes and (self._steps or path.exists()):
-      path.parent.mkdir(parents=True, exist_ok=True)
-      write_whole(path, ''.join(_line(step, prompts) for step, prompts in sorted(self._steps.items())))
+    if self._writes:
+      lines = [_line(step, prompts) for step, prompts in sorted(self._steps.items())]
+      self._lines = journal.Lines.begin(path, b''.join(lines))
 
   def add(self, step: int, groups: Sequence[Group]) -> None:
     """Notes the groups of a step; on return they are on disk."""
     self._steps[step] = _pass_rates(groups)
     if self._writes:
-      with open(self._path, 'ab') as file:
-        file.write(_line(step, self._steps[step]).encode())
-        file.flush()
-        os.fsync(file.fileno())
+      self._lines.append(_line(step, self._steps[step]))
 
   def __iter__(self) -> Iterator[Measurement]:
     return (Measurement(step, id, rate) for step, prompts in self._steps.items() for id, rate in prompts)
@@ -60,14 +56,14 @@ def _pass_rates(groups: Sequence[Group]) -> list[tuple[str, float]]:
   return [(group.prompt.id, mean(group)) for group in groups]
 
 
-def _line(step: int, prompts: Sequence[tuple[str, float]]) -> str:
-  return json.dumps({'step': step, 'prompts': prompts}) + '\n'
+def _line(step: int, prompts: Sequence[tuple[str, float]]) -> bytes:
+  return json.dumps({'step': step, 'prompts': prompts}).encode() + b'\n'
 
 
-def _read(path: pathlib.Path, done: int) -> dict[int, list]:
+def _read(path: epath.Path, done: int) -> dict[int, list]:
   """{step: prompts} of whole lines; what is damaged is made again from the store."""
   found = {}
-  for line in path.read_text().splitlines() if path.exists() else ():
+  for line in journal.read(path).splitlines():
     try:
       record = json.loads(line)
       step, prompts = record['step'], [(str(id), float(rate)) for id, rate in record['prompts']]

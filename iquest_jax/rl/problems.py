@@ -21,6 +21,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
+from iquest_jax import journal
 from iquest_jax.data.documents import DIFFICULTIES, Drop, Problem, checked
 from iquest_jax.data.read import problems as official
 from iquest_jax.data.read import records
@@ -62,7 +65,7 @@ def load(
     paths: Sequence[pathlib.Path],
     tokenizer: Tokenizer,
     pool: Pool,
-    remembered: pathlib.Path,
+    remembered: epath.Path,
     *,
     max_prompt_tokens: int,
     max_tests: int = MAX_TESTS,
@@ -195,18 +198,14 @@ def _confirmed(prompt: Prompt, executed: '_Executed', pool: Pool) -> Prompt | Dr
 class _Executed:
   """How reference solutions did, by the hash of all that was executed, in a file of JSON lines. Safe for threads."""
 
-  def __init__(self, path: pathlib.Path):
-    """Reads the file and cuts off a last line that a kill left unfinished.
+  def __init__(self, path: epath.Path):
+    """Reads the file, without a last line that a kill left unfinished.
 
     Raises:
       UserError: another line is damaged.
     """
-    self._path, self._lock = path, threading.Lock()
-    data = path.read_bytes() if path.exists() else b''
-    whole = data[: data.rfind(b'\n') + 1]
-    self._failures = dict(self._read(number, line) for number, line in enumerate(whole.splitlines(), 1))
-    if len(whole) < len(data):
-      os.truncate(path, len(whole))
+    self._path, self._lock, self._lines = path, threading.Lock(), None
+    self._failures = dict(self._read(number, line) for number, line in enumerate(journal.read(path).splitlines(), 1))
 
   def failure(self, problem: Problem, pool: Pool) -> Drop | None:
     """Why the solution of a problem does not pass its tests; None if it does."""
@@ -225,11 +224,8 @@ class _Executed:
     line = json.dumps({'key': key, 'id': id, 'failed': failed and [failed.rule, failed.evidence]})
     with self._lock:
       self._failures[key] = failed
-      self._path.parent.mkdir(parents=True, exist_ok=True)
-      with open(self._path, 'a') as file:
-        file.write(line + '\n')
-        file.flush()
-        os.fsync(file.fileno())
+      self._lines = self._lines or journal.Lines(self._path)
+      self._lines.append(line.encode() + b'\n')
 
   def _read(self, number: int, line: bytes) -> tuple[str, Drop | None]:
     try:

@@ -10,12 +10,13 @@ notes of a trajectory. Source: Harbor's RFC 0001; token ids are in it from versi
 
 import json
 import os
-import pathlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from iquest_jax import __version__
+from etils import epath
+
+from iquest_jax import __version__, journal
 from iquest_jax.data import documents
 from iquest_jax.errors import UserError
 from iquest_jax.rl.types import Group, Prompt, Trajectory, Turn
@@ -31,7 +32,7 @@ _Record = dict[str, Any]
 class Store:
   """The groups of a stage by step, appended as they are finished. Safe for threads."""
 
-  def __init__(self, folder: pathlib.Path, decode: Callable[[Sequence[int]], str], model: str, part: int = 0):
+  def __init__(self, folder: epath.Path, decode: Callable[[Sequence[int]], str], model: str, part: int = 0):
     """Creates nothing until a group is appended.
 
     Args:
@@ -40,8 +41,8 @@ class Store:
       model: what the trajectories name as their model.
       part: number of this process; each appends to files of its own.
     """
-    self._folder, self._decode, self._model, self._part = folder, decode, model, part
-    self._lock, self._repaired = threading.Lock(), set()
+    self._folder, self._decode, self._model, self._part = epath.Path(folder), decode, model, part
+    self._lock, self._path, self._lines = threading.Lock(), None, None  # the file that groups are appended to
 
   def append(self, step: int, index: int, group: Group) -> None:
     """Appends a group; on return it is on disk.
@@ -61,7 +62,10 @@ class Store:
       raise ValueError(f'group {group.prompt.id} of step {step}: {error}') from None
     path = self._folder / (f'{step}.{self._part}.jsonl' if self._part else f'{step}.jsonl')
     with self._lock:
-      self._append(path, line)
+      if path != self._path:
+        self._close()
+        self._path, self._lines = path, journal.Lines(path)
+      self._lines.append(line)
 
   def read(self, step: int) -> dict[int, Group]:
     """The groups of a step by index, in order, of all processes; none if there is no file.
@@ -74,42 +78,31 @@ class Store:
 
   def remove(self, step: int) -> None:
     """Removes the groups of a step, of all processes."""
-    for path in self._paths(step):
-      path.unlink()
+    with self._lock:
+      self._close()
+      for path in self._paths(step):
+        journal.remove(path)
 
   def steps(self) -> list[int]:
     """The steps with a file, ascending."""
     return sorted({int(path.name.partition('.')[0]) for path in self._folder.glob('*.jsonl')})
 
-  def _paths(self, step: int) -> list[pathlib.Path]:
+  def _paths(self, step: int) -> list[epath.Path]:
     return sorted([*self._folder.glob(f'{step}.jsonl'), *self._folder.glob(f'{step}.*.jsonl')])
 
-  def _append(self, path: pathlib.Path, line: bytes) -> None:
-    self._folder.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with open(path, 'ab', buffering=0) as file:
-      if path not in self._repaired:
-        file.truncate(len(_whole(path)))
-        self._repaired.add(path)
-      data = memoryview(line)
-      while data:
-        data = data[file.write(data) :]
-      os.fsync(file.fileno())
-    if new:
-      folder = os.open(self._folder, os.O_RDONLY)
-      try:
-        os.fsync(folder)  # the name itself
-      finally:
-        os.close(folder)
+  def _close(self) -> None:
+    if self._lines:
+      self._lines.close()
+    self._path = self._lines = None
 
 
-def read(path: pathlib.Path) -> Iterator[tuple[int, Group]]:
+def read(path: str | os.PathLike) -> Iterator[tuple[int, Group]]:
   """(index, group) of each line of a file; a last line that a kill cut off is left out.
 
   Raises:
     UserError: another line is damaged.
   """
-  for number, line in enumerate(_whole(path).splitlines(), 1):
+  for number, line in enumerate(journal.read(path).splitlines(), 1):
     try:
       record = json.loads(line)
       prompt = _to_prompt(record['prompt'])
@@ -117,11 +110,6 @@ def read(path: pathlib.Path) -> Iterator[tuple[int, Group]]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
       why = f'{type(error).__name__}: {error}'
       raise UserError(f'{path}: line {number} is damaged ({why}); delete it to have its group sampled again') from None
-
-
-def _whole(path: pathlib.Path) -> bytes:
-  data = path.read_bytes()
-  return data[: data.rfind(b'\n') + 1]
 
 
 def _from_prompt(prompt: Prompt) -> _Record:

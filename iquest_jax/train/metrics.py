@@ -17,13 +17,13 @@ from absl import logging
 from ml_collections import ConfigDict
 from rich import console as rich_console
 from rich import progress
-from tensorboardX import SummaryWriter
 
-from iquest_jax import hardware
+from iquest_jax import hardware, journal
 from iquest_jax.checkpoint import fingerprint
 from iquest_jax.errors import RunStopped
 from iquest_jax.model import cost, sizes
-from iquest_jax.run_folder import StageFolder, write_whole
+from iquest_jax.run_folder import StageFolder
+from iquest_jax.train.events import Events
 
 # A run stops after this many updates in a row whose loss or gradient is not finite.
 MAX_SKIPPED_IN_A_ROW = 3
@@ -39,10 +39,7 @@ TIMES = ('step_seconds', 'data_seconds', 'tokens_per_second', 'mfu', 'timing')
 
 def read(folder: StageFolder) -> list[dict[str, Any]]:
   """Records of a run in order; a last line cut off by a kill is dropped."""
-  if not folder.metrics.exists():
-    return []
-  with open(folder.metrics) as file:
-    return [json.loads(line) for line in file if line.endswith('\n')]
+  return [json.loads(line) for line in journal.read(folder.metrics).splitlines()]
 
 
 def held_out(folder: StageFolder) -> tuple[float, float] | None:
@@ -52,7 +49,11 @@ def held_out(folder: StageFolder) -> tuple[float, float] | None:
 
 
 class Writer:
-  """Writes the records of a run; does nothing on processes other than the first."""
+  """Writes the records of a run; does nothing on processes other than the first.
+
+  On a disk a record survives a kill of this process at once. On gs:// records are written a minute late at most, and before
+  each save: a run that resumes has those of all steps before its checkpoint.
+  """
 
   def __init__(self, folder: StageFolder, restored_step: int, writes: bool):
     """Cuts metrics.jsonl back to `restored_step` and opens it."""
@@ -62,23 +63,28 @@ class Writer:
     # A step is evaluated after it is saved, so the restored step is evaluated again.
     holds = lambda record: record['step'] < restored_step + (record['kind'] == 'train')
     records = [record for record in read(folder) if restored_step and holds(record)]
-    write_whole(folder.metrics, ''.join(json.dumps(record) + '\n' for record in records))
-    self._file = open(folder.metrics, 'a')
-    self._events = SummaryWriter(str(folder.events), purge_step=restored_step)
+    self._lines = journal.Lines.begin(folder.metrics, ''.join(json.dumps(record) + '\n' for record in records).encode())
+    self._events = Events(folder.events, purge_step=restored_step)
 
   def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
     """Appends one record; floats are written so that they read back exactly."""
     if not self._writes:
       return
-    self._file.write(json.dumps({'kind': kind, 'step': step, **values}) + '\n')
-    # Handed to the operating system at once, so that it survives a kill of this process.
-    self._file.flush()
-    for path, value in jax.tree_util.tree_leaves_with_path(values):
-      self._events.add_scalar(f'{kind}/{fingerprint.leaf_path(path)}', value, step)
+    self._lines.append(json.dumps({'kind': kind, 'step': step, **values}).encode() + b'\n', sync=False)
+    leaves = jax.tree_util.tree_leaves_with_path(values)
+    self._events.add({f'{kind}/{fingerprint.leaf_path(path)}': value for path, value in leaves}, step)
+    if kind == 'eval' or self._lines.waiting_s > _FLUSH_S:
+      self.flush()
+
+  def flush(self) -> None:
+    """Stores all records, whatever happens to the machine."""
+    if self._writes:
+      self._lines.flush()
+      self._events.flush()
 
   def close(self) -> None:
     if self._writes:
-      self._file.close()
+      self._lines.close()
       self._events.close()
 
 
@@ -150,6 +156,11 @@ def describe_shares(shares: Mapping[str, Mapping[str, float]]) -> str:
   return 'share of the loss (of the rows): ' + ', '.join(parts)
 
 
+def by_layer(found: Mapping[str, Any], groups: tuple[str, ...]) -> dict[str, dict[str, float]]:
+  """{field of BY_LAYER: {layer group: value}} of the metrics of a step; `groups` are their names, see layer_groups.py."""
+  return {field: dict(zip(groups, found[field].tolist(), strict=True)) for field in BY_LAYER}
+
+
 class Reporter:
   """Turns the metrics of steps into records, one step late, so that the device never waits for the host.
 
@@ -170,11 +181,6 @@ class Reporter:
   ):
     self._config, self._model, self._sources, self._groups = config, model, sources, groups
     self._writer, self._bar = writer, bar
-def by_layer(found: Mapping[str, Any], groups: tuple[str, ...]) -> dict[str, dict[str, float]]:
-  """{field of BY_LAYER: {layer group: value}} of the metrics of a step; `groups` are their names, see layer_groups.py."""
-  return {field: dict(zip(groups, found[field].tolist(), strict=True)) for field in BY_LAYER}
-
-
     peak = hardware.peak_flops(jax.devices()[0].device_kind)
     self._peak = peak and peak * jax.device_count()
     self._pending = None

@@ -104,7 +104,7 @@ def test_a_group_is_on_disk_when_append_returns(tmp_path, monkeypatch):
   order, write = [], os.fsync
   monkeypatch.setattr(store_module.os, 'fsync', lambda fd: (order.append(os.readlink(f'/proc/self/fd/{fd}')), write(fd)))
   opened(tmp_path).append(0, 0, GROUP)
-  assert order == [str(tmp_path / '0.jsonl'), str(tmp_path)]
+  assert order == [str(tmp_path), str(tmp_path / '0.jsonl')]
 
 
 @pytest.mark.parametrize('change', [{'reward': float('nan')}, {'rewards': {'format': float('inf')}}])

@@ -58,7 +58,7 @@ def test_a_stage_killed_again_and_again_ends_bit_equal(shared, workdir):
   with open(run_dir / 'metrics.jsonl', 'a') as file:
     file.write('{"kind": "train", "ste')  # what a kill in the middle of a write leaves
   # Killed while it resumes: metrics.jsonl is cut back to step 6, and no step is taken.
-  shared.run(killed_at('iquest_jax.train.metrics:SummaryWriter', 1, command), status=-9)
+  shared.run(killed_at('iquest_jax.train.metrics:Events', 1, command), status=-9)
   kept = run_helpers.losses(run_dir)
   assert list(kept)[-1] == ('train', 6) and kept.items() <= run_helpers.losses(shared.straight / 'anneal').items()
   shared.run(killed_at('iquest_jax.train.metrics:Reporter.note', 1, command), status=-9)

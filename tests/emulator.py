@@ -1,0 +1,97 @@
+"""Google Cloud Storage on this machine: PyPI's gcp-storage-emulator in a thread, which refuses requests when told to."""
+
+import dataclasses
+import functools
+import http.server
+import json
+import re
+import threading
+from collections.abc import Callable
+
+from gcp_storage_emulator import server
+from gcp_storage_emulator.handlers import buckets
+from gcp_storage_emulator.storage import Storage
+
+
+@dataclasses.dataclass
+class Fault:
+  """Requests to refuse.
+
+  Attributes:
+    status: of the answer.
+    matches: a regular expression for `METHOD URL BODY`.
+    after: how many such requests are served before.
+  """
+
+  status: int
+  matches: str = ''
+  after: int = 0
+
+
+class Emulator:
+  """Serves one bucket, `bucket`, until it is closed.
+
+  Attributes:
+    environment: variables of a process that finds it.
+    fault: what it refuses; None serves everything.
+    refused: how many requests it has refused.
+    before: is called with the line of every request.
+  """
+
+  def __init__(self):
+    self.fault: Fault | None = None
+    self.refused, self.before = 0, lambda line: None
+    self.storage = Storage(use_memory_fs=True)
+    buckets.create_bucket('bucket', self.storage)
+    self._lock = threading.Lock()
+    handler = functools.partial(_Handler, self)
+    self._http = http.server.ThreadingHTTPServer(('localhost', 0), handler)
+    self._http.daemon_threads = True
+    self._http.handle_error = lambda *_: None  # a client that was killed
+    url = f'http://localhost:{self._http.server_port}'
+    self.environment = {
+        'STORAGE_EMULATOR_HOST': url, 'TENSORSTORE_GCS_HTTP_URL': url, 'NO_GCE_CHECK': 'true', 'FSSPEC_GCS_TOKEN': 'anon',
+        'EPATH_USE_TF': '0',
+    }  # fmt: skip
+    threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+  def close(self) -> None:
+    self._http.shutdown()
+    self._http.server_close()
+
+  def serve(self, line: str, answer: Callable[[], None], refuse: Callable[[int], None]) -> None:
+    self.before(line)
+    with self._lock:
+      fault = self.fault
+      if fault and re.search(fault.matches, line):
+        fault.after -= 1
+        if fault.after < 0:
+          self.refused += 1
+          refuse(fault.status)
+          return
+      answer()
+
+
+class _Handler(server.RequestHandler):
+  def __init__(self, emulator: Emulator, *arguments):
+    self._emulator = emulator
+    super().__init__(emulator.storage, *arguments)
+
+  def _serve(self, method: str) -> None:
+    body = self.rfile.peek(1) if int(self.headers.get('Content-Length') or 0) else b''
+    line = f'{method} {self.path} {body[:400].decode(errors="replace")}'
+    self._emulator.serve(line, getattr(super(), method), self._refuse)
+
+  def _refuse(self, status: int) -> None:
+    self.rfile.read(int(self.headers.get('Content-Length') or 0))
+    message = {403: 'the caller does not have storage.objects.create access', 404: 'The specified bucket does not exist.'}
+    text = json.dumps({'error': {'code': status, 'message': message.get(status, 'rateLimitExceeded')}}).encode()
+    self.send_response(status)
+    self.send_header('Content-Type', 'application/json')
+    self.send_header('Content-Length', str(len(text)))
+    self.end_headers()
+    self.wfile.write(text)
+
+
+for _method in ('do_GET', 'do_POST', 'do_PUT', 'do_DELETE', 'do_PATCH'):
+  setattr(_Handler, _method, functools.partialmethod(_Handler._serve, _method))
