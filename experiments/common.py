@@ -69,6 +69,8 @@ def base(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
 
   config.data = ConfigDict()
   config.data.rows_dir = ''  # '' is <workdir>/rows/<stage>
+  # ours: rows on gs:// are copied into this folder on the disk of each host, which needs room for all of them
+  config.data.cache_dir = ''
   config.data.buckets = (0.0, 1.0)  # a hash maps documents to [0, 1); a stage takes an interval
   # Files and repositories that are completed in the middle instead of read. Report: half of them, at five levels.
   config.data.fim = ConfigDict()
@@ -118,6 +120,12 @@ def base(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
   config.log.every = run.pick(full=10, tiny=5)  # ours: a few minutes at full size, about a second at tiny
   config.log.layers_every = run.pick(full=50, tiny=20)  # ours: norms by layer group, dozens of curves
   config.log.profile = ()  # (from, to): steps, counted from 1, of which a trace is written
+
+  # Hardware that computes wrongly without an error; see train/health/checks.py. What the checks cost: experiments/LOG.md.
+  config.health = ConfigDict()
+  config.health.replicas_every = 100  # ours: steps between comparisons of what replicas hold; also before every save
+  config.health.recompute_every = 500  # ours: steps between computing a micro-batch on other chips; 0 leaves it out
+  config.health.sdc_checker = True  # ours: libtpu repeats every operation of the first step of each process
 
   # A run without a step for so long is ended, to be started again; see train/watchdog.py.
   config.watchdog = ConfigDict()

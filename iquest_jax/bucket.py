@@ -113,6 +113,12 @@ def read_all(paths: Sequence[str | os.PathLike]) -> list[bytes]:
   return [found[name.removeprefix(SCHEME)] for name in names]
 
 
+def sizes(folder: str | os.PathLike) -> dict[str, int]:
+  """{path: bytes} of all objects below a folder."""
+  found = connect().find(os.fspath(folder), detail=True)
+  return {SCHEME + name: entry['size'] for name, entry in found.items()}
+
+
 def _limit_tensorstore() -> None:
   """Gives TensorStore the same number of tries; by default it repeats a request for a quarter of an hour."""
   from orbax.checkpoint._src.serialization import tensorstore_utils

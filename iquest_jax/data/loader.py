@@ -14,8 +14,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from iquest_jax import bucket
 from iquest_jax.batch import Batch, zigzag
-from iquest_jax.data.rows import lock
+from iquest_jax.data.rows import fetch, lock
 from iquest_jax.data.rows import manifest as manifest_lib
 from iquest_jax.data.rows.mixture import Mixture, Schedule, scaled
 from iquest_jax.data.rows.packing import FIELDS, Row
@@ -51,8 +52,12 @@ class Loader:
       seed: int,
       tokenizer_fingerprint: str,
       command: str,
+      cache_dir: str = '',
   ):
     """Opens the rows of [B, T] batches: B = `batch_rows` over all hosts, T = `context`; errors name `command`.
+
+    Args:
+      cache_dir: where shards are copied to from gs://; see rows/fetch.py.
 
     Raises:
       UserError: the schedule is malformed, or the rows are missing, damaged, empty, or made for another context or
@@ -66,7 +71,8 @@ class Loader:
     self._manifest, self.manifest_hash = manifest, manifest_lib.rows_hash(manifest)
     self._counts = {name: manifest['sources'][name]['train']['rows'] for name in self.sources}
     self._configured, self._context, self._batch_rows = schedule, context, batch_rows
-    self._drawn, opened = [], OpenShards()
+    cache = fetch.Cache(rows_dir, cache_dir, manifest, self.sources) if bucket.is_bucket(rows_dir) else None
+    self._drawn, opened = [], OpenShards(rows_dir, cache)
     for index, source in enumerate(self.sources):
       segments = Rows(rows_dir, source, 'train', command, manifest, opened).segments
       shuffled = [
@@ -93,6 +99,7 @@ class Loader:
         seed=config.seed,
         tokenizer_fingerprint=Tokenizer.load(run.tokenizer).fingerprint,
         command=command,
+        cache_dir=config.data.get('cache_dir', ''),  # configurations of earlier runs have none
     )
 
   def follow(self, factors: Sequence[tuple[int, Mapping[str, float]]]) -> None:

@@ -56,7 +56,8 @@ def check(config: ConfigDict) -> list[str]:
 
 @contextlib.contextmanager
 def alone(run: RunFolder) -> Iterator[None]:
-  """Keeps two preparations of one run folder apart; raises UserError in the second."""
+  """Keeps two preparations of one run folder apart; raises UserError in the second, and if the folder is on gs://."""
+  run.check_on_disk()
   run.path.mkdir(parents=True, exist_ok=True)
   with open(run.path / 'prepare.lock', 'w') as lock:
     try:

@@ -1,10 +1,13 @@
 """Files as they are on disk: whatever is missing, cut off or damaged becomes a line of the report, never an error."""
 
+import io
 import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from iquest_jax import bucket, journal
 
 
 class Files:
@@ -40,14 +43,14 @@ class Files:
     """JSON values of a file of lines, at most so many. A line that a kill cut off is left out; damaged ones are noted."""
     damaged, count = 0, 0
     try:
-      with open(path, encoding='utf-8', errors='replace') as file:
+      with io.BytesIO(journal.read(path)) if bucket.is_bucket(path) else open(path, 'rb') as file:
         for line in file:
           if most is not None and count == most:
             break
-          if not line.endswith('\n'):
+          if not line.endswith(b'\n'):
             continue
           try:
-            value = json.loads(line)
+            value = json.loads(line.decode(errors='replace'))
           except (ValueError, RecursionError):
             damaged += 1
             continue

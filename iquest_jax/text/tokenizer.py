@@ -6,10 +6,12 @@ Source: the special tokens of the released tokenizer, which `Tokenizer.load` rea
 
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Iterable
 
 import tokenizers
+from etils import epath
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from iquest_jax.errors import UserError
@@ -74,7 +76,7 @@ class Tokenizer:
     return cls(json.dumps(serialized))
 
   @classmethod
-  def load(cls, path: str | pathlib.Path) -> 'Tokenizer':
+  def load(cls, path: str | os.PathLike) -> 'Tokenizer':
     """Reads a tokenizer.json, or a SentencePiece model if the name ends with .model.
 
     Raises:
@@ -84,7 +86,7 @@ class Tokenizer:
       if pathlib.Path(path).suffix == '.model':
         serialized = sentencepiece.to_tokenizer_json(path, SPECIAL)
       else:
-        serialized = pathlib.Path(path).read_text(encoding='utf-8')
+        serialized = epath.Path(path).read_text(encoding='utf-8')
     except FileNotFoundError:
       raise UserError(f'tokenizer: {path} is missing; python -m launch.prepare writes it') from None
     try:
@@ -92,9 +94,9 @@ class Tokenizer:
     except Exception as error:  # the Rust side raises bare Exception
       raise UserError(f'tokenizer: {path} is not a usable tokenizer: {error}') from error
 
-  def save(self, path: str | pathlib.Path) -> None:
+  def save(self, path: str | os.PathLike) -> None:
     """Writes the tokenizer.json atomically."""
-    path = pathlib.Path(path)
+    path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, self.to_str())
 

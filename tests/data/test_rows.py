@@ -250,7 +250,7 @@ def test_shares_are_of_rows_and_of_what_is_learned_from_them():
 
 
 def test_no_more_files_are_open_than_the_limit(folder):
-  opened = OpenShards(limit=2)
+  opened = OpenShards(folder, limit=2)
   rows = Rows(folder, 'commits', 'train', '', opened=opened)
   files = lambda: len([fd for fd in os.listdir('/proc/self/fd') if 'array_record' in _target(fd)])
   before = files()

@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from etils import epath
+
 from iquest_jax.data.documents import Drop
 from iquest_jax.errors import UserError
 
@@ -76,7 +78,7 @@ def _joined(path: str | os.PathLike, number: int, parts: list[bytes], size: int)
 def _chunks(path: str | os.PathLike) -> Iterator[bytes | Drop]:
   """The content of a file, decompressed, in pieces of bounded size; ends with a Drop if it is damaged."""
   try:
-    with open(path, 'rb') as file:
+    with epath.Path(path).open('rb') as file:
       raw = iter(lambda: file.read(_CHUNK), b'')
       name = os.fspath(path)
       if name.endswith('.gz'):

@@ -11,11 +11,13 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
+from iquest_jax import bucket
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder, write_whole
 
@@ -30,7 +32,9 @@ Manifest = dict[str, Any]
 
 def command(config: ConfigDict, run: RunFolder) -> str:
   """The command line that prepares a stage, for error messages."""
-  return f'python -m launch.prepare --exp={config.stage}:size={config.size} --workdir={run.path}'
+  workdir, copy = run.preparing()
+  prepares = f'python -m launch.prepare --exp={config.stage}:size={config.size} --workdir={workdir}'
+  return f'{prepares}, then {copy}' if copy else prepares
 
 
 def build(
@@ -198,7 +202,7 @@ def check_manifest(
     UserError: the rows are missing, a file is missing or has another size, they were made with another tokenizer or
       context length, or a source is empty; every line names `command`, which prepares the rows.
   """
-  path, again = pathlib.Path(rows_dir) / MANIFEST, f'prepare them again with {command}'
+  path, again = epath.Path(rows_dir) / MANIFEST, f'prepare them again with {command}'
   try:
     manifest = json.loads(path.read_text())
     version = manifest['version']
@@ -227,6 +231,7 @@ def check_manifest(
     raise UserError(f'rows: {rows_dir} were made with another tokenizer ({was}, the run has {now}); {again}')
   if manifest['context'] != context:
     raise UserError(f'rows: {rows_dir} have context {manifest["context"]}, the stage has {context}; {again}')
+  size_of = _sizes(rows_dir)
   for source in sources:
     if source not in manifest['sources']:
       raise UserError(f'rows: {rows_dir} has no rows of "{source}"; {again}')
@@ -234,14 +239,21 @@ def check_manifest(
       for folder, name, size in described[source, split]:
         file = os.path.join(rows_dir, folder, name)
         try:
-          found = os.stat(file).st_size
-        except OSError:
+          found = size_of(file)
+        except (OSError, KeyError):
           raise UserError(f'rows: {file} is missing; {again}') from None
         if found != size:
           raise UserError(f'rows: {file} must have {size:,} bytes, got {found:,}; {again}')
       if not counts[source, split]:
         raise UserError(f'rows: "{source}" has no {split} rows in {rows_dir}; give it documents and {again}')
   return manifest
+
+
+def _sizes(rows_dir: str | os.PathLike) -> Callable[[str], int]:
+  """A function from the path of a file to its bytes, which raises OSError or KeyError if it is missing."""
+  if bucket.is_bucket(rows_dir):
+    return bucket.sizes(rows_dir).__getitem__  # one request for all
+  return lambda path: os.stat(path).st_size
 
 
 def stamp(path: str | os.PathLike) -> dict[str, Any]:

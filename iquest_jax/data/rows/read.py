@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 from iquest_jax.data.rows import record
+from iquest_jax.data.rows.fetch import Cache
 from iquest_jax.data.rows.manifest import Manifest, read, segments_of, shard_name
 from iquest_jax.data.rows.packing import Row
 from iquest_jax.errors import UserError
@@ -20,13 +21,22 @@ _OPEN = 64
 class OpenShards:
   """The shards that are open, at most `limit`: the one not read for longest is closed first. Thread-safe."""
 
-  def __init__(self, limit: int = _OPEN):
-    self._limit, self._lock = limit, threading.Lock()
+  def __init__(self, rows_dir: str | os.PathLike, cache: Cache | None = None, limit: int = _OPEN):
+    """Opens shards of `rows_dir`, through a cache where this is on gs://."""
+    self._rows_dir, self._cache, self._limit, self._lock = rows_dir, cache, limit, threading.Lock()
     self._readers: collections.OrderedDict[str, Any] = collections.OrderedDict()
+
+  def path(self, name: str) -> str:
+    """Where a shard is read, given its path below the folder of the rows; UserError if it cannot be copied there."""
+    return self._cache.local(name) if self._cache else os.path.join(self._rows_dir, name)
 
   def read(self, path: str, row: int) -> bytes:
     """The record of a row; raises RuntimeError, IndexError or OSError if the file is damaged."""
     return self._reader(path).read([row])[0]
+
+  def fix(self, command: str) -> str:
+    """What to do about a damaged shard."""
+    return 'remove it, and it is copied again' if self._cache else f'prepare the rows again with {command}'
 
   def _reader(self, path: str) -> Any:
     from array_record.python import array_record_module
@@ -45,14 +55,11 @@ class Segment:
   """Random access to the rows of a segment: `[i] -> {field: [T]}`, `len()`. Thread-safe."""
 
   def __init__(
-      self, rows_dir: str | pathlib.Path, source: str, split: str, segment: dict[str, Any], context: int, command: str,
-      opened: OpenShards,
-  ):  # fmt: skip
+      self, source: str, split: str, segment: dict[str, Any], context: int, command: str, opened: OpenShards
+  ):
     """Opens nothing yet. If a file is damaged, reading from it raises UserError, which names `command`."""
     self._context, self._command, self._opened = context, command, opened
-    self._path = lambda shard: os.path.join(
-        rows_dir, segment['folder'], shard_name(source, split, shard, len(segment['shards']))
-    )
+    self._name = lambda shard: f'{segment["folder"]}/{shard_name(source, split, shard, len(segment["shards"]))}'
     self._ends = list(itertools.accumulate(shard['rows'] for shard in segment['shards']))
 
   def __len__(self) -> int:
@@ -62,12 +69,12 @@ class Segment:
     if not 0 <= row < len(self):
       raise IndexError(f'row {row} of {len(self)}')
     shard = bisect.bisect_right(self._ends, row)
-    path = self._path(shard)
+    path = self._opened.path(self._name(shard))
     try:
       return record.parse(self._opened.read(path, row - (self._ends[shard - 1] if shard else 0)), self._context)
     except Exception as error:  # ArrayRecord checks the hash of every chunk; it and the parser raise many kinds
       reason = ' '.join(str(error).split())
-      raise UserError(f'rows: {path} cannot be read ({reason}); prepare the rows again with {self._command}') from error
+      raise UserError(f'rows: {path} cannot be read ({reason}); {self._opened.fix(self._command)}') from error
 
 
 class Rows:
@@ -90,9 +97,9 @@ class Rows:
     manifest = manifest or read(rows_dir)
     if not manifest:
       raise UserError(f'rows: {rows_dir} has no manifest that can be read; prepare the rows with {command}')
-    opened = opened or OpenShards()
+    opened = opened or OpenShards(rows_dir)
     self.segments = [
-        Segment(rows_dir, source, split, segment, manifest['context'], command, opened)
+        Segment(source, split, segment, manifest['context'], command, opened)
         for segment in segments_of(manifest, source, split)
     ]
     self._ends = list(itertools.accumulate(map(len, self.segments)))

@@ -1,0 +1,88 @@
+"""Rows on gs://, copied shard by shard onto the disk of this host as they are read, each compared with its hash.
+
+  <cache_dir>/<source>/<split>-<hash>/<shard>       as in the folder of the rows; the hash keeps versions apart
+
+A mixture draws from all shards in any order, so a cache fills up with all rows of its stage and needs room for them. It
+outlives the run: a shard of the right size is not copied again, and ArrayRecord compares every chunk that it reads with a
+hash of its own.
+"""
+
+import concurrent.futures
+import itertools
+import os
+import pathlib
+import threading
+from collections.abc import Iterable
+
+from iquest_jax import bucket
+from iquest_jax.data.rows.manifest import Manifest, segments_of, shard_name, stamp
+from iquest_jax.errors import UserError
+
+# Shards on their way that nobody waits for.
+_AHEAD = 4
+
+
+class Cache:
+  """Shards on this host's disk. Thread-safe."""
+
+  def __init__(self, rows_dir: str | os.PathLike, cache_dir: str, manifest: Manifest, sources: Iterable[str]):
+    """Copies nothing yet; once a first shard is asked for, those of `sources` follow in the order of the manifest.
+
+    Raises:
+      UserError: no cache is named, or it is not on a disk.
+    """
+    if not cache_dir or bucket.is_bucket(cache_dir):
+      raise UserError(
+          f'data.cache_dir: must be a folder on the disk of each host, got "{cache_dir}": rows on {rows_dir} are copied '
+          'there; set --exp.data.cache_dir, or mount the bucket and set --exp.data.rows_dir to the mounted folder'
+      )
+    self._rows_dir, self._folder = os.fspath(rows_dir), pathlib.Path(os.path.abspath(cache_dir))
+    self._shards = {
+        f'{segment["folder"]}/{shard_name(source, split, number, len(segment["shards"]))}': shard
+        for source in sources
+        for split in ('train', 'held_out')
+        for segment in segments_of(manifest, source, split)
+        for number, shard in enumerate(segment['shards'])
+    }
+    self._lock, self._rest, self._copies = threading.Lock(), iter(self._shards), {}
+    # One more thread than shards ahead: whoever waits for a shard gets it next.
+    self._threads = concurrent.futures.ThreadPoolExecutor(_AHEAD + 1)
+
+  def local(self, name: str) -> str:
+    """The path of a shard on this disk, given its path below the rows' folder; waits for it.
+
+    Raises:
+      UserError: the bucket or the disk refuses, or the shard is not as it was prepared.
+    """
+    with self._lock:
+      copy = self._begin(name)
+      ahead = sum(not other.done() for other in self._copies.values() if other is not copy)
+      for other in itertools.islice(self._rest, _AHEAD - ahead):
+        self._begin(other)
+    return copy.result()
+
+  def _begin(self, name: str) -> concurrent.futures.Future:
+    if name not in self._copies:
+      self._copies[name] = self._threads.submit(self._copy, name)
+    return self._copies[name]
+
+  def _copy(self, name: str) -> str:
+    path, shard, origin = self._folder / name, self._shards[name], f'{self._rows_dir}/{name}'
+    partial = path.with_name(f'.{path.name}.{os.getpid()}')  # processes of one host may share the folder
+    try:
+      if path.exists() and path.stat().st_size == shard['bytes']:
+        return os.fspath(path)
+      path.parent.mkdir(parents=True, exist_ok=True)
+      bucket.connect().get_file(origin, os.fspath(partial))
+      if (found := stamp(partial)['sha256']) != shard['sha256']:
+        raise UserError(
+            f'rows: {origin} must have SHA-256 {shard["sha256"][:12]}, got {found[:12]}; copy the rows there again from '
+            'the folder where they were prepared'
+        )
+      os.replace(partial, path)
+    except OSError as error:
+      reason = f'{error.strerror or "it is missing"}; fix this, then rerun the same command'
+      raise UserError(f'rows: {origin} is not copied to {self._folder}: {reason}') from error
+    finally:
+      partial.unlink(missing_ok=True)
+    return os.fspath(path)
