@@ -18,8 +18,9 @@ def get_config(arg: str = ''):
   )
   config.data.context = run.pick(full=32768, tiny=256)  # ours: as in sft_instruct
   config.rl.max_tokens = run.pick(full=16384, tiny=96)  # ours
-  # ours: the share of the instructions that an answer keeps to. What has weight 0 is only logged.
-  config.rl.rewards = {'instructions': 1.0, 'overlong': 0.0}
+  # ours: the shares of the instructions that an answer keeps to and of the expected tool calls, as far as a prompt has them.
+  # What has weight 0 is only logged.
+  config.rl.rewards = {'instructions': 1.0, 'tool_values': 1.0, 'tool_schema': 0.0, 'overlong': 0.0}
   config.rl.overlong_cache = run.pick(full=2048, tiny=16)  # ours: the last tokens of an answer, in which 'overlong' falls
 
   # With rl.objective = 'dpo' it learns from these instead, as for safety rules and calibration. ours: all numbers.

@@ -61,9 +61,10 @@ def write(workdir: pathlib.Path, problems=None, held_out=None) -> pathlib.Path:
   return workdir
 
 
-def write_parent(folder, tokenizer: str) -> None:
-  model = {**vars(sizes.get('tiny')), **FIELDS}
-  params = jax.tree.map(jax.numpy.asarray, random_params(ModelConfig(**model)))
+def write_parent(folder, tokenizer: str, params: Any = None, **fields: Any) -> None:
+  """A finished stage with these parameters, or random ones, of a model with these fields changed."""
+  model = {**vars(sizes.get('tiny')), **FIELDS, **fields}
+  params = jax.tree.map(jax.numpy.asarray, random_params(ModelConfig(**model)) if params is None else params)
   before = lineage.imported(folder.name, 'tiny', '', model) | {'tokenizer': tokenizer}
   checkpoints = Checkpoints(folder)
   checkpoints.save(1, params, {'step': jax.numpy.zeros((), jax.numpy.int32)}, before | {'steps': 1})
