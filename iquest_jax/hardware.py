@@ -41,6 +41,9 @@ class Chip:
     matrix_width: side of a matrix unit.
     host_bandwidth: bytes/s between a chip and its host, in one direction. An assumption: the vendor publishes none. 15 GB/s
       is what "How to Scale Your Model" (jax-ml.github.io/scaling-book) calculates with.
+    network_bandwidth: bytes/s of a chip to chips of other slices, in one direction: v5p 50 Gbit/s per chip, v5e 6.4 and
+      v6e 25.6 Tbit/s per pod of 256.
+    host_memory: bytes of a host's memory per chip: v5p 448 GB for four, v5e 512 and v6e 1536 GiB for eight.
   """
 
   peak_flops: float
@@ -48,6 +51,8 @@ class Chip:
   hbm_bandwidth: float
   link_bandwidth: float
   clock_hz: float
+  network_bandwidth: float
+  host_memory: float
   cores: int = 1
   matrix_width: int = 128
   host_bandwidth: float = 15e9
@@ -55,7 +60,7 @@ class Chip:
 
 # By generation, as in the names of topologies.
 CHIPS = {
-    'v5e': Chip(_PEAK_FLOPS['TPU v5e'], int(15.75 * 2**30), 819e9, 50e9, 1.5e9),
-    'v5p': Chip(_PEAK_FLOPS['TPU v5p'], int(95.74 * 2**30), 2765e9, 100e9, 1.75e9, cores=2),
-    'v6e': Chip(_PEAK_FLOPS['TPU v6'], int(31.25 * 2**30), 1638e9, 100e9, 1.75e9, matrix_width=256),
+    'v5e': Chip(_PEAK_FLOPS['TPU v5e'], int(15.75 * 2**30), 819e9, 50e9, 1.5e9, 3.125e9, 64 * 2**30),
+    'v5p': Chip(_PEAK_FLOPS['TPU v5p'], int(95.74 * 2**30), 2765e9, 100e9, 1.75e9, 6.25e9, 112e9, cores=2),
+    'v6e': Chip(_PEAK_FLOPS['TPU v6'], int(31.25 * 2**30), 1638e9, 100e9, 1.75e9, 12.5e9, 192 * 2**30, matrix_width=256),
 }

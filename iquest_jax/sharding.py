@@ -2,7 +2,7 @@
 
 Model code names logical axes; the mesh is the ambient one (`jax.set_mesh`), so no module holds a mesh.
 
-  data     replicates parameters; each replica has its own rows
+  data     replicates parameters; each replica has its own rows. Of several slices, it alone leads from one to another
   fsdp     splits rows and parameters; weights are gathered for use (ZeRO-3)
   context  splits the positions of a row, and parameters like fsdp
   tensor   splits heads, ffn and vocabulary
@@ -49,8 +49,11 @@ LEG = 16
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
   """A mesh of the four axes; one size may be -1, for all devices that the other axes leave.
 
+  On several slices of TPUs, the data axis is split over them first: consecutive replicas share a slice, and only sums of
+  gradients travel over the network between slices.
+
   Raises:
-    UserError: the product of the sizes differs from the number of devices.
+    UserError: the product of the sizes differs from the number of devices, or slices are unequal or do not divide data.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [shape[axis] for axis in AXES]
@@ -63,8 +66,45 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
         f'{np.prod(sizes)}; set --exp.mesh.data, .fsdp, .context, .tensor to fit the slice'
     )
   # Axes of the torus may be split, which jax.make_mesh refuses: a 16 x 16 mesh does not fit a slice of 8 x 8 x 4 otherwise.
-  grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+  if (slices := _slices(devices)) == 1:
+    return _mesh(mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True))
+  data, *others = sizes
+  if data % slices:
+    raise UserError(
+        f'mesh: data must be a multiple of the {slices} slices, since no other axis leads over the network between them, '
+        f'got data {data}; set --exp.mesh.data={slices} and divide the {len(devices) // slices} chips of a slice'
+    )
+  within, across = (data // slices, *others), (slices, *(1 for _ in others))
+  return _mesh(mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True))
+
+
+def make_mesh_by_process(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """The meshes that processes make of their own devices, one after the other along the data axis.
+
+  So what the other axes split lies whole on every process. `make_mesh` follows the torus instead: on a v5p-512 it puts the
+  four chips of a tensor axis on four hosts.
+
+  Args:
+    shape: of the mesh of one process.
+  """
+  devices, of_process = jax.devices() if devices is None else devices, {}
+  for device in devices:
+    of_process.setdefault(device.process_index, []).append(device)
+  return _mesh(np.concatenate([make_mesh(shape, of_process[process]).devices for process in sorted(of_process)]))
+
+
+def _mesh(grid: np.ndarray) -> Mesh:
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _slices(devices: Sequence[jax.Device]) -> int:
+  """How many slices of TPUs the devices belong to; other devices count as one. Raises UserError if they are unequal."""
+  # jax calls every host of GPUs a slice, where the axes may lead from one host to another.
+  indices = [getattr(device, 'slice_index', 0) for device in devices if device.platform == 'tpu']
+  chips = sorted({indices.count(index) for index in indices})
+  if len(chips) > 1:
+    raise UserError(f'mesh: all slices must have equally many chips, got {" and ".join(map(str, chips))}; use equal slices')
+  return len(set(indices)) or 1
 
 
 def spec(*names: str | None) -> PartitionSpec:

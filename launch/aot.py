@@ -137,7 +137,7 @@ def with_slice(text: str) -> str:
     raise UserError(f'--exp: "{text}" must not name a slice here; use the flag, as in --topology={FLAGS.topology}')
   slice_ = topology.find(FLAGS.topology)
   # A slice that experiments/meshes.py does not know keeps the default mesh, for --exp.mesh.* to change.
-  clouds = [f'topology={name}' for name in meshes.CHIPS if topology.find(name) == slice_]
+  clouds = [f'topology={slice_.cloud_name}' for name in meshes.CHIPS if topology.find(name).shape == slice_.shape]
   return text if not clouds else f'{text}{"," if ":" in text else ":"}{clouds[0]}'
 
 

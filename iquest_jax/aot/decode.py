@@ -93,7 +93,6 @@ def lower(plan: Plan):
   import jax.numpy as jnp
   import numpy as np
   from flax import linen as nn
-  from jax.experimental import topologies
   from jax.sharding import NamedSharding
 
   from iquest_jax import sharding
@@ -104,8 +103,7 @@ def lower(plan: Plan):
   from iquest_jax.model import cache as caches
   from iquest_jax.model import transformer
 
-  devices = topologies.get_topology_desc(platform='tpu', topology_name=plan.slice_.name).devices
-  mesh = sharding.make_mesh({'data': plan.groups, 'fsdp': 1, 'context': 1, 'tensor': plan.tensor}, devices)
+  mesh = sharding.make_mesh({'data': plan.groups, 'fsdp': 1, 'context': 1, 'tensor': plan.tensor}, plan.slice_.devices())
   model = transformer.Transformer(plan.model, jnp.bfloat16, keep_keys=True)
   boxed = jax.eval_shape(lambda key: transformer.init_params(model, key), jax.random.key(0))
   multiplied = lambda box: jax.ShapeDtypeStruct(box.value.shape, jnp.bfloat16 if 'embed' in box.names else jnp.float32)

@@ -4,7 +4,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from iquest_jax.aot.hlo import HOST
+from iquest_jax.aot.hlo import HOST, NETWORK
 from iquest_jax.aot.topology import Slice
 from iquest_jax.hardware import Chip
 from iquest_jax.model import cost, sizes
@@ -21,15 +21,16 @@ PUBLISHED_ATTENTION = {'v5p': 0.66}
 class Estimate:
   """One train step of a stage on a slice.
 
-  The step is the sum of five parts: matrix units and memory from the compiler's cycle counts; kernels; and transfers over
-  links and to the host, as far as they take longer than the work that hides them, each compared with its own.
+  The step is the sum of its parts: matrix units and memory from the compiler's cycle counts; kernels; and transfers over
+  links, to the host and, of several slices, over the network between them, as far as they take longer than the work that
+  hides them, each compared with its own.
 
   Attributes:
     fits: whether the compiler accepted the program and its peak is within the HBM of a chip.
     peak_bytes: peak HBM per chip, or what a refused program asks for (None: the compiler does not say).
     useful_flops: per step of the whole slice, without recomputation; each row is one document.
-    seconds: per step, by part: matrix, memory, kernels, links, host.
-    hidden: seconds of transfers that other work hides: links, host.
+    seconds: per step, by part: matrix, memory, kernels, links, host; of several slices network too.
+    hidden: seconds of transfers that other work hides: links, host, network.
     moved: bytes that leave a chip per step, by kind of transfer.
     tokens: per step of the whole slice.
     slice_: the slice.
@@ -119,23 +120,33 @@ def parts(measure: dict, slice_: Slice, bundles: dict, attention_rate: float | N
   )
   cycles = measure.get('cycles', {'matrix': 0, 'memory': 0})
   seconds = {name: count / chip.clock_hz for name, count in cycles.items()}
-  seconds |= {'kernels': kernel_seconds(measure.get('kernels', ())), 'links': 0.0, 'host': 0.0}
-  hidden, moved = {'links': 0.0, 'host': 0.0}, {}
+  over = {'links': 0.0, 'host': 0.0} | ({'network': 0.0} if slice_.slices > 1 else {})
+  seconds |= {'kernels': kernel_seconds(measure.get('kernels', ())), **over}
+  hidden, moved = dict(over), {}
   for each in measure.get('transfers', ()):
     moved[each['kind']] = moved.get(each['kind'], 0) + each['moved']
-    seconds['links'] += each['moved'] / (each['links'] * chip.link_bandwidth)
+    part, rate = _path(each, chip)
+    seconds[part] += each['moved'] / rate
   for window in measure.get('windows', ()):
     behind = window['cycles'] / chip.clock_hz + kernel_seconds(window['kernels'])
-    open_ = {'links': 0.0, 'host': 0.0}
+    open_ = dict.fromkeys(over, 0.0)
     for each in window['transfers']:
-      over = 'host' if each['kind'] in HOST else 'links'
-      rate = chip.host_bandwidth if over == 'host' else each['links'] * chip.link_bandwidth
-      open_[over] += each['moved'] / rate
+      part, rate = _path(each, chip)
+      open_[part] += each['moved'] / rate
       moved[each['kind']] = moved.get(each['kind'], 0) + window['times'] * each['moved']
-    for over, taken in open_.items():
-      seconds[over] += window['times'] * max(0, taken - behind)
-      hidden[over] += window['times'] * min(taken, behind)
+    for part, taken in open_.items():
+      seconds[part] += window['times'] * max(0, taken - behind)
+      hidden[part] += window['times'] * min(taken, behind)
   return seconds, hidden, moved
+
+
+def _path(transfer: dict, chip: Chip) -> tuple[str, float]:
+  """(the part of a step that a transfer belongs to, bytes/s of a chip there)."""
+  if transfer['kind'] == NETWORK:
+    return 'network', chip.network_bandwidth
+  if transfer['kind'] in HOST:
+    return 'host', chip.host_bandwidth
+  return 'links', transfer['links'] * chip.link_bandwidth
 
 
 def one_kernel(kernel: dict, chip: Chip, counts: dict, attention_rate: float | None = None) -> float:

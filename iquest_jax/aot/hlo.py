@@ -4,14 +4,26 @@ Instructions of a computation stand in the order in which they run. All byte cou
 """
 
 import dataclasses
-import json
-import math
 import re
 from collections.abc import Iterable, Iterator
 
-COLLECTIVES = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective-permute')
-# Transfers between a chip and the memory of its host.
-HOST = ('to host', 'from host')
+from iquest_jax.aot.instructions import (
+  COLLECTIVES,
+  HOST,
+  NETWORK,
+  RENDEZVOUS,
+  SHAPE,
+  Instruction,
+  Kernel,
+  Transfer,
+  anywhere,
+  between_slices,
+  group_size,
+  kernel_of,
+  links,
+  size_of,
+)  # fmt: skip
+
 # Instructions without a buffer of their own: the result is a view of an operand, or belongs to another instruction.
 _NO_BUFFER = {
     'parameter', 'get-tuple-element', 'tuple', 'bitcast', 'while', 'conditional', 'call', 'optimization-barrier',
@@ -22,92 +34,15 @@ _NO_BUFFER = {
 _RUNS = ('while', 'fusion', 'call', 'conditional', 'async-start', 'custom-call')
 # Of these, instructions that are scheduled as one.
 _FUSES = ('fusion', 'async-start', 'custom-call')
-_BITS = {'pred': 8, 'bf16': 16, 'token': 0, 'opaque': 0}
-# How the compiler writes "no estimate".
-_NO_ESTIMATE = 2**63 - 1
 
 _COMPUTATION = re.compile(r'^(ENTRY )?(%?[\w.<>-]+) \(.*\{$')
 _INSTRUCTION = re.compile(r'^\s+(?:ROOT )?(%?[\w.<>-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$')
-_SHAPE = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\](?:\{([^}]*)\})?')
 _CALLED = re.compile(r'(?:calls|body|to_apply|called_computations)=\{?(%?[\w.<>-]+)')
+_SMALL = 2**20  # bytes
 # Marks a collective that is spread over several fusions, which start it, carry it on during a product, and end it.
 _SPREAD = '"async_collective_fusion_config"'
 _HOST_MEMORY = 'S(5)'
 _SEMAPHORE = 'u32[]{:S(2)}'
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-  """One line of the text; `rest` is everything after the opening bracket of the operands."""
-
-  name: str
-  shape: str
-  opcode: str
-  rest: str
-
-  def operands(self) -> list[str]:
-    return re.findall(r'%[\w.<>-]+', self.rest.partition(')')[0])
-
-  def constant(self) -> int | None:
-    """The value of a constant int32 scalar; None if it is something else."""
-    scalar = self.opcode == 'constant' and self.shape.startswith('s32[]')
-    return int(self.rest.partition(')')[0]) if scalar else None
-
-  def source(self) -> str:
-    """The operation of the jax program it comes from; '' if the compiler added it."""
-    op_name = re.search(r'op_name="([^"]*)"', self.rest)
-    return op_name[1].replace("\\'", "'") if op_name else ''
-
-  def cycles(self) -> int:
-    """The compiler's estimate for one run; 0 if it gives none."""
-    estimate = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
-    return int(estimate[1]) if estimate and int(estimate[1]) != _NO_ESTIMATE else 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Transfer:
-  """One transfer between chips, or between a chip and its host.
-
-  Attributes:
-    kind: one of COLLECTIVES or HOST.
-    channels: its channel_id, if it has one; several transfers may share channel 1.
-    shape: type of the result.
-    size: bytes of the whole array: the result of a gather, the argument of a scatter.
-    group: chips per replica group.
-    links: links of a chip in use, from the algorithm that the compiler chose.
-    times: runs per step.
-  """
-
-  kind: str
-  channels: tuple[int, ...]
-  shape: str
-  size: int
-  group: int
-  links: int
-  times: int
-
-  @property
-  def moved(self) -> float:
-    """Bytes that leave one chip per step, or that it exchanges with its host."""
-    if self.kind == 'collective-permute' or self.kind in HOST:
-      return self.times * self.size
-    passes = 2 if self.kind == 'all-reduce' else 1
-    return self.times * passes * self.size * (self.group - 1) / self.group
-
-
-@dataclasses.dataclass(frozen=True)
-class Kernel:
-  """A Mosaic call that runs `times` per step, with the FLOPs and HBM bytes per run that its author declares.
-
-  Attributes:
-    shape: dimensions of its first result; for attention, those of the queries or of their gradient, [B, H, T, K].
-  """
-
-  name: str
-  flops: int
-  bytes: int
-  shape: tuple[int, ...]
-  times: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,25 +63,6 @@ class Window:
   transfers: tuple[Transfer, ...]
   behind: Work
   times: int
-
-
-def size_of(shape: str) -> int:
-  """Bytes in HBM of an array or tuple type, padded to its tiles; other memory spaces count as 0."""
-  total = 0
-  for dtype, dims, layout in _SHAPE.findall(shape):
-    bits = _BITS.get(dtype) or (0 if dtype in _BITS else int(re.search(r'\d+', dtype)[0]))
-    if re.search(r'S\([1-9]', layout):
-      continue
-    dims = [int(n) for n in dims.split(',') if n]
-    order, _, tiling = layout.partition(':')
-    tile = re.match(r'T\(([\d,]+)\)', tiling)
-    if tile and dims:
-      minor = [int(n) for n in order.split(',')]
-      for axis, step in zip(minor, reversed([int(n) for n in tile[1].split(',')])):
-        # Padding of a one-dimensional array is too small to matter.
-        dims[axis] = math.ceil(dims[axis] / step) * step if len(dims) > 1 else dims[axis]
-    total += math.prod(dims) * bits // 8
-  return total
 
 
 class Module:
@@ -212,7 +128,7 @@ class Module:
   def _rank(self, name: str) -> int:
     """Kernel FLOPs plus instruction count of a computation, enough to rank branches."""
     lines = self.computations.get(name, [])
-    own = sum(kernel.flops for line in lines for kernel in [_kernel(line, line, 1)] if kernel)
+    own = sum(kernel.flops for line in lines for kernel in [kernel_of(line, line, 1)] if kernel)
     return own + len(lines) + sum(self._rank(called) for line in lines for called in _CALLED.findall(line.rest))
 
   def transfers(self) -> tuple[list[Transfer], list[Window]]:
@@ -234,15 +150,21 @@ class Module:
           if each := self._transfer(inner, inside, times):
             (carried if _SPREAD in inner.rest else others).append(each)
         spread.follow(line, carried)
+        if each := between_slices(line, times):
+          spans.append((i, self._received(lines, i), each))
         if line.opcode.endswith('-start'):
           spans += [(i, self._end(lines, i), each) for each in others]
         else:
           alone += others
       windows += [Window(tuple(ones), self._work(carriers), times) for ones, carriers in spread.groups()]
       carriers = {line.name for _, lines in spread.groups() for line in lines}
-      for kinds in (COLLECTIVES, HOST[:1], HOST[1:]):
-        for start, stop, ones in _joined([span for span in spans if span[2].kind in kinds]):
-          free = [line for line in lines[start + 1 : stop] if kinds != COLLECTIVES or line.name not in carriers]
+      # A sum of a few scalars may be open for a whole step, and must not seem to hold the others open for as long.
+      small = [span for span in spans if span[2].kind == NETWORK and span[2].size < _SMALL]
+      of_kinds = lambda kinds: [span for span in spans if span[2].kind in kinds and span not in small]
+      for some in (of_kinds(COLLECTIVES), of_kinds(HOST[:1]), of_kinds(HOST[1:]), of_kinds((NETWORK,)), small):
+        for start, stop, ones in _joined(some):
+          collective = ones[0].kind in COLLECTIVES
+          free = [line for line in lines[start + 1 : stop] if not collective or line.name not in carriers]
           windows.append(Window(tuple(ones), self._work(free), times))
     return alone, windows
 
@@ -254,7 +176,7 @@ class Module:
     shape = line.shape
     if line.opcode.endswith('-start') and shape.startswith('('):
       # (operand, result, ...) of an asynchronous pair.
-      shape = max(_SHAPE.finditer(shape), key=lambda part: size_of(part[0]))[0]
+      shape = max(SHAPE.finditer(shape), key=lambda part: size_of(part[0]))[0]
     group = group_size(line.rest)
     # libtpu writes a scatter inside a fusion as the all-reduce that it starts from.
     if kind == 'all-reduce' and where.lstrip('%').startswith('all-reduce-scatter'):
@@ -265,19 +187,19 @@ class Module:
     if group == 1 and kind != 'collective-permute':
       return None
     channels = tuple(map(int, re.findall(r'channel_id=(\d+)', line.rest)))
-    return Transfer(kind, channels, line.shape, size_of(_anywhere(shape)), group, links(kind, line.rest), times)
+    return Transfer(kind, channels, line.shape, size_of(anywhere(shape)), group, links(kind, line.rest), times)
 
   def _host_copy(self, line: Instruction, times: int) -> Transfer | None:
     """The copy of an array, or of a slice of one, to or from the host that an instruction starts."""
     if line.opcode not in ('copy-start', 'dynamic-slice-start', 'dynamic-update-slice-start'):
       return None
-    arrays = [part[0] for part in _SHAPE.finditer(line.shape)]
+    arrays = [part[0] for part in SHAPE.finditer(line.shape)]
     remote, local = ([part for part in arrays if (_HOST_MEMORY in part) == host] for host in (True, False))
     if not remote:
       return None
     # A copy writes (result, operand, context); a slice is written to the host by an update.
     to_host = arrays[0] in remote if line.opcode == 'copy-start' else line.opcode == 'dynamic-update-slice-start'
-    size = max(size_of(_anywhere(part)) for part in local)
+    size = max(size_of(anywhere(part)) for part in local)
     return Transfer(HOST[0 if to_host else 1], (), line.shape, size, 1, 1, times)
 
   def _end(self, lines: list[Instruction], start: int) -> int:
@@ -290,13 +212,20 @@ class Module:
         name = lines[i].name if lines[i].opcode.endswith('-update') else name
     return len(lines)
 
+  def _received(self, lines: list[Instruction], start: int) -> int:
+    """Where the sum that is sent at `start` has arrived; the end of the computation if it arrives elsewhere."""
+    met = RENDEZVOUS.search(lines[start].rest)[1]
+    received = {line.name for line in lines if line.opcode == 'recv' and f'"{met}"' in line.rest}
+    done = [i for i, line in enumerate(lines) if line.opcode == 'recv-done' and received & set(line.operands())]
+    return done[0] if done and done[0] > start else len(lines)
+
   def _work(self, lines: Iterable[Instruction]) -> Work:
     """One run of each of some instructions, with everything they call."""
     cycles, kernels = 0, []
     for line in lines:
       cycles += line.cycles()
       kernels += [kernel for inner in [line, *(inner for inner, _ in self._inside(line))]
-                  if (kernel := _kernel(inner, line, 1))]  # fmt: skip
+                  if (kernel := kernel_of(inner, line, 1))]  # fmt: skip
       if line.opcode in _RUNS and line.opcode not in _FUSES:
         trips = self.trips(line) if line.opcode == 'while' else 1
         inner = self._work(inner for name in self._called(line) for inner in self.computations.get(name, ()))
@@ -308,7 +237,7 @@ class Module:
     """Mosaic calls, inside fusions too."""
     return [
         kernel for line, times, _ in self._scheduled() for inner in [line, *(inner for inner, _ in self._inside(line))]
-        if (kernel := _kernel(inner, line, times))
+        if (kernel := kernel_of(inner, line, times))
     ]  # fmt: skip
 
   def cycles(self) -> dict[str, int]:
@@ -331,7 +260,7 @@ class Module:
         argument = name == self.entry and line.opcode == 'parameter'
         if (line.opcode in _NO_BUFFER and not argument) or self._in_place(line):
           continue
-        shapes = [part[0] for part in _SHAPE.finditer(line.shape)]
+        shapes = [part[0] for part in SHAPE.finditer(line.shape)]
         if line.opcode == 'copy-start':  # (result, operand, context)
           shapes = shapes[:1]
         elif line.opcode.endswith('-start'):  # (operands, results, contexts), or only results
@@ -348,23 +277,6 @@ class Module:
     return line.opcode == 'fusion' and any(
         inner.opcode == 'dynamic-update-slice' and size_of(inner.shape) >= size_of(line.shape) for inner in inside
     )
-
-
-def _kernel(line: Instruction, outer: Instruction, times: int) -> Kernel | None:
-  """The Mosaic call that an instruction is; `outer` is the fusion that it may be in, which then declares the cost."""
-  if line.opcode != 'custom-call' or 'tpu_custom_call' not in line.rest:
-    return None
-  declared = re.search(r'"cost_estimate":(\{[^}]*\})', line.rest) or re.search(r'"cost_estimate":(\{[^}]*\})', outer.rest)
-  cost = json.loads(declared[1]) if declared else {}
-  name = re.sub(r'[.\d]+$', '', line.name.lstrip('%'))
-  result = _SHAPE.search(line.shape)
-  shape = tuple(int(n) for n in result[2].split(',') if n) if result else ()
-  return Kernel(name, int(cost.get('flops', 0)), int(cost.get('bytes_accessed', 0)), shape, times)
-
-
-def _anywhere(shape: str) -> str:
-  """The type without its memory space."""
-  return re.sub(r'S\(\d\)', '', shape)
 
 
 class _Spread:
@@ -414,24 +326,3 @@ def _joined(spans: list[tuple[int, int, Transfer]]) -> list[tuple[int, int, list
   return joined
 
 
-def group_size(rest: str) -> int:
-  """Chips per replica group, in every notation: {{0,1},{2,3}}, [2,4]<=[8], mesh['x'=2,'y'=4] {'y'}; 1 if there is none."""
-  if groups := re.search(r'replica_groups=\{\{([\d,]*)\}', rest):
-    return len(groups[1].split(','))
-  if groups := re.search(r'replica_groups=\[\d+,(\d+)\]', rest):
-    return int(groups[1])
-  if groups := re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', rest):
-    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", groups[1])}
-    parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", groups[2])
-    return math.prod(int(part) if part else sizes[name] for name, part in parts)
-  return 1
-
-
-def links(kind: str, rest: str) -> int:
-  """Links of a chip that a collective uses: one ring per colour, in one direction or both; a permute uses one link."""
-  if kind == 'collective-permute':
-    return 1
-  strategy = re.search(r'(\w*)Strategy\w*\{colors:(\d+)', rest)
-  if not strategy:
-    return 2
-  return int(strategy[2]) * (1 if 'UniDirection' in strategy[0] else 2)

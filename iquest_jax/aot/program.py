@@ -44,7 +44,6 @@ def lower(config: ConfigDict, slice_: Slice):
   """
   import jax
   import jax.numpy as jnp
-  from jax.experimental import topologies
 
   from iquest_jax import sharding
   from iquest_jax.batch import Batch
@@ -52,8 +51,7 @@ def lower(config: ConfigDict, slice_: Slice):
   from iquest_jax.kernels import gated_attention
   from iquest_jax.train import loop, step
 
-  devices = topologies.get_topology_desc(platform='tpu', topology_name=slice_.name).devices
-  mesh = sharding.make_mesh(config.mesh, devices)
+  mesh = sharding.make_mesh(config.mesh, slice_.devices())
   loop.check(config, mesh)
   shape = (config.train.batch_rows, config.data.context)
   row = lambda dtype, placed: jax.ShapeDtypeStruct(shape[: len(placed.spec)], dtype, sharding=placed)

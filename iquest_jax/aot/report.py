@@ -8,7 +8,7 @@ from iquest_jax.aot import decode
 from iquest_jax.aot.estimate import PUBLISHED_ATTENTION, Estimate, kept_for_backward
 from iquest_jax.aot.topology import Slice
 
-_PARTS = {'matrix': 'matrix units', 'memory': 'memory', 'kernels': 'kernels', 'links': 'links', 'host': 'host'}
+_PARTS = {name: name for name in ('memory', 'kernels', 'links', 'host', 'network')} | {'matrix': 'matrix units'}
 
 
 def _gib(size: float | None) -> str:
@@ -47,6 +47,9 @@ def render(name: str, config: ConfigDict, slice_: Slice, measure: dict, estimate
                  if each['kind'] == kind)  # fmt: skip
     lines.append(f'    {kind:18} {estimate.moved[kind] / 1e9:10.3f} GB  {times:8d}')
   lines.append(f'  step, estimated     {estimate.step_seconds:.2f} s, most of it {_PARTS[estimate.dominant]}')
+  if slice_.slices > 1:
+    rate = slice_.chip.network_bandwidth / 1e9
+    lines.append(f'  network             joins {slice_.slices} slices; {rate:g} GB/s per chip and direction, as published')
   for part, seconds in estimate.seconds.items():
     hidden = f', and {estimate.hidden[part]:.3f} s behind other work' if estimate.hidden.get(part) else ''
     lines.append(f'    {_PARTS[part]:18} {seconds:10.3f} s{hidden}')

@@ -1,4 +1,4 @@
-"""Names of TPU slices. Imports no jax."""
+"""Names of TPU slices, and what libtpu says of their chips. Imports no jax until it is asked for chips."""
 
 import dataclasses
 import math
@@ -14,24 +14,54 @@ _SHAPES = {
 }
 
 
+_CHIPS_PER_HOST = 4
+
+
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  """A TPU slice: its `name` for libtpu ('v5p:8x8x4') and its number of chips."""
+  """A TPU slice, or several equal ones that a network joins.
 
-  name: str
+  Attributes:
+    shape: of one slice, as libtpu names it ('v5p:8x8x4').
+    chips: of all slices.
+    slices: how many.
+  """
+
+  shape: str
   chips: int
+  slices: int = 1
+
+  @property
+  def name(self) -> str:
+    return self.shape if self.slices == 1 else self.cloud_name
 
   @property
   def generation(self) -> str:
-    return self.name.partition(':')[0]
+    return self.shape.partition(':')[0]
 
   @property
   def cloud_name(self) -> str:
-    return f'{self.generation}-{self.chips * (2 if self.generation == "v5p" else 1)}'
+    one = f'{self.generation}-{self.chips // self.slices * (2 if self.generation == "v5p" else 1)}'
+    return one if self.slices == 1 else f'{one}x{self.slices}'
 
   @property
   def chip(self) -> hardware.Chip:
     return hardware.CHIPS[self.generation]
+
+  @property
+  def hosts(self) -> int:
+    return max(1, self.chips // _CHIPS_PER_HOST)
+
+  def of_host(self) -> 'Slice':
+    """The chips of one host as a slice of their own."""
+    return min((each for each in _SLICES if each.generation == self.generation), key=lambda each: each.chips)
+
+  def devices(self) -> list:
+    """The chips as jax devices that can be compiled for; needs libtpu."""
+    from jax.experimental import topologies
+
+    several = {'num_slices': self.slices} if self.slices > 1 else {}
+    return topologies.get_topology_desc(platform='tpu', topology_name=self.shape, **several).devices
 
 
 _SLICES = [
@@ -42,14 +72,14 @@ _SLICES = [
 
 
 def find(name: str) -> Slice:
-  """The slice with this shape ('v5p:8x8x4') or Cloud name ('v5p-512', 'v5litepod-256').
+  """The slice with this shape ('v5p:8x8x4') or Cloud name ('v5p-512', 'v5litepod-256'), or several ('v5p-512x2').
 
   Raises:
     UserError: no such slice; lists those that exist.
   """
-  key = re.sub('^v5litepod-', 'v5e-', name)
+  one, _, slices = re.sub('^v5litepod-', 'v5e-', name).partition('x') if ':' not in name else (name, '', '')
   for slice_ in _SLICES:
-    if key in (slice_.name, slice_.cloud_name):
-      return slice_
+    if one in (slice_.name, slice_.cloud_name) and re.fullmatch('[1-9][0-9]*|', slices):
+      return dataclasses.replace(slice_, chips=slice_.chips * int(slices or 1), slices=int(slices or 1))
   known = ', '.join(f'{slice_.cloud_name} ({slice_.name})' for slice_ in _SLICES)
-  raise UserError(f'topology "{name}" does not exist; choose one of {known}')
+  raise UserError(f'topology "{name}" does not exist; choose one of {known}, or several, as in v5p-512x2')

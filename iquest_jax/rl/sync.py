@@ -29,11 +29,10 @@ class Sync:
     """
     self._boxed = jax.eval_shape(lambda key: init_params(Transformer(model), key), jax.random.key(0))
     self._dtype = jnp.dtype(dtype)
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     tensor = math.gcd(jax.local_device_count(), model.kv_heads)
     shape = {'data': -1, 'fsdp': 1, 'context': 1, 'tensor': tensor}
-    self._shardings = sharding.shardings(self._boxed, sharding.make_mesh(shape, devices))
-    self._mesh = sharding.make_mesh(shape, [device for device in devices if device.process_index == jax.process_index()])
+    self._shardings = sharding.shardings(self._boxed, sharding.make_mesh_by_process(shape))
+    self._mesh = sharding.make_mesh(shape, jax.local_devices())
 
   def __call__(self, params: Any) -> tuple[Any, str]:
     """(parameters on this process's mesh, their fingerprint). They may be the same buffers as `params`.
