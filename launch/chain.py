@@ -15,13 +15,14 @@ trains: at tiny its held-out pass rate does not rise reliably yet (experiments/L
 import subprocess
 import sys
 import textwrap
+import time
 
 from absl import flags
 
 from experiments import chain
 from iquest_jax.config import diff
 from iquest_jax.errors import RunStopped, UserError
-from launch import command, devices, scores, training
+from launch import command, compilation, devices, scores, training
 
 flags.declare_key_flag('workdir')
 flags.declare_key_flag('size')
@@ -57,21 +58,22 @@ def _run():
   run_folder = command.run_folder()
   configs = [config for config in _configs() if not chain.is_rl(config.stage)]
   devices.start(FLAGS.size)
-  import jax
-  from jax.experimental import multihost_utils
+  compilation.keep(run_folder)
 
-  if jax.process_index() == 0:
-    _prepare(configs, run_folder)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('chain.prepare')
+  from iquest_jax import hosts
+
+  with hosts.after_first('chain.prepare') as first:
+    if first:
+      _prepare(configs, run_folder)
   suites = _suites(configs, run_folder)
   scorers = [scores.scorer(config, run_folder, FLAGS.data) for config in configs]
   for config, scorer in zip(configs, scorers):
     training.run(config, run_folder, scorer)
   results = _evaluate(configs, suites, run_folder)
-  if jax.process_index() == 0:
+  if first:
     _show()
-    _sample(run_folder)
+  _sample(run_folder)
+  if first:
     _print_results(results)
     _check_losses(configs, run_folder)
 
@@ -86,7 +88,13 @@ def _prepare(configs, run_folder) -> None:
   except UserError:
     arguments = [sys.executable, '-m', 'launch.prepare', f'--size={FLAGS.size}', f'--workdir={run_folder.path}']
     arguments += [f'--sources={FLAGS.sources}'] if FLAGS.sources else []
-    status = subprocess.run(arguments, check=False).returncode
+    preparation = subprocess.Popen(arguments)
+    try:
+      status = preparation.wait()
+    except BaseException:  # asked to end: it ends its own processes, and what is finished is kept
+      preparation.terminate()
+      preparation.wait()
+      raise
     if status:
       sys.exit(status)  # it has printed the reason
 
@@ -154,17 +162,23 @@ def _show():
   if not run_folder.path.is_dir():
     raise UserError(f'--workdir: {run_folder.path} does not exist; python -m launch.chain run creates it')
   from iquest_jax.checkpoint import lineage
-  from iquest_jax.train import metrics
+  from iquest_jax.train import heartbeat, metrics
 
   lineages = _lineages(run_folder, configs)
   print(lineage.render(lineages, {stage: metrics.held_out(run_folder.stage(stage)) for stage in lineages}))
+  if runs := lineage.render_runs(lineages):
+    print(runs)
   for config in configs:
     done = lineages.get(config.stage, {}).get('steps', 0)
     if done < config.train.steps:
       print(f'to do: {config.stage}, step {done:,} of {config.train.steps:,}')
+    for line in heartbeat.describe(heartbeat.read(run_folder.stage(config.stage)), time.time()):
+      print(f'{config.stage}: {line}')
 
 
 def _sample(run_folder) -> None:
+  import jax
+
   from iquest_jax.checkpoint import restore
   from iquest_jax.infer import text
   from iquest_jax.infer.engine import Engine
@@ -174,8 +188,10 @@ def _sample(run_folder) -> None:
   for stage, chat, prompt in _PROMPTS:
     model, params = restore.newest_model(run_folder.stage(stage))
     ids = text.turn(tokenizer, [{'role': 'user', 'content': prompt}]) if chat else text.completion(tokenizer, prompt)
+    # Every process takes part: reading a checkpoint shares out its files.
     (continuation,) = text.complete(Engine(model, params, slots=1), tokenizer, [ids], length=48)
-    print(f'\n{stage} continues {prompt!r}:\n{continuation}')
+    if jax.process_index() == 0:
+      print(f'\n{stage} continues {prompt!r}:\n{continuation}')
 
 
 def _check_losses(configs, run_folder) -> None:

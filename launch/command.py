@@ -7,17 +7,21 @@ import errno
 import importlib
 import inspect
 import logging as std_logging
+import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from experiments import chain
+from iquest_jax import bucket, ending
 from iquest_jax.checkpoint.quiet import quiet_orbax
 from iquest_jax.config import check_start, flatten
 from iquest_jax.errors import RunStopped, UserError, check_name, nearest
 from iquest_jax.run_folder import RunFolder
+from iquest_jax.train import preemption
 from launch import devices
 
 flags.DEFINE_string('workdir', '', 'Folder of one chain: its tokenizer, its rows, and one folder per stage.')
@@ -29,7 +33,7 @@ _NAMED = ('stage', 'size', 'init.stage')
 # Errors of a disk or folder that the user has to resolve.
 _REFUSALS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
-    errno.EEXIST,
+    errno.EEXIST, errno.ENXIO, errno.EREMOTEIO,
 )  # fmt: skip
 
 
@@ -49,8 +53,15 @@ def config() -> ConfigDict:
 
 
 def run_folder() -> RunFolder:
-  """The folder named by --workdir; all hosts of a run must see it (a mounted bucket will do)."""
-  return RunFolder(FLAGS.workdir)
+  """The folder named by --workdir, on a disk that all hosts of a run see or on gs://.
+
+  Raises:
+    UserError: it cannot be one, or its bucket does not exist or refuses.
+  """
+  folder = RunFolder(FLAGS.workdir)
+  if bucket.is_bucket(folder.path):
+    bucket.check(folder.path)
+  return folder
 
 
 def subcommand(argv: list[str], commands: Mapping[str, Callable[..., None]]) -> tuple[str, list[str]]:
@@ -89,17 +100,31 @@ def run(
 
   def guarded(step, *arguments):
     try:
-      return step(*arguments)
+      with preemption.interruptible():
+        result = step(*arguments)
+        ending.together()
+        return result
+    except SystemExit as error:
+      if ending.is_alone() or not error.code:
+        raise
+      line, status = 'it has said why', error.code
     except (UserError, RunStopped) as error:
       line, status = str(error), error.status
-    except OSError as error:
-      if error.errno not in _REFUSALS:
+    except Exception as error:
+      if isinstance(error, OSError) and error.errno in _REFUSALS:
+        line, status = f'{error.filename or "disk"}: {error.strerror}; everything written earlier is intact', 2
+      elif reason := bucket.refusal(error):
+        line, status = f'{FLAGS.workdir}: {reason}; everything written earlier is intact', 2
+      elif ending.is_alone():
         raise
-      line, status = f'{error.filename or "disk"}: {error.strerror}; everything written earlier is intact', 2
-    print(f'error: {line}', file=sys.stderr, flush=True)
-    sys.exit(status)
+      else:
+        traceback.print_exc()
+        line, status = f'{type(error).__name__}: {error}'.partition('\n')[0], 1
+    return ending.leave(status, line)
 
+  preemption.install()
   devices.ignore_absent_tpu()
+  os.environ['EPATH_USE_TF'] = '0'  # else gs:// paths import TensorFlow where it is installed
   quiet_orbax()
   logging.get_absl_handler().setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
   app.run(lambda argv: guarded(checked, argv), flags_parser=lambda argv: guarded(_parse, argv, rewrite_exp))

@@ -6,10 +6,16 @@ Imports jax only where it is needed, so that --help answers at once.
 import glob
 import importlib.util
 import os
+import sys
+import threading
 
 from absl import logging
 
-from iquest_jax.errors import UserError
+from iquest_jax import ending
+from iquest_jax.errors import RunStopped, UserError
+from iquest_jax.train import preemption
+
+JOIN_LIMIT_S = 300.0  # for the last host to join, after the first
 
 # How a host sees its accelerators.
 _TPU_CHIPS = ('/dev/accel[0-9]*', '/dev/vfio/[0-9]*')
@@ -35,17 +41,38 @@ def join_hosts() -> None:
 
   Raises:
     UserError: one of these variables is not a number.
+
+  Ends the process, with one line and status 1, if a host has not joined after JOIN_LIMIT_S.
   """
   import jax
 
   if 'JAX_COORDINATOR_ADDRESS' in os.environ:
-    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-    jax.distributed.initialize(
-        num_processes=_number('JAX_NUM_PROCESSES'), process_id=_number('JAX_PROCESS_ID')
-    )  # reads the coordinator's address itself
+    how = dict(num_processes=_number('JAX_NUM_PROCESSES'), process_id=_number('JAX_PROCESS_ID'))  # it reads the address
   elif _several_hosts():
-    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-    jax.distributed.initialize()
+    how = {}
+  else:
+    return
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  # jax itself would abort the process, with a stack instead of a reason.
+  late = threading.Timer(JOIN_LIMIT_S, _end_alone)
+  late.daemon = True
+  late.start()
+  jax.distributed.initialize(initialization_timeout=round(2 * JOIN_LIMIT_S), **how)
+  late.cancel()
+  preemption.install()
+  ending.watch(preemption.asked, preemption.ask)
+
+
+def _end_alone() -> None:
+  """Ends a process that the others did not join."""
+  where = os.environ.get('JAX_COORDINATOR_ADDRESS', 'the address that the cluster names')
+  count = os.environ.get('JAX_NUM_PROCESSES', 'all')
+  print(
+      f'error: waited {JOIN_LIMIT_S:.0f} s for {count} processes to join the run at {where}, and at least one did not; see '
+      'whether it was started and reaches that address, then rerun the same command on all hosts',
+      file=sys.stderr, flush=True,
+  )  # fmt: skip
+  os._exit(RunStopped.status)
 
 
 def start(size: str) -> None:

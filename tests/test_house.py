@@ -14,7 +14,7 @@ SOURCES = sorted(path for room in ('iquest_jax', 'experiments', 'launch') for pa
 COMMANDS = sorted(path.stem for path in (ROOT / 'launch').glob('*.py') if "__name__ == '__main__'" in path.read_text())
 
 # Who may import whom, at the grain of sub-folders; a room may always import itself. Anything not listed is a way back.
-GROUND = {'errors', 'config', 'batch', 'hardware', 'hosts', 'bucket', 'run_folder', 'journal'}
+GROUND = {'errors', 'config', 'batch', 'hardware', 'hosts', 'bucket', 'run_folder', 'journal', 'lease', 'ending'}
 DATA_GROUND = {'data.documents', 'data.funnel', 'data.languages', 'data.imports', 'data.syntax', 'data.split'}
 LIBRARY = GROUND | {
     'sharding', 'text', 'sandbox', 'kernels', 'parallel', 'model', 'checkpoint', 'data', 'train', 'infer', 'convert',
@@ -23,12 +23,14 @@ LIBRARY = GROUND | {
 MAY_IMPORT = {
     'errors': set(),
     'hardware': set(),
-    'hosts': set(),
+    'hosts': {'errors'},
+    'ending': {'hosts'},
     'batch': set(),
     'config': {'errors'},
     'bucket': {'errors'},
     'run_folder': {'errors', 'bucket'},
     'journal': {'errors', 'bucket', 'run_folder'},
+    'lease': {'errors', 'bucket', 'run_folder'},
     'sharding': {'errors', 'batch'},
     'text': {'errors', 'run_folder'},
     'sandbox': {'errors'},

@@ -1,13 +1,19 @@
 """What a stage starts from: its own newest checkpoint, its parent's last one, an imported model, or nothing."""
 
 import dataclasses
+import time
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
+from iquest_jax import hosts
 from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder
+
+VISIBLE_S = 120.0  # after which every host must see a file; NFS shows one up to a minute late
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,17 +41,44 @@ class Start:
       return 'resumes'
     return f'starts from {self.checkpoints.stage.name}' + (', imported' if self.kind == 'imported' else '')
 
+  def carried(self, carry: Sequence[str]) -> tuple[str, ...]:
+    """What of init.carry the parent's checkpoint really holds: an imported model has no optimizer state."""
+    if self.kind != 'parent':
+      return ()
+    return tuple(item for item in carry if item == 'params' or self.checkpoints.has_optimizer(self.step))
+
 
 def choose(config: ConfigDict, run_folder: RunFolder, checkpoints: Checkpoints) -> Start:
   """Chooses what a stage starts from. The order is the contract of the chain; only this function knows it.
 
-  First removes leftovers of killed saves of this stage, whose `checkpoints` these are. The caller, who knows the models,
-  transforms the parameters (init.transform) and selects what to carry over (init.carry).
+  First removes leftovers of killed saves of this stage, whose `checkpoints` these are. The first process chooses and tells
+  the others, whose view of the folder may be older. The caller, who knows the models, transforms the parameters
+  (init.transform) and selects what to carry over (init.carry).
 
   Raises:
     UserError: the parent has no finished checkpoint, and no imported one replaces it.
+    RunStopped: a process does not see, within VISIBLE_S, the files that the first one chose.
   """
   checkpoints.clear_leftovers()
+  if jax.process_count() == 1:
+    return _choose(config, run_folder, checkpoints)
+  told = None
+  if jax.process_index() == 0:
+    start = _choose(config, run_folder, checkpoints)
+    stage = start.checkpoints.stage.name if start.checkpoints else ''
+    told = [start.kind, stage, start.step, start.lineage, start.checkpoints.seal_hash(start.step) if stage else '']
+  kind, stage, step, lineage, seal = hosts.from_first(told)
+  if not stage:
+    return Start(kind)
+  source = checkpoints if stage == checkpoints.stage.name else Checkpoints(run_folder.stage(stage))
+  end = time.monotonic() + VISIBLE_S
+  while (seen := source.seal_hash(step)) != seal and time.monotonic() < end:
+    time.sleep(1)
+  hosts.agree(f'{source.folder}: hash of the files of step {step}', seen)
+  return Start(kind, source, step, lineage)
+
+
+def _choose(config: ConfigDict, run_folder: RunFolder, checkpoints: Checkpoints) -> Start:
   own, parent = checkpoints.latest_step(), config.init.stage
   # 1. The stage's own newest checkpoint: parameters, optimizer and position in the data.
   if own is not None and not checkpoints.is_import(own):

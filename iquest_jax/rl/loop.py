@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import jax
-from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -18,14 +17,14 @@ from iquest_jax.rl.pairs import PairLearner
 from iquest_jax.rl.policy import PolicyLearner
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.text.tokenizer import Tokenizer
-from iquest_jax.train import loop, metrics, profile, step
-from iquest_jax.train.session import Session, open_checkpoints
+from iquest_jax.train import loop, metrics, preemption, profile, step
+from iquest_jax.train.session import Session, check_same_data, held_alone, open_checkpoints
 
 # What rl.objective may name.
 OBJECTIVES = {'grpo': PolicyLearner, 'dpo': PairLearner}
 
 
-def run(config: ConfigDict, run_folder: RunFolder) -> None:
+def run(config: ConfigDict, run_folder: RunFolder, accept_new_rows: bool = False) -> None:
   """Trains a stage of reinforcement learning from wherever it is to its last step; returns at once if it is finished.
 
   Killed at any time and started again on the same devices, it ends bit-identical: finished groups are read from the store,
@@ -33,7 +32,8 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
 
   Raises:
     UserError: problems, checkpoints, mesh or configuration do not fit.
-    RunStopped: sampler and trainer disagree, or three updates in a row were not finite.
+    RunStopped: sampler and trainer disagree, three updates in a row were not finite, or another run took over its folder.
+    Preempted: after SIGTERM. The last finished step is saved, and so is every finished group.
   """
   # ---------------------------------------------------------------- Checks
   mesh = sharding.make_mesh(config.mesh)
@@ -51,23 +51,26 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
 
   with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
     # -------------------------------------------------------------- Problems, model and optimizer
+    lease = closing.enter_context(held_alone(checkpoints.stage))
     learner = OBJECTIVES[config.rl.objective](config, run_folder, tokenizer, closing)
     stage = step.of_stage(_per_update(config, learner.updates), mesh, 1, learner.objective)
 
     # -------------------------------------------------------------- Start: own checkpoint > parent > imported > random
     def on_start(start: Start):
-      if start.kind == 'resume' and start.lineage['rows_manifest_hash'] != learner.data_hash:
-        logging.warning('%s resumes with other problems', config.stage)
+      if start.kind == 'resume':
+        check_same_data(start, 'problems', learner.data_hash, accept_new_rows)
 
     identity = learner.data_hash, tokenizer.fingerprint
-    session = Session(config, run_folder, checkpoints, stage, mesh, *identity, closing, on_start)
+    session = Session(config, run_folder, checkpoints, lease, stage, mesh, *identity, closing, on_start)
+    stage = session.health.checked(stage)
     state, done, tokens = session.state, session.done, 0
     reference = _reference(config, run_folder, session.lineage, stage, mesh) if learner.needs_reference else None
     learner.begin(stage, mesh, done, reference, closing)
 
     def evaluate():
       session.watchdog.extend()
-      figures = learner.evaluate(state)
+      with session.saved_at_interrupt(done, save):
+        figures = learner.evaluate(state)
       session.writer.write('eval', done, figures)
       shown = [f'held-out {name} {value:.3f}' for name, value in figures.items() if name in _SHOWN]
       session.bar.update(done, '  '.join(shown))
@@ -90,18 +93,20 @@ def run(config: ConfigDict, run_folder: RunFolder) -> None:
         )
 
     # -------------------------------------------------------------- Learn, save, evaluate
+    closing.enter_context(preemption.deferred())
     if session.due(done, config.eval.every):
       evaluate()
     while done < config.train.steps:
       session.between(done, state, save)
-      done += 1
-      if session.passes_over(done):
+      began, record = time.monotonic(), {}
+      if session.passes_over(done + 1):
         for _ in range(learner.updates):
           state = stage.pass_over(state)
       else:
-        began = time.monotonic()
-        with profile.annotated(done):
-          state, record = learner.learn(done, state)
+        with profile.annotated(done + 1), session.saved_at_interrupt(done, save):
+          state, record = learner.learn(done + 1, state)
+      done += 1
+      if record:
         tokens += record.get('tokens', 0)
         report(record, time.monotonic() - began)
       if session.due(done, config.checkpoint.every):

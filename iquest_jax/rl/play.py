@@ -4,6 +4,7 @@ What is sampled depends on the requests alone, never on threads, slots or the or
 """
 
 import collections
+import contextlib
 import dataclasses
 import queue
 import threading
@@ -14,6 +15,9 @@ from typing import Any
 from iquest_jax.infer.engine import Engine, Request, Token
 from iquest_jax.rl.episode import Episode, Extend
 from iquest_jax.rl.types import Prompt, Trajectory
+from iquest_jax.train import preemption
+
+_SLICE_S = 1.0  # of a wait; between two, it looks whether the run was asked to end
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # a prompt cannot be hashed
@@ -109,7 +113,7 @@ class Player:
       take: Callable[[Any], None],
       give_up: Callable[[list[Roll]], None],
   ) -> Spent:
-    """Plays roll-outs in order until none is left and every thread is back.
+    """Plays roll-outs in order until none is left and every thread is back, or the run is asked to end.
 
     Args:
       rolls: is emptied; `take` and `give_up` may append.
@@ -143,7 +147,7 @@ class _Play:
   def run(self) -> Spent:
     began = time.monotonic()
     try:
-      while self._rolls or self._open:
+      while (self._rolls or self._open) and not preemption.asked():
         while self._rolls and self._engine.free:
           self._start(self._rolls.popleft())
         live = len(self._episodes) - len(self._answering)
@@ -221,11 +225,17 @@ class _Play:
     then(value)
 
   def _wait(self) -> None:
-    """For a thread; if none comes back, what is open is given up."""
-    began = time.monotonic()
-    try:
-      self._result(self._results.get(timeout=self._player._patience_s))
-    except queue.Empty:
+    """For a thread, or until asked to end; if none comes back, what is open is given up."""
+    began, result = time.monotonic(), None
+    while result is None and not preemption.asked():
+      left = began + self._player._patience_s - time.monotonic()
+      if left <= 0:
+        break
+      with contextlib.suppress(queue.Empty):
+        result = self._results.get(timeout=min(left, _SLICE_S))
+    if result is not None:
+      self._result(result)
+    elif not preemption.asked():
       stuck, self._open = list(self._open), {}
       for id in list(self._episodes):
         self._engine.release(id)

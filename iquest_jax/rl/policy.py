@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from iquest_jax import hosts
 from iquest_jax.errors import RunStopped, UserError, check_name
 from iquest_jax.infer.engine import Engine
 from iquest_jax.model.transformer import Transformer
@@ -102,12 +103,7 @@ class PolicyLearner:
         paths, self._tokenizer, self._pool, self._folder.problems,
         max_prompt_tokens=self._config.data.context - rl.max_tokens, max_tests=rl.max_tests,
     )  # fmt: skip
-    if jax.process_count() > 1:
-      # The first executes the reference solutions; the others read how they did.
-      found = load() if jax.process_index() == 0 else None
-      multihost_utils.sync_global_devices(f'rl problems {paths[0]}')
-      found = found or load()
-    else:
+    with hosts.after_first('rl problems'):  # it executes the reference solutions; the others read how they did
       found = load()
     names, kept = ', '.join(path.name for path in paths), [one for one in found.prompts if self._is_rewarded(one)]
     dropped, unrewarded = found.dropped, len(found.prompts) - len(kept)

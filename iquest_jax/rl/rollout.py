@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 
+from iquest_jax import hosts
 from iquest_jax.errors import UserError
 from iquest_jax.infer.sampler import GREEDY
 from iquest_jax.rl import advantages, rewards
@@ -28,6 +28,7 @@ from iquest_jax.rl.play import Player, Roll, Spent
 from iquest_jax.rl.store import Store
 from iquest_jax.rl.types import Group, Prompt, Trajectory
 from iquest_jax.text.tokenizer import Tokenizer
+from iquest_jax.train import preemption
 
 # Notes of a trajectory: what it was sampled with, and why its group cannot be used.
 STAMP, INVALID = 'sampled_with', 'invalid'
@@ -117,6 +118,7 @@ class Rollouts:
 
     Raises:
       UserError: a roll-out cannot be scored on this machine at all, or the store is damaged.
+      Interrupt: on all processes, if one was asked to end.
     """
     done, spent = self._stored(step, prompts, stamp), Spent(slots=self._player.engine.free)
     replayed, processes, process = len(done), jax.process_count(), jax.process_index()
@@ -125,11 +127,11 @@ class Rollouts:
       needed = self._needed(done.values())
       if any(mine(index) and index not in done for index in range(needed)):
         spent.add(_Step(self, step, prompts, version, stamp, done, mine).run())
+      preemption.interrupt_together()
       if processes > 1:
         # All have appended, and nobody appends more before all have read: they agree on what comes next.
-        _wait_for_all(f'rollout {step} appended')
         done = self._store.read(step)
-        _wait_for_all(f'rollout {step} exchanged')
+        hosts.barrier(f'rollout {step} exchanged')
       # Groups that others have dropped may have made more necessary.
       needed = self._needed(done.values())
       if all(index in done for index in range(needed)):
@@ -152,12 +154,13 @@ class Rollouts:
     finish = lambda roll, trajectory: (roll.index, self._scored(roll.prompt, trajectory))
     take = lambda value: found.update([value])
     self._player.play(collections.deque(rolls), begin, finish, take, lambda stuck: _name_stuck(stuck, 'held-out'))
+    preemption.interrupt_together()
     return found
 
   def _stored(self, step: int, prompts: Sequence[Prompt], stamp: str) -> dict[int, Group]:
     """The groups of a step in the store, if they are those that this step would sample; otherwise it is emptied."""
     stored = self._store.read(step)
-    _wait_for_all(f'rollout {step} read')  # before anyone appends to it, or removes it
+    hosts.barrier(f'rollout {step} read')  # before anyone appends to it, or removes it
     current = lambda index, group: (
         index < len(prompts)
         and group.prompt.id == prompts[index].id
@@ -168,7 +171,7 @@ class Rollouts:
     if jax.process_index() == 0:
       logging.warning('step %d: its stored roll-outs are of other parameters or settings and are sampled again', step)
       self._store.remove(step)
-    _wait_for_all(f'rollout {step} removed')
+    hosts.barrier(f'rollout {step} removed')
     return {}
 
   def _needed(self, known: Sequence[Group]) -> int:
@@ -266,11 +269,6 @@ class _Step:
         whole = len(part) == self._of._options.group_size
       if whole:
         self._take((roll.index, self._store(roll.index)))
-
-
-def _wait_for_all(moment: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(moment)
 
 
 def invalid_because(group: Group) -> str:

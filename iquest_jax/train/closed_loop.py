@@ -21,6 +21,7 @@ from iquest_jax.data.loader import Loader
 from iquest_jax.errors import UserError
 from iquest_jax.hosts import from_first
 from iquest_jax.run_folder import StageFolder, write_whole
+from iquest_jax.train import preemption
 
 # Gives {suite: score, higher is better} of the stage's newest checkpoint, on all processes; a suite may be left out.
 Scorer = Callable[[Sequence[str]], Mapping[str, float]]
@@ -167,7 +168,8 @@ class ClosedLoop:
 
   def _scores(self, step: int, held_out: Mapping[str, float]) -> dict[str, float]:
     # Before the first step there is no checkpoint of this stage that a suite could be answered with.
-    measured = self._scorer(self.suites) if self.suites and step else {}
+    with preemption.at_once():  # which is saved, and so is every answer
+      measured = self._scorer(self.suites) if self.suites and step else {}
     measured = {source: measured.get(benchmark) for source, benchmark in self._benchmarks.items()}
     for source, benchmark in self._benchmarks.items():
       if benchmark == HELD_OUT and source in held_out:

@@ -15,26 +15,30 @@ from iquest_jax.data.loader import Loader
 from iquest_jax.errors import UserError
 from iquest_jax.parallel import context
 from iquest_jax.run_folder import RunFolder
-from iquest_jax.train import layer_groups, metrics, profile, step
+from iquest_jax.train import layer_groups, metrics, preemption, profile, step
 from iquest_jax.train.closed_loop import ClosedLoop, Scorer
-from iquest_jax.train.session import Session, open_checkpoints
+from iquest_jax.train.session import Session, check_same_data, held_alone, open_checkpoints
 
 # Fields that count something; 0 would mean no training, or a division by zero.
 _COUNTS = (
     'train.steps', 'train.batch_rows', 'train.accumulation', 'train.loss_chunk', 'data.context', 'checkpoint.every',
-    'eval.every', 'eval.rows', 'log.every', 'log.layers_every',
+    'eval.every', 'eval.rows', 'log.every', 'log.layers_every', 'health.replicas_every',
 )  # fmt: skip
 
 
-def run(config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None) -> None:
+def run(
+    config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None, accept_new_rows: bool = False
+) -> None:
   """Trains a stage from wherever it is to its last step; returns at once if it is finished.
 
   Args:
     scorer: measures the suites that data.closed_loop names, if it names any.
+    accept_new_rows: whether it may resume with other rows than it has learned from.
 
   Raises:
     UserError: rows, checkpoints, mesh or configuration do not fit.
-    RunStopped: three updates in a row were not finite.
+    RunStopped: three updates in a row were not finite, or another run took over its folder.
+    Preempted: after SIGTERM. The last finished step is saved.
   """
   steps = config.train.steps
 
@@ -61,16 +65,18 @@ def run(config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None)
 
   with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
     # -------------------------------------------------------------- Model and optimizer
+    lease = closing.enter_context(held_alone(checkpoints.stage))
     stage = step.of_stage(config, mesh, len(loader.sources))
 
     # -------------------------------------------------------------- Start: own checkpoint > parent > imported > random
     def on_start(start: starts.Start):
       if start.kind == 'resume':
-        _log_other_rows(config, start, loader)
+        check_rows(start, loader, accept_new_rows)
       closed_loop.resume(start.step if start.kind == 'resume' else 0, start.lineage if start.kind == 'resume' else None)
 
     identity = loader.manifest_hash, loader.tokenizer
-    session = Session(config, run_folder, checkpoints, stage, mesh, *identity, closing, on_start)
+    session = Session(config, run_folder, checkpoints, lease, stage, mesh, *identity, closing, on_start)
+    stage = session.health.checked(stage)
     train_state, done, writer, bar = session.state, session.done, session.writer, session.bar
     groups = layer_groups.names(stage.abstract.params)
     reporter = metrics.Reporter(config, stage.model.config, loader.sources, groups, writer, bar)
@@ -79,7 +85,10 @@ def run(config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None)
     def evaluate():
       session.watchdog.extend()
       held_out = loader.held_out(config.eval.rows, config.train.batch_rows // config.train.accumulation, batch_sharding)
-      sums = [jax.device_get(stage.eval_step(train_state.params, batch)) for batch in held_out]
+      sums = []
+      for batch in held_out:
+        session.end_if_asked(done, save)
+        sums.append(jax.device_get(stage.eval_step(train_state.params, batch)))
       total = jax.tree.map(lambda *parts: sum(parts), *sums)
       losses = metrics.held_out_losses(total.loss_S, total.weight_S, shares)
       writer.write('eval', done, losses)
@@ -96,11 +105,13 @@ def run(config: ConfigDict, run_folder: RunFolder, scorer: Scorer | None = None)
       return loader.batches(done, closed_loop.until(done), batch_sharding)
 
     def save():
+      reporter.flush()
       new_tokens = (done - session.done) * config.train.batch_rows * config.data.context
       decisions = {'decisions': made} if (made := closed_loop.decided_before(done)) else {}
       session.save(done, train_state, new_tokens, decisions)
 
     # -------------------------------------------------------------- Train: step, save, evaluate, then decide
+    closing.enter_context(preemption.deferred())
     due = lambda every: session.due(done, every)
     held_out = evaluate() if due(config.eval.every) else {}
     batches = draw()
@@ -164,12 +175,10 @@ def _check_ranges(name: str, ranges: tuple) -> None:
       raise UserError(f'config: {name}: steps must be (from, to) with 1 <= from <= to, got {steps}')
 
 
-def _log_other_rows(config: ConfigDict, start: starts.Start, loader: Loader) -> None:
-  """Rows that were only appended to are the same rows; a stage may resume with others, but not silently."""
+def check_rows(start: starts.Start, loader: Loader, accept: bool) -> None:
+  """Raises UserError if a stage would resume with other rows, unless accepted; rows that were appended to are the same."""
   before = start.lineage['rows_manifest_hash']
-  if before == loader.manifest_hash:
-    return
-  if loader.extends(before):
-    logging.info('%s: rows were appended since it last ran; what it has drawn is unchanged', config.stage)
+  if before != loader.manifest_hash and loader.extends(before):
+    logging.info('%s: rows were appended since it last ran; what it has drawn is unchanged', start.checkpoints.stage.name)
   else:
-    logging.warning('%s resumes with other rows: %s -> %s', config.stage, before[:12], loader.manifest_hash[:12])
+    check_same_data(start, 'rows', loader.manifest_hash, accept)

@@ -1,15 +1,14 @@
-"""`killed PLACE COUNT DELAY -m MODULE FLAGS`: kills itself as `kill -9` does, DELAY seconds after call COUNT of PLACE."""
+"""`killed SIGNAL PLACE COUNT DELAY -m MODULE FLAGS`: sends itself a signal, DELAY seconds after call COUNT of PLACE."""
 
 import itertools
 import os
-import signal
 import sys
 import time
 
 from tests.programs import wrap
 
 if __name__ == '__main__':
-  place, count, delay, *command = sys.argv[1:]
+  number, place, count, delay, *command = sys.argv[1:]
 
   def deadly(inner):
     calls = itertools.count(1)
@@ -17,7 +16,7 @@ if __name__ == '__main__':
     def wrapped(*args, **kwargs):
       if next(calls) == int(count):
         time.sleep(float(delay))
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), int(number))
       return inner(*args, **kwargs)
 
     return wrapped

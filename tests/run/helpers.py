@@ -115,8 +115,10 @@ def train(stage: str, workdir: pathlib.Path, size: str = 'tiny', **changes: Any)
   return ['-m', 'launch.tpu', f'--exp={stage}:size={size}', f'--workdir={workdir}', *overrides(**changes)]
 
 
-def killed_at(place: str, count: int, command: Sequence[str], delay: float = 0.0) -> list[str]:
-  """The command, which kills itself as `kill -9` does.
+def killed_at(
+    place: str, count: int, command: Sequence[str], delay: float = 0.0, number: int = signal.SIGKILL
+) -> list[str]:
+  """The command, which kills itself as `kill -9` does, or sends itself another signal.
 
   Args:
     place: 'module:function' whose call is the moment.
@@ -124,7 +126,7 @@ def killed_at(place: str, count: int, command: Sequence[str], delay: float = 0.0
     command: arguments of python: '-m', 'launch.x', flags.
     delay: seconds from the call to the kill, during which its other threads continue.
   """
-  return ['-m', 'tests.programs.killed', place, str(count), str(delay), *command]
+  return ['-m', 'tests.programs.killed', str(int(number)), place, str(count), str(delay), *command]
 
 
 def recorded(file: pathlib.Path, command: Sequence[str]) -> list[str]:
