@@ -107,6 +107,7 @@ def base(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
 
   config.checkpoint = ConfigDict()
   config.checkpoint.every = run.pick(full=200, tiny=80)  # ours: 40b_loop at 128k loses at most about four hours
+  config.checkpoint.milestones = ()  # steps, multiples of `every`, whose checkpoints stay beside the newest
   config.checkpoint.keep = 2  # ours: the newest, and one more in case it is damaged
 
   config.eval = ConfigDict()

@@ -2,7 +2,8 @@
 
 A stage's lineage is a dictionary of JSON values, stored inside each of its checkpoints and so committed with it;
 `<workdir>/<stage>/lineage.json` is a copy of the newest one. `begin` or `resume` states what is fixed when a run
-starts, `progress` adds what changes from checkpoint to checkpoint, and `Checkpoints.save` adds the fingerprint.
+starts, `progress` adds what changes from checkpoint to checkpoint, and `Checkpoints.save` adds the fingerprint. `runs` has
+an entry per stretch of steps that was trained in one way; the fields of the last one also stand beside it.
 """
 
 import importlib.metadata
@@ -15,19 +16,23 @@ import jax
 from ml_collections import ConfigDict
 
 import iquest_jax
+from iquest_jax.checkpoint import fingerprint, refold, restore
 from iquest_jax.checkpoint.start import Start
 from iquest_jax.checkpoint.store import Checkpoints
-from iquest_jax.config import TRANSFORMS, config_hash
+from iquest_jax.config import FOLD_RULES, TRANSFORMS, config_hash
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder, StageFolder, write_whole
 
 
-def begin(start: Start, config: ConfigDict, rows_manifest_hash: str, start_fingerprint: str) -> dict[str, Any]:
-  """Lineage of a stage that does not resume; `start_fingerprint` is that of its first parameters, after the transform."""
-  parent = None
+def begin(start: Start, config: ConfigDict, rows_manifest_hash: str, leaves: dict[str, str]) -> dict[str, Any]:
+  """Lineage of a stage that does not resume; `leaves` are the fingerprints of its first parameters, after the transform."""
+  parent, fold = None, {}
   if start.kind == 'parent':
     ended = start.lineage['end_fingerprint']
     parent = {'stage': start.checkpoints.stage.name, 'step': start.step, 'fingerprint': ended}
+    if config.init.transform:
+      fold = {'rule': config.init.fold, 'seed': config.seed, 'leaves': leaves}
+  present = _present(config, rows_manifest_hash)
   return {
       'stage': config.stage,
       'size': config.size,
@@ -35,16 +40,22 @@ def begin(start: Start, config: ConfigDict, rows_manifest_hash: str, start_finge
       'parent': parent,
       'imported': start.lineage['imported'] if start.kind == 'imported' else '',
       'transform': config.init.transform if parent else '',
-      'carry': list(config.init.carry) if parent else [],
-      'start_fingerprint': start_fingerprint,
+      'fold': fold,
+      'carry': list(start.carried(config.init.carry)),
+      'start_fingerprint': fingerprint.combine(leaves),
       'tokens_seen': 0,
       'wall_seconds': 0.0,
-  } | _present(config, rows_manifest_hash)
+      'runs': [_run(0, config, present)],
+  } | present
 
 
 def resume(start: Start, config: ConfigDict, rows_manifest_hash: str) -> dict[str, Any]:
-  """Lineage of a stage that resumes: how it began stays, what it runs with now is replaced."""
-  return start.lineage | _present(config, rows_manifest_hash)
+  """Lineage of a stage that resumes: how it began stays, and `runs` gets an entry if anything has changed."""
+  present, runs = _present(config, rows_manifest_hash), start.lineage['runs']
+  run = _run(start.step, config, present)
+  if run | {'from_step': runs[-1]['from_step']} != runs[-1]:
+    runs = [*runs, run]
+  return start.lineage | present | {'runs': runs}
 
 
 def progress(
@@ -63,9 +74,18 @@ def progress(
 
 
 def imported(stage: str, size: str, source: str, model: dict[str, Any]) -> dict[str, Any]:
-  """Lineage of a model imported at step 0: the name of its folder, and the fields of its ModelConfig."""
+  """Lineage of a model imported at step 0: the name of its folder, and the fields of its ModelConfig. It has no runs."""
   start = {'stage': stage, 'size': size, 'model': model, 'parent': None, 'imported': source, 'transform': '', 'carry': []}
   return progress(start | {'wall_seconds': 0.0} | _code(), steps=0, tokens_seen=0, wall_seconds=0.0, finished=True)
+
+
+_OF_A_RUN = ('config_hash', 'rows_manifest_hash', 'code_version', 'devices')
+
+
+def _run(from_step: int, config: ConfigDict, present: dict[str, Any]) -> dict[str, Any]:
+  """An entry of `runs`: how the steps after `from_step` were trained."""
+  skipped = [list(interval) for interval in config.train.skip_steps]
+  return {'from_step': from_step, **{name: present[name] for name in _OF_A_RUN}, 'skip_steps': skipped}
 
 
 def _present(config: ConfigDict, rows_manifest_hash: str) -> dict[str, Any]:
@@ -120,8 +140,9 @@ def tree(run_folder: RunFolder, stages: list[str]) -> dict[str, dict[str, Any]]:
 def verify(run_folder: RunFolder, stages: list[str]) -> list[str]:
   """Reads all checkpoints of a chain and returns one line per problem; [] when everything is as written.
 
-  Files are hashed and parameters fingerprinted again. Every stage must start where its parent ended, or record the
-  transform between them. Memory: one leaf of the parameters at a time, on the host and the default device.
+  Files are hashed and all leaves of the state fingerprinted again. Every stage must have begun with the parameters that its
+  parent ended with, or with what the fold makes of them, which is computed again. Memory: two pieces of a leaf (see
+  Checkpoints.pieces), and the layers that the fold joins.
   """
   problems = []
   for stage in stages:
@@ -168,9 +189,26 @@ def _check_parent(run_folder: RunFolder, checkpoints: Checkpoints) -> list[str]:
     problems.append(f'{origin}, which now has {ended}')
   if lineage['transform'] not in TRANSFORMS:
     problems.append(f'{origin} by transform "{lineage["transform"]}", which does not exist')
+  elif lineage['transform']:
+    problems += [f'{origin}, but {problem}' for problem in _check_fold(before, lineage)]
   if not lineage['transform'] and lineage['start_fingerprint'] != parent['fingerprint']:
     problems.append(f'{origin}, but began with {lineage["start_fingerprint"]} and names no transform')
   return problems
+
+
+def _check_fold(parent: Checkpoints, lineage: dict[str, Any]) -> list[str]:
+  """Whether a looped stage began with what the fold makes of its parent."""
+  rule, seed, leaves = (lineage['fold'][name] for name in ('rule', 'seed', 'leaves'))
+  if rule not in FOLD_RULES:
+    return [f'names the fold "{rule}", which does not exist']
+  if fingerprint.combine(leaves) != lineage['start_fingerprint']:
+    return [f'began with {lineage["start_fingerprint"]}, which is not the fingerprint of its leaves']
+  try:
+    folded = refold.fingerprints(parent, lineage['parent']['step'], restore.trained_as(lineage), rule, seed)
+  except UserError:
+    return []  # `_check_files` reports it, with the parent
+  different = [path for path in sorted(folded.keys() | leaves.keys()) if folded.get(path) != leaves.get(path)]
+  return [f'did not begin with its fold by "{rule}": {", ".join(different)} differ'] if different else []
 
 
 def _readable(checkpoints: Checkpoints, step: int) -> dict[str, Any] | None:
@@ -202,6 +240,20 @@ def render(lineages: dict[str, dict[str, Any]], losses: dict[str, tuple[float, f
 
   for root in roots:
     draw(root, '', '')
+  return '\n'.join(lines)
+
+
+def render_runs(lineages: dict[str, dict[str, Any]]) -> str:
+  """What the result of `tree` says of stages that were not trained in one way, a line per run; '' if all were."""
+  lines = []
+  for stage, lineage in lineages.items():
+    runs = lineage.get('runs', [])
+    for run in runs if len(runs) > 1 else []:
+      devices = run['devices']
+      hashes = f'config {run["config_hash"][:8]}, rows {run["rows_manifest_hash"][:8]}, code {run["code_version"]}'
+      where = f'{devices["count"]} x {devices["kind"]}, {devices["processes"]} processes'
+      skips = ''.join(f', without {first}-{last}' for first, last in run['skip_steps'])
+      lines.append(f'{stage} from step {run["from_step"]:,}: {hashes}, {where}{skips}')
   return '\n'.join(lines)
 
 

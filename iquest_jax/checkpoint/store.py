@@ -31,7 +31,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from iquest_jax import bucket
+from iquest_jax import bucket, hosts
 from iquest_jax.checkpoint import fingerprint, seal, shares, stream
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import StageFolder
@@ -54,6 +54,20 @@ class _Save:
   fingerprints: Callable[[], dict[str, dict[str, str]]]
   began: float = dataclasses.field(default_factory=time.monotonic)
   cost: str = ''
+
+
+class Damaged(UserError):
+  """A checkpoint that is not as it was saved.
+
+  Attributes:
+    checkpoints, step: which one.
+  """
+
+  def __init__(self, checkpoints: 'Checkpoints', step: int, what: str):
+    earlier = max((other for other in checkpoints.steps() if other < step), default=None)
+    then = 'start the stage again' if earlier is None else f'resume from step {earlier}'
+    super().__init__(f'{checkpoints.folder / str(step)}: {what}; remove this folder to {then}')
+    self.checkpoints, self.step, self.what = checkpoints, step, what
 
 
 class Checkpoints:
@@ -207,6 +221,20 @@ class Checkpoints:
         raise
       logging.warning('%s is not removed: %s', leftover, error.strerror or error)
 
+  def set_aside(self, step: int) -> epath.Path:
+    """Renames a checkpoint to a name that is never read and never removed; returns it. All processes call it.
+
+    In a bucket, which has no folders, this copies its objects.
+    """
+    aside, number = self.folder / f'{step}.damaged', 1
+    with hosts.after_first('checkpoints.set_aside') as first:
+      while first and aside.exists():
+        number += 1
+        aside = self.folder / f'{step}.damaged-{number}'
+      if first:
+        self._of(step).rename(aside)
+    return aside
+
   # ---------------------------------------------------------------- Verify and restore
 
   def verify(self, step: int, items: Sequence[str] | None = None):
@@ -216,14 +244,14 @@ class Checkpoints:
       items: 'params' or 'optimizer', whose files are read beside the records; all files by default.
     """
     if damage := seal.damage(self._of(step), _SEAL, ('',) if items is None else (*items, 'lineage', 'integrity')):
-      raise self._damaged(step, damage)
+      raise Damaged(self, step, damage)
 
   def verify_leaves(self, step: int):
     """Computes the fingerprint of every leaf again; UserError names the first that is not as trained."""
     for item in filter(lambda item: (self._of(step) / item).exists(), _ITEMS):
       collections.deque(self._pieces(step, item), maxlen=0)  # reads all and holds none
     if self.lineage(step).get('end_fingerprint') != fingerprint.combine(self._stored(step, 'params')):
-      raise self._damaged(step, f'end_fingerprint in {_LINEAGE} is not that of the parameters')
+      raise Damaged(self, step, f'end_fingerprint in {_LINEAGE} is not that of the parameters')
 
   def restore_params(self, abstract_params: Any, step: int | None = None) -> Any:
     """The parameters of a checkpoint, the newest by default; what is read is verified, and nothing else is read.
@@ -296,7 +324,7 @@ class Checkpoints:
     try:
       return json.loads((self._of(step) / name).read_text())
     except (OSError, ValueError) as error:
-      raise self._damaged(step, f'{name} is missing or has changed') from error
+      raise Damaged(self, step, f'{name} is missing or has changed') from error
 
   def _tree(self, step: int, item: str, abstract: Any) -> Any:
     folder = self._of(step) / item
@@ -327,12 +355,7 @@ class Checkpoints:
     for path in sorted(stored.keys() | actual.keys()):
       if stored.get(path) != actual.get(path):
         what = f'{item}/{path} has fingerprint {actual.get(path)}, but was saved with {stored.get(path)}'
-        raise self._damaged(step, what)
-
-  def _damaged(self, step: int, what: str) -> UserError:
-    earlier = max((other for other in self.steps() if other < step), default=None)
-    then = 'start the stage again' if earlier is None else f'resume from step {earlier}'
-    return UserError(f'{self._of(step)}: {what}; remove this folder to {then}')
+        raise Damaged(self, step, what)
 
   def _remove_old(self):
     """Removes all but the newest, after the commit and no part of it: what cannot be removed is left to the next start."""

@@ -7,7 +7,8 @@ Legend: L layers of the loop, N layers of the dense parent, H heads, K head size
 """
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from scipy import special
 
 from iquest_jax.errors import UserError, check_name
 from iquest_jax.model.attention import GATE_BIAS
@@ -21,21 +22,42 @@ def _stride(leaf_N, layers):
 
 
 def _mean(leaf_N, layers):
-  """The mean of each group of N / L neighbouring layers."""
-  return leaf_N.reshape(layers, -1, *leaf_N.shape[1:]).mean(axis=1)
+  """The mean of each group of N / L neighbouring layers, added in their order: the same bits on any backend."""
+  group = leaf_N.shape[0] // layers
+  total = leaf_N[::group]
+  for index in range(1, group):
+    total = total + leaf_N[index::group]
+  return total * np.float32(1 / group)
 
 
+# On jax and numpy arrays alike.
 FOLDS = {'copy': lambda leaf_N, layers: leaf_N, 'stride': _stride, 'mean': _mean}
 
 
-def dense_to_loop(dense_params, model: ModelConfig, rule: str, key: jax.Array):
+def gates(model: ModelConfig, seed: int) -> dict[str, np.ndarray]:
+  """The gates that the fold adds, on the host: float32 {'gate_weight': [L, H, width], 'gate_bias': [L, H]}.
+
+  Weights are normal with init_std; biases are +2, so the loop starts close to its global stream. The uniform numbers are
+  integer arithmetic and the quantile is rounded from float64, so that a verification elsewhere finds the same bits.
+  """
+  shape = model.layers, model.heads, model.gate_width
+  key, low = jax.random.key(seed, impl='threefry2x32'), np.nextafter(np.float32(-1), np.float32(0))
+  uniform_LHK = np.asarray(jax.random.uniform(key, shape, np.float32, low, 1.0), np.float64)
+  weight = model.init_std * np.sqrt(2) * special.erfinv(uniform_LHK)
+  return {
+      'gate_weight': weight.astype(np.float32),
+      'gate_bias': np.full((model.layers, model.heads), GATE_BIAS, np.float32),
+  }
+
+
+def dense_to_loop(dense_params, model: ModelConfig, rule: str, new_gates: dict[str, jax.Array]):
   """Parameters of the looped `model` from those of a dense parent.
 
   Args:
     dense_params: parameters of the dense Transformer; every leaf under `layers` has a leading N.
     model: the looped model. N must equal L for 'copy' and be a multiple of L for 'stride' and 'mean'.
     rule: a name in FOLDS.
-    key: for the gate weights (normal, init_std); gate biases are +2, so the loop starts close to its global stream.
+    new_gates: see `gates`.
 
   Raises:
     UserError: the rule does not exist, or the depths do not fit it.
@@ -48,8 +70,5 @@ def dense_to_loop(dense_params, model: ModelConfig, rule: str, key: jax.Array):
         'change model.layers or init.fold'
     )
   layers = jax.tree.map(lambda leaf: FOLDS[rule](leaf, model.layers), dense_params['layers'])
-  layers['attention'] |= {
-      'gate_weight': model.init_std * jax.random.normal(key, (model.layers, model.heads, model.gate_width), jnp.float32),
-      'gate_bias': jnp.full((model.layers, model.heads), GATE_BIAS, jnp.float32),
-  }
+  layers['attention'] |= new_gates
   return {**dense_params, 'layers': layers}

@@ -172,7 +172,8 @@ def of_stage(config: ConfigDict, mesh: Mesh, num_sources: int, objective: Object
     UserError: the optimizer, remat policy or transport does not exist, or a parameter does not divide by the mesh.
   """
   model, train = transformer.of_stage(config), config.train
-  tx, learning_rate = optim.optimizer(config.optim, train.steps), optim.schedule(config.optim, train.steps)
+  carries = 'optimizer' in config.init.carry
+  tx, learning_rate = optim.optimizer(config.optim, train.steps, carries), optim.schedule(config.optim, train.steps)
   abstract = abstract_state(model, tx, mesh)
   everywhere = NamedSharding(mesh, PartitionSpec())
   how = {'num_sources': num_sources, 'chunk': train.loss_chunk, 'z_loss': train.z_loss, 'objective': objective}
@@ -180,7 +181,9 @@ def of_stage(config: ConfigDict, mesh: Mesh, num_sources: int, objective: Object
   def train_fn(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
     micro_rows = train.batch_rows // train.accumulation
     accumulation = batch.tokens.shape[0] // micro_rows
-    return train_step(state, batch, model=model, tx=tx, learning_rate=learning_rate, accumulation=accumulation, **how)
+    warm_up = optim.warm_up(state.opt_state, config.optim.b2) if carries else 1.0
+    rate = lambda count: warm_up * learning_rate(count)
+    return train_step(state, batch, model=model, tx=tx, learning_rate=rate, accumulation=accumulation, **how)
 
   def eval_step(params, batch: Batch) -> LossSums:
     return objective(model, params, batch, num_sources, train.loss_chunk)[0]

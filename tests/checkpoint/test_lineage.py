@@ -1,5 +1,6 @@
 """Lineage records where a checkpoint comes from; verify reports where the files no longer agree."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -12,21 +13,32 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from iquest_jax.checkpoint import fingerprint, lineage, start
+from iquest_jax.checkpoint import fingerprint, lineage, start, stream
 from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.config import config_hash, from_stage
 from iquest_jax.errors import UserError
+from iquest_jax.model import fold, sizes, transformer
 from iquest_jax.run_folder import RunFolder
 
 _STAGES = ['pretrain', 'loop_adapt', 'anneal', 'sft_instruct', 'sft_thinking']
 
 
-def _config(stage, *parent, **init):
-  return ConfigDict({'stage': stage, 'size': 'tiny', 'model': {'layers': 4}, 'init': from_stage(*parent, **init)})
+_DENSE = dataclasses.replace(sizes.get('tiny'), layers=4, heads=2, kv_heads=1, head_dim=4)
+_LOOP = dataclasses.replace(sizes.get('tiny_loop'), layers=4, heads=2, kv_heads=1, head_dim=4)
+
+
+def _config(stage, *parent, model=_LOOP, fold_rule='copy', **init):
+  config = ConfigDict({
+      'stage': stage, 'size': 'tiny', 'seed': 3, 'model': dataclasses.asdict(model), 'init': from_stage(*parent, **init),
+      'train': {'skip_steps': ()},
+  })  # fmt: skip
+  if init.get('transform'):
+    config.init.fold = fold_rule
+  return config
 
 
 _CONFIGS = {
-    'pretrain': _config('pretrain', ''),
+    'pretrain': _config('pretrain', '', model=_DENSE),
     'loop_adapt': _config('loop_adapt', 'pretrain', transform='dense_to_loop'),
     'anneal': _config('anneal', 'loop_adapt', carry=('params', 'optimizer')),
     'sft_instruct': _config('sft_instruct', 'anneal'),
@@ -34,29 +46,52 @@ _CONFIGS = {
 }
 
 
-def _run(workdir, stage, steps=2, change_start=0.0, rows='rows', config=None):
-  """Runs a stage as the training loop does, with addition as its training."""
+def _fresh(seed=0):
+  random = np.random.default_rng(seed)
+  draw = lambda *shape: random.standard_normal(shape).astype(np.float32)
+  return {'layers': {'attention': {'query': draw(4, 3, 2)}, 'scale': draw(4, 3)}, 'head': draw(3, 5)}
+
+
+def _restored(checkpoints, step):
+  """The parameters of a checkpoint, whatever their shapes."""
+  tree = {}
+  for path, _, piece in checkpoints.pieces(step):
+    *parents, name = path.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = np.concatenate([node[name], piece]) if name in node else piece
+  return tree
+
+
+def _run(workdir, stage, steps=2, change=lambda params: params, rows='rows', config=None):
+  """Runs a stage as the training loop does, with addition as its training; `change` is applied to what it begins with."""
   run_folder, config = RunFolder(workdir), config or _CONFIGS[stage]
   checkpoints = Checkpoints(run_folder.stage(stage))
   began = start.choose(config, run_folder, checkpoints)
-  params = {'w': np.zeros((4, 6), np.float32)}
-  if began.checkpoints:
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    params = began.checkpoints.restore_params(abstract, began.step)
+  params = _restored(began.checkpoints, began.step) if began.checkpoints else _fresh()
   if began.kind == 'resume':
     record, first = lineage.resume(began, config, rows), began.step
   else:
-    params = {'w': params['w'] + change_start + (0.5 if config.init.transform else 0.0)}
-    combined = fingerprint.combine(fingerprint.fingerprints(params))
-    record, first = lineage.begin(began, config, rows, combined), 0
+    if began.kind == 'parent' and config.init.transform:
+      model = transformer.model_config(config.model)
+      params = fold.dense_to_loop(params, model, config.init.fold, fold.gates(model, config.seed))
+    params = change(params)
+    record, first = lineage.begin(began, config, rows, fingerprint.fingerprints(params)), 0
   for step in range(first + 1, first + steps + 1):
-    params = {'w': params['w'] + 1}
+    params = jax.tree.map(lambda leaf: np.asarray(leaf + 1), params)
     saved = lineage.progress(record, steps=step, tokens_seen=step * 512, wall_seconds=(step - first) * 1.0,
                              finished=step == first + steps)  # fmt: skip
     checkpoints.save(step, params, {'step': np.int32(step)}, saved)
   checkpoints.wait()
   lineage.write(checkpoints.stage, checkpoints.lineage())
   return checkpoints
+
+
+def _plus(amount, only=''):
+  """Adds to all leaves, or to one."""
+  add = lambda path, leaf: leaf + amount if not only or fingerprint.leaf_path(path) == only else leaf
+  return lambda params: jax.tree_util.tree_map_with_path(add, params)
 
 
 @pytest.fixture(name='pristine', scope='module')
@@ -83,7 +118,7 @@ def test_a_stage_records_what_it_came_from_and_how_it_was_trained(chain):
   anneal = records['anneal']
   assert anneal['carry'] == ['params', 'optimizer'] and anneal['config_hash'] == config_hash(_CONFIGS['anneal'])
   assert (anneal['steps'], anneal['tokens_seen'], anneal['finished'], anneal['size']) == (2, 1024, True, 'tiny')
-  assert anneal['model'] == {'layers': 4}
+  assert anneal['model'] == dataclasses.asdict(_LOOP)
   assert anneal['versions']['jax'] == jax.__version__ and anneal['code_version']
   assert anneal['devices'] == {'kind': jax.devices()[0].device_kind, 'count': 8, 'processes': 1}
 
@@ -105,10 +140,34 @@ def test_a_resumed_stage_records_the_settings_and_rows_it_resumes_with(tmp_path)
   assert resumed['rows_manifest_hash'] == 'other rows'
 
 
+def test_every_way_in_which_a_stage_was_trained_is_recorded(tmp_path, monkeypatch):
+  first = _run(tmp_path, 'pretrain').lineage()
+  assert _run(tmp_path, 'pretrain').lineage()['runs'] == first['runs']  # the same way: no entry
+  rows = _run(tmp_path, 'pretrain', rows='more rows').lineage()
+  assert rows['runs'] == [first['runs'][0], first['runs'][0] | {'from_step': 4, 'rows_manifest_hash': 'more rows'}]
+  with monkeypatch.context() as patch:
+    patch.setattr(lineage, 'code_version', lambda: 'v2')
+    code = _run(tmp_path, 'pretrain', rows='more rows').lineage()['runs']
+    assert code[:2] == rows['runs'] and code[2:] == [rows['runs'][1] | {'from_step': 6, 'code_version': 'v2'}]
+    patch.setattr(jax, 'device_count', lambda: 256)
+    devices = _run(tmp_path, 'pretrain', rows='more rows').lineage()['runs']
+    assert (devices[3]['from_step'], devices[3]['devices']['count']) == (8, 256)
+    skipping = ConfigDict(_CONFIGS['pretrain'].to_dict() | {'train': {'skip_steps': ((3, 5),)}})
+    runs = _run(tmp_path, 'pretrain', rows='more rows', config=skipping).lineage()['runs']
+    assert runs[:4] == devices and (runs[4]['config_hash'], runs[4]['skip_steps']) == (config_hash(skipping), [[3, 5]])
+  shown = lineage.render_runs(lineage.tree(RunFolder(tmp_path), _STAGES)).splitlines()
+  assert [line.partition(':')[0] for line in shown] == [f'pretrain from step {step}' for step in (0, 4, 6, 8, 10)]
+  assert 'rows more row' in shown[1] and 'code v2' in shown[2] and '256 x' in shown[3] and 'without 3-5' in shown[4]
+
+
+def test_a_chain_that_was_trained_in_one_way_shows_no_runs(chain):
+  assert lineage.render_runs(lineage.tree(RunFolder(chain), _STAGES)) == ''
+
+
 def test_an_imported_model_is_recorded_by_the_stage_that_starts_from_it(tmp_path):
   checkpoints = Checkpoints(RunFolder(tmp_path).stage('anneal'))
   record = lineage.imported('anneal', 'tiny', 'models/tiny', {})
-  checkpoints.save(0, {'w': np.ones((4, 6), np.float32)}, None, record)
+  checkpoints.save(0, _fresh(), None, record)
   checkpoints.wait()
   lineage.write(checkpoints.stage, checkpoints.lineage())
   assert lineage.verify(RunFolder(tmp_path), _STAGES) == []
@@ -144,18 +203,75 @@ def test_a_lineage_json_that_differs_from_the_checkpoint_is_named(chain):
 def test_a_start_that_is_not_the_parents_end_needs_a_transform(tmp_path):
   _run(tmp_path, 'pretrain')
   _run(tmp_path, 'loop_adapt')  # its transform explains the difference
-  _run(tmp_path, 'anneal', change_start=1.0)
+  _run(tmp_path, 'anneal', change=_plus(1.0))
   problems = lineage.verify(RunFolder(tmp_path), _STAGES)
   assert len(problems) == 1 and problems[0].startswith('anneal: ') and 'names no transform' in problems[0]
+
+
+_DEEP = dataclasses.replace(_LOOP, layers=2)
+
+
+@pytest.mark.parametrize(('rule', 'model'), [('copy', _LOOP), ('stride', _DEEP), ('mean', _DEEP)])
+def test_a_fold_is_verified_from_the_parents_parameters_leaf_by_leaf(tmp_path, rule, model, monkeypatch):
+  monkeypatch.setattr(stream, 'PIECE_BYTES', 72)  # three layers of the query: pieces end within the groups that are folded
+  _run(tmp_path, 'pretrain')
+  config = _config('loop_adapt', 'pretrain', transform='dense_to_loop', model=model, fold_rule=rule)
+  shutil.copytree(tmp_path, tmp_path / 'other')
+  _run(tmp_path, 'loop_adapt', config=config)
+  assert lineage.verify(RunFolder(tmp_path), _STAGES) == []
+  _run(tmp_path / 'other', 'loop_adapt', config=config, change=_plus(1e-7, 'layers/attention/query'))
+  (problem,) = lineage.verify(RunFolder(tmp_path / 'other'), _STAGES)
+  assert f'did not begin with its fold by "{rule}": layers/attention/query differ' in problem
+
+
+@pytest.mark.parametrize(
+    ('change', 'leaves'),
+    [
+        (_plus(1.0, 'layers/attention/gate_weight'), 'layers/attention/gate_weight'),
+        (_plus(-2.0, 'layers/attention/gate_bias'), 'layers/attention/gate_bias'),
+        (_plus(1.0, 'head'), 'head'),
+        (lambda params: {'head': params['head']}, 'layers/attention/gate_bias, layers/attention/gate_weight, '
+         'layers/attention/query, layers/scale'),
+    ],
+    ids=['gate weights', 'gate biases', 'a leaf without layers', 'leaves that are missing'],
+)  # fmt: skip
+def test_a_looped_stage_that_began_with_other_values_is_named_with_their_leaves(tmp_path, change, leaves):
+  _run(tmp_path, 'pretrain')
+  _run(tmp_path, 'loop_adapt', change=change)
+  (problem,) = lineage.verify(RunFolder(tmp_path), _STAGES)
+  assert problem.startswith('loop_adapt: ') and problem.endswith(f'did not begin with its fold by "copy": {leaves} differ')
+
+
+def test_a_looped_stage_of_another_seed_rule_or_parent_is_detected(chain):
+  file = chain / 'loop_adapt/checkpoints/2/lineage/lineage.json'
+  before = json.loads(file.read_text())
+  for forged, says in (
+      ({'seed': 4}, 'layers/attention/gate_weight differ'),
+      ({'rule': 'blend'}, 'names the fold "blend", which does not exist'),
+      ({'leaves': before['fold']['leaves'] | {'head': '0' * 16}}, 'which is not the fingerprint of its leaves'),
+  ):
+    file.write_text(json.dumps(before | {'fold': before['fold'] | forged}))
+    assert any(says in problem for problem in lineage.verify(RunFolder(chain), _STAGES[:2]))
+
+
+def test_what_was_carried_is_recorded_rather_than_what_was_to_be(tmp_path):
+  """An imported model has no optimizer state."""
+  checkpoints = Checkpoints(RunFolder(tmp_path).stage('loop_adapt'))
+  checkpoints.save(0, _fresh(), None, lineage.imported('loop_adapt', 'tiny', 'models/tiny', {}))
+  checkpoints.wait()
+  lineage.write(checkpoints.stage, checkpoints.lineage())
+  assert _run(tmp_path, 'anneal').lineage()['carry'] == ['params']
+  assert lineage.verify(RunFolder(tmp_path), _STAGES) == []
 
 
 def test_a_parent_trained_again_or_further_is_named(chain):
   for step in (1, 2):
     shutil.rmtree(chain / f'pretrain/checkpoints/{step}')
   assert 'lineage.json: belongs to no checkpoint' in '\n'.join(lineage.verify(RunFolder(chain), _STAGES))
-  _run(chain, 'pretrain', change_start=3.0)
+  _run(chain, 'pretrain', change=_plus(3.0))
   problems = lineage.verify(RunFolder(chain), _STAGES)
-  assert len(problems) == 1 and 'starts from step 2 of pretrain with fingerprint' in problems[0]
+  assert len(problems) == 2 and all('starts from step 2 of pretrain with fingerprint' in problem for problem in problems)
+  assert 'which now has' in problems[0] and 'did not begin with its fold by "copy"' in problems[1]
   _run(chain, 'pretrain')
   problems = lineage.verify(RunFolder(chain), _STAGES)
   assert len(problems) == 1 and 'starts from step 2 of pretrain, which no longer exists' in problems[0]
