@@ -94,6 +94,11 @@ def of_sums(sums: Sequence[np.ndarray]) -> str:
   return f'{first:08x}{second:08x}'
 
 
+def device_sum(piece: jax.Array) -> jax.Array:
+  """uint32: one of the two sums, of a piece of a leaf as it lies on a device; one element that differs changes it."""
+  return _sum(_bits(piece), _SEEDS[0])
+
+
 def _host_bits(block: np.ndarray) -> np.ndarray:
   """`_bits` on the host."""
   if block.dtype == ml_dtypes.bfloat16:

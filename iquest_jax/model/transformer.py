@@ -138,6 +138,8 @@ class Transformer(nn.Module):
     past = lambda near: cache and Past(far, near)
     layers = cache and jnp.arange(c.layers)
     embedded_BTD = sharding.constrain(self.embedder(tokens), 'batch', 'sequence', 'activation')
+    # The identity, unless a caller passes perturbations to take the gradient of it (train/health/recompute.py).
+    embedded_BTD = self.perturb('embedded', embedded_BTD)
     x_BTD, (first_kv, _) = self.layers(embedded_BTD, ids, None, past(None), layers)
     changes, gates, passes = [], [], [first_kv]
     for past_near in near:
