@@ -5,10 +5,12 @@
   <workdir>/documents/corpus.json, ...              clean documents; see data/corpus.py
   <workdir>/preparation.html                       what came in, what was dropped, samples
   <workdir>/report.html                            the whole chain; see report/page.py
+  <workdir>/compiled/                              programs of jax; see launch/compilation.py
   <workdir>/rows/<stage>/manifest.json, <source>/   packed rows; data.rows_dir moves the folder
   <workdir>/<stage>/config.json                     the stage's configuration
   <workdir>/<stage>/checkpoints/<step>/             see checkpoint/store.py
   <workdir>/<stage>/lineage.json                    copy of the newest checkpoint's
+  <workdir>/<stage>/silent_errors/                  findings about hardware; see train/health/checks.py
   <workdir>/<stage>/metrics.jsonl, events/          one record per line; TensorBoard
   <workdir>/<stage>/lease.json                      which run writes to it; see lease.py
   <workdir>/<stage>/heartbeats/<process>.json       at which step it is; see train/heartbeat.py
@@ -44,6 +46,7 @@ class StageFolder:
   config = property(lambda self: self.path / 'config.json')
   checkpoints = property(lambda self: self.path / 'checkpoints')
   lineage = property(lambda self: self.path / 'lineage.json')
+  silent_errors = property(lambda self: self.path / 'silent_errors')
   metrics = property(lambda self: self.path / 'metrics.jsonl')
   mixture = property(lambda self: self.path / 'mixture.jsonl')
   events = property(lambda self: self.path / 'events')
@@ -77,6 +80,7 @@ class RunFolder:
 
   tokenizer = property(lambda self: self.path / 'tokenizer' / 'tokenizer.json')
   report = property(lambda self: self.path / 'report.html')
+  compiled = property(lambda self: self.path / 'compiled')
   # What a preparation makes: on a disk with all that pathlib can do.
   corpus = property(lambda self: _prepared(self.path / 'corpus'))
   documents = property(lambda self: _prepared(self.path / 'documents'))
