@@ -114,13 +114,13 @@ def test_two_updates_are_those_of_adamw_after_clipping_by_global_norm():
       np.testing.assert_allclose(current[name], wanted[name], rtol=0, atol=1e-6)
 
 
-def run_steps(*weights):
+def run_steps(*weights, z_loss=0.0):
   """(state, metrics) after each step, starting with the first state; a batch's weights are multiplied by a number."""
   params, tx = jax.tree.map(jnp.asarray, make_params()), optim.optimizer(OPTIM, STEPS)
   run = jax.jit(
       lambda current, batch: step.train_step(
           current, batch, model=MODEL, tx=tx, learning_rate=optim.schedule(OPTIM, STEPS), num_sources=SOURCES,
-          accumulation=1, chunk=4, z_loss=0.0,
+          accumulation=1, chunk=4, z_loss=z_loss,
       )
   )  # fmt: skip
   results = [(state.create(params, tx), {})]

@@ -1,0 +1,120 @@
+"""How long a step may take, and what heartbeats say; tests/run has runs that hang."""
+
+import json
+import time
+import types
+
+from ml_collections import ConfigDict
+
+from iquest_jax.run_folder import StageFolder
+from iquest_jax.train import heartbeat, watchdog
+
+SETTINGS = ConfigDict({'multiple': 10.0, 'floor_s': 60.0, 'extra_s': 1000.0})
+NOW = 1.8e9
+
+
+def test_the_limit_is_a_multiple_of_the_median_and_never_below_its_floor():
+  assert watchdog.limit_s(SETTINGS, [7.0, 8.0, 9.0]) == 80.0
+  assert watchdog.limit_s(SETTINGS, [8.0] * 9 + [3600.0]) == 80.0  # one slow step changes nothing
+  assert watchdog.limit_s(SETTINGS, [0.1, 0.2]) == 60.0
+  assert watchdog.limit_s(SETTINGS, []) == 1060.0  # before the first step is known
+
+
+def still(monkeypatch, done):
+  """A watchdog whose thread does not run, and its clock."""
+  clock = types.SimpleNamespace(now=0.0)
+  monkeypatch.setattr(watchdog, 'time', types.SimpleNamespace(monotonic=lambda: clock.now))
+  monkeypatch.setattr(watchdog.threading.Thread, 'start', lambda self: None)
+  return watchdog.Watchdog(ConfigDict({'stage': 'anneal', 'watchdog': SETTINGS}), done), clock
+
+
+def limits(monkeypatch, steps):
+  """The limit after each of `steps`: (seconds it took, whether it was extended)."""
+  watching, clock = still(monkeypatch, 5)
+  found = []
+  for number, (seconds, extended) in enumerate([(0.0, False), *steps], 5):
+    if extended:
+      watching.extend()
+      found.append(watching._limit)
+    clock.now += seconds
+    watching.between(number, None)
+    found.append(watching._limit)
+  return found
+
+
+def test_compiling_saving_and_evaluating_have_their_own_allowance_and_teach_nothing(monkeypatch):
+  steps = [(500.0, False), (10.0, False), (900.0, True), (12.0, False), (14.0, False)]
+  # Resumed; the first step compiles; 10 s; a save adds its allowance once, however long it took; then 12 s and 14 s.
+  assert limits(monkeypatch, steps) == [1060.0, 1060.0, 100.0, 1100.0, 100.0, 110.0, 120.0]
+
+
+def test_several_slow_things_in_one_step_share_one_allowance(monkeypatch):
+  watching, clock = still(monkeypatch, 0)
+  for done in range(3):
+    clock.now += 10.0
+    watching.between(done, None)
+  watching.extend()
+  watching.extend()
+  assert watching._limit == 1100.0
+
+
+def beat(process, step, processes=3, ago=0.0, since=70.0):
+  return {'process': process, 'processes': processes, 'host': f'host-{process}', 'step': step, 'seconds_since_step': since,
+          'time': NOW - ago}  # fmt: skip
+
+
+def test_hosts_within_one_step_are_together():
+  assert heartbeat.describe([beat(0, 41), beat(1, 40), beat(2, 41)], NOW + 5) == [
+      '3 of 3 processes heard, step 41, last 5 s ago'
+  ]
+
+
+def test_hosts_behind_silent_or_never_heard_are_named():
+  lines = heartbeat.describe([beat(0, 41, 4), beat(1, 39, 4), beat(2, 41, 4, ago=3000.0)], NOW)
+  assert lines[1:] == [
+      'behind: process 1 (host-1), step 39, 70 s after its last one',
+      'silent: process 2 (host-2), step 41, last heard 50 min ago',
+      'never heard: process 3',
+  ]
+
+
+def test_a_run_that_ended_long_ago_has_no_silent_host():
+  assert heartbeat.describe([beat(0, 41, 2), beat(1, 41, 2)], NOW + 86400) == [
+      '2 of 2 processes heard, step 41, last 1,440 min ago'
+  ]
+
+
+def test_files_of_processes_that_are_no_more_and_damaged_files_are_left_out(tmp_path):
+  folder = StageFolder(tmp_path).heartbeats
+  folder.mkdir()
+  for found in (beat(0, 12, 2), beat(1, 12, 2), beat(2, 9, 3, ago=500.0)):
+    (folder / f'{found["process"]}.json').write_text(json.dumps(found))
+  for name, broken in (('3', '{"process": 3'), ('4', '[]'), ('5', ''), ('6', '{"process": 6}')):
+    (folder / f'{name}.json').write_text(broken)
+  assert [found['process'] for found in heartbeat.read(StageFolder(tmp_path))] == [0, 1]
+
+
+def test_a_heartbeat_is_written_while_the_main_thread_waits_and_removed_at_the_end(tmp_path):
+  beating = heartbeat.Heartbeat(StageFolder(tmp_path), done=3, every_s=0.05)
+  seen, deadline = [], time.monotonic() + 30
+  while len(seen) < 2 and time.monotonic() < deadline:
+    time.sleep(0.02)
+    found = heartbeat.read(StageFolder(tmp_path))
+    seen += [one for one in found if one['seconds_since_step'] >= 0.1 * (len(seen) + 1)]
+  beating.between(4, None)
+  while heartbeat.read(StageFolder(tmp_path))[0]['step'] < 4 and time.monotonic() < deadline:
+    time.sleep(0.02)
+  assert heartbeat.read(StageFolder(tmp_path))[0]['step'] == 4 and len(seen) >= 2
+  beating.close()
+  assert heartbeat.read(StageFolder(tmp_path)) == []
+
+
+def test_a_folder_that_refuses_heartbeats_is_logged_once_and_ends_no_run(tmp_path, monkeypatch):
+  logged = []
+  monkeypatch.setattr(heartbeat.logging, 'warning', lambda *line: logged.append(line))
+  (tmp_path / 'heartbeats').write_text('a file where the folder should be')
+  beating = heartbeat.Heartbeat(StageFolder(tmp_path), done=0, every_s=0.02)
+  time.sleep(0.2)
+  beating.between(1, None)
+  beating.close()
+  assert len(logged) == 1
