@@ -1,9 +1,12 @@
 """What replicas hold is compared exactly: every flipped bit is named with its leaf and its device, and nothing else is."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
+from iquest_jax import sharding
 from iquest_jax.train.health import replicas
 
 from tests.train import faulty
@@ -47,13 +50,12 @@ def test_a_wrong_gradient_of_one_device_is_seen_in_what_the_optimizer_makes_of_i
 
 
 def test_two_replicas_that_differ_are_both_named():
-  run = faulty.run_on((2, 2, 2, 1))
-  device = run.mesh.devices[1, 0, 1, 0]
-  other = run.mesh.devices[0, 0, 1, 0]
-  leaf = run.state.params['layers']['mlp']['up']
-  params = jax.tree.map(lambda each: faulty.flipped(each, device, 17, 3) if each is leaf else each, run.state.params)
-  expected = replicas.Difference('params/layers/mlp/up', (other, device), False)
-  assert run.replicas.differences(run.state.replace(params=params)) == [expected]
+  mesh = sharding.make_mesh(dict(zip(sharding.AXES, (2, 2, 2, 1))))
+  table = np.broadcast_to(np.arange(4, dtype=np.uint32).reshape(1, 2, 2, 1), (2, 2, 2, 1)).copy()
+  found = functools.partial(replicas._differences, 'leaf', split={'fsdp', 'context'}, mesh=mesh)
+  assert found(table) == []
+  table[1, 0, 1, 0] = 9
+  assert found(table) == [replicas.Difference('leaf', tuple(mesh.devices[:, 0, 1, 0]), False)]
 
 
 def test_errors_of_two_devices_in_different_parts_are_both_found():

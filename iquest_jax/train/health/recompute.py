@@ -75,7 +75,7 @@ def _batch(vocab: int, step: jax.Array, moved: jax.Array, rows: int, own: int, l
   rows_B = (jnp.arange(rows) - moved * own) % rows
   draw = lambda row: jax.random.randint(jax.random.fold_in(key, row), (length + 1,), 0, vocab, jnp.int32)
   drawn_BT, ones_BT = jax.vmap(draw)(rows_B), jnp.ones((rows, length), jnp.int32)
-  order = zigzag(length, jax.sharding.get_abstract_mesh().shape['context'])
+  order = zigzag(length, jax.sharding.get_abstract_mesh().shape[sharding.CONTEXT])
   return on_mesh(
       Batch(
           tokens=drawn_BT[:, order], targets=drawn_BT[:, order + 1], loss_weights=ones_BT.astype(jnp.float32),
@@ -111,6 +111,5 @@ def _hashes(model, params, step, moved, *, mesh: Mesh, own: int, length: int, ch
     return everywhere(jnp.stack([jax.vmap(fingerprint.device_sum)(result) for result in results], axis=-1), mesh)
 
   split = sharding.spec('batch', 'sequence')
-  return jax.shard_map(
-      local, mesh=mesh, in_specs=(split, split), out_specs=PartitionSpec(), check_vma=False
-  )(loss_BT, gradient_BTD)  # fmt: skip
+  on_each = jax.shard_map(local, in_specs=(split, split), out_specs=PartitionSpec(), check_vma=False)
+  return on_each(loss_BT, gradient_BTD)

@@ -43,7 +43,7 @@ def hashes(mesh: Mesh, specs: Sequence[PartitionSpec]) -> Callable[[Sequence[jax
     return everywhere(jnp.stack([fingerprint.device_sum(leaf) for leaf in leaves]), mesh)
 
   shape = (list(specs),)
-  return jax.shard_map(local, mesh=mesh, in_specs=shape, out_specs=PartitionSpec(), check_vma=False)
+  return jax.shard_map(local, mesh=mesh.abstract_mesh, in_specs=shape, out_specs=PartitionSpec(), check_vma=False)
 
 
 def everywhere(value: jax.Array, mesh: Mesh) -> jax.Array:
