@@ -1,21 +1,23 @@
-"""The state a stage starts with when it carries its parent's optimizer."""
+"""The state a stage starts with when it carries its parent's optimizer, and the warm-up where there is none to carry."""
 
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from absl import logging
 from ml_collections import ConfigDict
 
 from iquest_jax import sharding
-from iquest_jax.checkpoint import start
+from iquest_jax.checkpoint import lineage, start
 from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.config import from_stage
 from iquest_jax.model import sizes, transformer
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.train import optim, state, step
-from iquest_jax.train.initial_state import initial_state
+from iquest_jax.train.initial_state import initial_state, lacks_moments
 
 MODEL = dataclasses.replace(sizes.get('tiny'), vocab=16, d_model=8, d_ff=16, layers=1, heads=2, kv_heads=1, head_dim=4)
 OPTIM = ConfigDict(
@@ -55,3 +57,41 @@ def test_carried_moments_stay_and_counts_and_schedule_restart(tmp_path, carries)
     assert int(adam.count) == 3
   else:
     assert not any(np.any(leaf) for leaf in jax.tree.leaves((adam.mu, adam.nu))) and int(adam.count) == 0
+
+
+def test_a_parent_without_moments_is_said_and_recorded(tmp_path, monkeypatch):
+  """An imported model has none."""
+  said = []
+  monkeypatch.setattr(logging, 'warning', lambda text, *values: said.append(text % values))
+  run_folder = RunFolder(tmp_path)
+  mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
+  model, tx = transformer.Transformer(MODEL, 'float32'), optim.optimizer(OPTIM, 10, carries=True)
+  abstract = state.abstract_state(model, tx, mesh)
+  parent = Checkpoints(run_folder.stage('midtrain_32k'))
+  imported = lineage.imported('midtrain_32k', 'tiny', 'models/tiny', dataclasses.asdict(MODEL))
+  parent.save(0, state.random_params(model, mesh, 0), None, imported)
+  parent.wait()
+  init = from_stage('midtrain_32k', ('params', 'optimizer'))
+  config = ConfigDict({'stage': 'midtrain_128k', 'size': 'tiny', 'init': init, 'optim': OPTIM})
+  chosen = start.choose(config, run_folder, Checkpoints(run_folder.stage('midtrain_128k')))
+  assert lacks_moments(chosen, config) and chosen.carried(config.init.carry) == ('params',)
+  begun = initial_state(chosen, config, step.Stage(model, tx, abstract, None, None, None), mesh)
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(begun.opt_state))
+  line = 'midtrain_128k: midtrain_32k holds no optimizer moments to carry; they start at 0, and the rate warms up over '
+  assert line + 'the first 40 updates' in said
+
+
+def test_the_rate_rises_with_the_gradients_that_the_moments_have_seen():
+  """2 / (1 - 0.95) = 40 updates; then, and with carried moments, updates are bit for bit those of a plain optimizer."""
+  plain, warming = optim.optimizer(OPTIM, 10_000), optim.optimizer(OPTIM, 10_000, carries=True)
+  params = {'kernel': np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)}
+  grads = jax.tree.map(np.cos, params)
+  clipped, (adam, *rest) = jax.jit(plain.update)(grads, plain.init(params), params)[1]
+  for age, wanted in ((0, 1 / 41), (1, 2 / 41), (20, 21 / 41), (39, 40 / 41), (40, 1.0), (5000, 1.0)):
+    opt_state = (clipped, (adam._replace(count=jnp.int32(age)), *rest))
+    assert float(optim.warm_up(opt_state, OPTIM.b2)) == pytest.approx(wanted, rel=1e-6)
+    (without, after), (scaled, same) = (jax.jit(tx.update)(grads, opt_state, params) for tx in (plain, warming))
+    jax.tree.map(np.testing.assert_array_equal, same, after)
+    np.testing.assert_allclose(scaled['kernel'], wanted * without['kernel'], rtol=1e-6)
+    if wanted == 1.0:
+      np.testing.assert_array_equal(scaled['kernel'], without['kernel'])
