@@ -79,12 +79,14 @@ def preference_sums(
   -log sigmoid(beta ((log p - log p_reference)(chosen) - (log p - log p_reference)(rejected))), summed over pairs.
 
   Reported per pair: `accuracy`, 1 if the policy prefers the chosen answer more than the reference does, and 1/2 in a tie;
-  `margin`, the argument of the sigmoid; `chosen_reward` and `rejected_reward`, its two terms.
+  `margin`, the argument of the sigmoid; `chosen_reward` and `rejected_reward`, its two terms; `likelier`, 1 if the policy
+  gives the chosen answer the larger probability, whatever the reference does.
   """
   hidden_BTD, diagnostics = model.apply({'params': params}, batch.tokens, batch.segment_ids, batch.positions)
   logps_BT, logz_BT = target_logps(hidden_BTD, params['head'], batch.targets, chunk)
-  chosen_BP, rejected_BP = pair_rewards(logps_BT, batch, beta)
+  chosen_BP, rejected_BP = _by_answer(beta * (logps_BT - batch.reference_logps), batch)
   margin_BP = chosen_BP - rejected_BP
+  chosen_logp_BP, rejected_logp_BP = _by_answer(logps_BT, batch)
   exists_BP = jnp.arange(margin_BP.shape[1]) < batch.row_weights[:, None]
   total = lambda values_BP: jnp.sum(jnp.where(exists_BP, values_BP, 0))
   by_source = lambda rows_B: jax.ops.segment_sum(rows_B, batch.source_ids, num_sources)
@@ -98,16 +100,16 @@ def preference_sums(
           'margin': total(margin_BP),
           'chosen_reward': total(chosen_BP),
           'rejected_reward': total(rejected_BP),
+          'likelier': total(chosen_logp_BP > rejected_logp_BP),
       },
   )
   return sums, diagnostics
 
 
-def pair_rewards(logps_BT, batch: PreferenceBatch, beta: float) -> tuple[jax.Array, jax.Array]:
-  """beta (log p - log p_reference) of the chosen and of the rejected answers, float32 [B, P] each; 0 beyond the pairs."""
-  log_ratio_BT = jnp.where(batch.loss_weights > 0, logps_BT - batch.reference_logps, 0)
-  is_chosen_BT = batch.segment_ids % 2 == 1
+def _by_answer(values_BT, batch: PreferenceBatch) -> tuple[jax.Array, jax.Array]:
+  """Sums of values over the chosen and over the rejected answers, float32 [B, P] each; 0 beyond the pairs."""
+  answers_BT, is_chosen_BT = jnp.where(batch.loss_weights > 0, values_BT, 0), batch.segment_ids % 2 == 1
   # Pair p is number p - 1 here: segments 1 and 2 become 0, and padding adds zeros to it.
   pair_BT = jnp.maximum(batch.segment_ids - 1, 0) // 2
-  summed = lambda of_BT: beta * by_segment(jnp.where(of_BT, log_ratio_BT, 0), pair_BT)
+  summed = lambda of_BT: by_segment(jnp.where(of_BT, answers_BT, 0), pair_BT)
   return summed(is_chosen_BT), summed(~is_chosen_BT)

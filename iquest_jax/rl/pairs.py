@@ -86,17 +86,22 @@ class PairLearner:
     return state, record | {'pairs': len(ids), 'timing': {'update_seconds': time.monotonic() - began}}
 
   def evaluate(self, state: TrainState) -> dict[str, Any]:
-    """Share of the held-out pairs whose chosen answer has gained on the rejected one, of all and by rule."""
-    began, count, correct, margin, by_rule = time.monotonic(), 0, 0.0, 0.0, {}
+    """Shares of the held-out pairs, of all and by rule, and the mean margin.
+
+    `accuracy`: the chosen answer has gained on the rejected one since the stage began; `likelier`: it is the likelier one.
+    """
+    began, by_rule = time.monotonic(), {}
     for rule, pairs in self._held_out.items():
       # As many pairs as a micro-batch has rows: they fit, and every batch has the same shape.
       parts = [pairs[first : first + self._micro_rows] for first in range(0, len(pairs), self._micro_rows)]
       sums = [self._stage.eval_step(state.params, self._batch(part, self._micro_rows)) for part in parts]
       total = jax.tree.map(lambda *values: float(sum(values)), *(one.totals for one in jax.device_get(sums)))
-      by_rule[re.sub(r'\W+', '_', rule)] = total['accuracy'] / len(pairs)
-      count, correct, margin = count + len(pairs), correct + total['accuracy'], margin + total['margin']
-    figures = {'accuracy': correct / count, 'margin': margin / count, 'accuracy_by_rule': by_rule, 'pairs': count}
-    return figures | {'timing': {'eval_seconds': time.monotonic() - began}}
+      by_rule[re.sub(r'\W+', '_', rule)] = total | {'pairs': len(pairs)}
+    sum_of = lambda name: sum(total[name] for total in by_rule.values())
+    figures = {name: sum_of(name) / sum_of('pairs') for name in ('accuracy', 'likelier', 'margin')}
+    for name in ('accuracy', 'likelier'):
+      figures[f'{name}_by_rule'] = {rule: total[name] / total['pairs'] for rule, total in by_rule.items()}
+    return figures | {'pairs': sum_of('pairs'), 'timing': {'eval_seconds': time.monotonic() - began}}
 
   def _batch(self, pairs: Sequence[Pair], unit: int) -> PreferenceBatch:
     rows = dpo.preference_rows(pairs, context=self._config.data.context, unit=unit)

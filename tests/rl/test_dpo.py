@@ -81,11 +81,14 @@ def test_loss_gradient_and_measures_equal_the_float64_formula(models, pairs, con
     np.testing.assert_allclose(grads[name], wanted, rtol=0, atol=2e-5 * np.max(np.abs(wanted)))
   rewards = margins(params, reference, pairs)
   assert 0 < np.mean([chosen > rejected for chosen, rejected in rewards]) < 1
+  likelier = [sum_logps(params, one.prompt, one.chosen) > sum_logps(params, one.prompt, one.rejected) for one in pairs]
+  assert likelier != [chosen > rejected for chosen, rejected in rewards]
   for name, wanted in (
       ('accuracy', [chosen > rejected for chosen, rejected in rewards]),
       ('margin', [chosen - rejected for chosen, rejected in rewards]),
       ('chosen_reward', [chosen for chosen, _ in rewards]),
       ('rejected_reward', [rejected for _, rejected in rewards]),
+      ('likelier', likelier),
   ):
     np.testing.assert_allclose(sums.metrics()[name], np.mean(wanted), rtol=1e-4, err_msg=name)
 

@@ -94,6 +94,11 @@ def test_a_step_trains_and_reports_what_it_did(straight):
     assert 0 < record['logp_difference'] < 1e-5 and record['grad_norm'] > 0 and record['clipped_high'] == 0
   assert any(record['groups_equal'] for record in steps)  # dynamic sampling had something to replace
   assert [record['groups'] for record in steps] == [2, 2, 2]
+  # Layer groups at their own interval and at the end.
+  assert ['layer_grad_norms' in record for record in steps] == [False, False, True]
+  norms, ratios = steps[-1]['layer_grad_norms'], steps[-1]['layer_update_ratios']
+  assert norms.keys() == ratios.keys() == {'embedder', 'final_norm', 'head', 'attention_0', 'attention_1', 'mlp_0', 'mlp_1'}
+  assert sum(norm**2 for norm in norms.values()) == pytest.approx(steps[-1]['grad_norm'] ** 2, rel=1e-4)
   before, after = params(straight, 2), params(straight, 3)
   assert any(np.any(before[path] != after[path]) for path in before)
   versions = [json.loads(text.splitlines()[0])['trajectories'][0]['extra']['version'] for text in lines(straight).values()]
@@ -177,12 +182,16 @@ def test_preferences_are_learned_and_measured_on_held_out_pairs(workdir, command
     ]
     (workdir / f'{name}.jsonl').write_text(''.join(json.dumps(pair) + '\n' for pair in pairs))
   how = {'rl.dpo.pairs': ('train.jsonl',), 'rl.dpo.held_out': ('held_out.jsonl',), 'rl.dpo.pairs_per_step': 4}
-  command = train(workdir, **how, **{'rl.objective': 'dpo'})
+  # The second of four steps is passed over.
+  command = train(workdir, **how, **{'rl.objective': 'dpo', 'train.steps': 4, 'train.skip_steps': ((2, 2),)})
   commands.run(killed_at('iquest_jax.rl.pairs:PairLearner.learn', 3, command), status=-signal.SIGKILL)
   commands.run(command)
   first, *steps, last = records(workdir)
+  assert [(record['step'], record['skipped']) for record in steps] == [(1, 0), (3, 1), (4, 1)]
   assert (first['accuracy'], first['margin']) == (0.5, 0.0) and last['accuracy'] == 1.0 and last['margin'] > 0
   assert last['accuracy_by_rule'] == {'say_0': 1.0, 'say_1': 1.0} and last['pairs'] == 6
+  # A model that has learnt nothing prefers an answer or its opposite, and then the chosen one.
+  assert last['likelier'] >= first['likelier'] and set(last['likelier_by_rule']) == {'say_0', 'say_1'}
   assert [record['pairs'] for record in steps] == [4, 4, 4] and steps[0]['loss'] == pytest.approx(np.log(2))
 
 
