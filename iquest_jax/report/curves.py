@@ -13,9 +13,9 @@ from iquest_jax.report.markup import COLOURS, details, escape, figure, legend, n
 # What every stage reports; anything else a stage of reinforcement learning measures gets a chart of its own.
 _COMMON = {
     'loss', 'grad_norm', 'lr', 'skipped', 'skipped_in_a_row', 'tokens', 'updates', 'problems', 'step_seconds',
-    'data_seconds', 'tokens_per_second', 'mfu',
+    'data_seconds', 'tokens_per_second', 'mfu', 'z_loss',
 }  # fmt: skip
-_COMMON_GROUPS = ('loss_by_source/', 'loop_change/', 'loop_gate/')
+_COMMON_GROUPS = ('loss_by_source/', 'loop_change/', 'loop_gate/', 'layer_grad_norms/', 'layer_update_ratios/')
 # A stage is judged by the first of these that it measures on held-out problems.
 HELD_OUT = ('pass_rate', 'reward_pass_rate', 'reward', 'solved', 'accuracy')
 

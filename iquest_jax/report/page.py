@@ -2,7 +2,7 @@
 
 import pathlib
 
-from iquest_jax.report import browser, curves, lineage, mixture, scores, speed
+from iquest_jax.report import browser, curves, layers, lineage, mixture, scores, speed
 from iquest_jax.report.chain import Chain
 from iquest_jax.report.markup import duration, escape, note, short
 from iquest_jax.report.style import STYLE
@@ -12,6 +12,7 @@ _SECTIONS = (
     ('lineage', 'Lineage', lineage.lineage),
     ('loss', 'Loss', curves.losses),
     ('rewards', 'Rewards', curves.rewards),
+    ('layers', 'Layer groups', layers.layers),
     ('evaluation', 'Evaluation', scores.evaluation),
     ('mixture', 'Mixture', mixture.mixture),
     ('data', 'Data', scores.funnel),

@@ -63,6 +63,9 @@ def training(losses):
       yield {'kind': 'eval', 'step': step, 'loss': loss, 'loss_by_source': {'code': loss + 1, 'facts': loss - 1}}
     seconds = 30.0 if step == 1 else 0.5  # the first step compiles
     values = {'loss': loss, 'step_seconds': seconds, 'data_seconds': 0.1, 'tokens_per_second': 4321.0, 'mfu': 0.25}
+    if step % 5 == 0:
+      by_layer = {'embedder': loss / 8, 'mlp_0-3': loss / 4}
+      values |= {'layer_grad_norms': by_layer, 'layer_update_ratios': by_layer, 'z_loss': 0.125}
     if step:
       yield {'kind': 'train', 'step': step, **values}
 

@@ -25,6 +25,7 @@ def test_every_section_says_what_the_files_say(read, files):
       '6.00 → 4.00', '3.00 → 1.00',  # held-out loss
       'pass rate, held out', '0.400 → 0.600', 'pass rate, sampled', '0.75 → 0.75', 'clip fraction',
       'grpo; 2 prompts × 3 roll-outs per step; reward = 1 × pass rate + 0.5 × overlong; logged only: thinking',  # rewards
+      'embedder', 'mlp 0-3', 'gradient norm', 'update / weight',  # layer groups
       'solved', '62.5', '+22.5', 'p9', 'no compiler',  # evaluation
       '25.0 %', '37.5 %', '1.5', 'plateau', 'facts no score', 'code 50.0%, facts 50.0%',  # mixture
       'text', '1,000', '955', '− duplicate 35', 'held out 50', '− check: wrong 3,988', '39 files in 4 clusters',  # data
@@ -42,6 +43,7 @@ def test_what_is_not_there_is_said_in_one_line_in_its_place(read):
       'pretrain: no checkpoint yet', 'No stage has reported a loss yet.', 'No stage of this chain learns from rewards yet.',
       'No stage has been evaluated yet.', 'There are no sampled answers yet', 'Its rows have no manifest here.',
       'No documents have been prepared', 'No stage has reported its speed yet.', 'not started',
+      'No stage has reported its layer groups yet.',
   ):  # fmt: skip
     assert line in text, line
   assert found.files.problems == []

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from iquest_jax.report import curves, lineage, mixture, scores, speed
+from iquest_jax.report import curves, layers, lineage, mixture, scores, speed
 from iquest_jax.report.markup import duration, short
 
 from tests.report.small_chain import Page, learning, lines, results
@@ -128,3 +128,14 @@ def test_the_command_writes_the_page_and_says_where(read, files, tmp_path):
   command[-1] = f'--workdir={tmp_path / "none"}'
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   assert done.returncode == 2 and re.fullmatch(r'error: --workdir: \S+ holds no stage; [^\n]*\n', done.stderr)
+
+
+def test_layer_groups_are_drawn_in_their_own_section_a_line_each_and_nowhere_else(read, files):
+  by_layer = {'layer_grad_norms': {'head': 0.5, 'mlp_0': 0.25}, 'layer_update_ratios': {'head': 0.01, 'mlp_0': 0.02}}
+  files['rl_thinking/metrics.jsonl'] = lines(record | by_layer for record in learning([0.1, 0.2, 0.3]))
+  chain = read(files)
+  drawn = layers.layers(chain)
+  parts = drawn.split('<h3>')
+  (part,) = [part for part in parts if part.startswith('rl_thinking')]
+  assert part.count('<svg') == 2 and len(re.findall('class="line ', part)) == 4 and 'mlp 0' in part
+  assert 'mlp' not in Page(curves.rewards(chain)).text and 'layer' not in Page(curves.rewards(chain)).text
