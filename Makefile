@@ -12,7 +12,7 @@ TPU_STAMP := $(VENV)/.installed-libtpu
 export JAX_PLATFORMS ?= cpu
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test test-long test-tpu test-sandbox test-peers prove-rl lint bench clean
+.PHONY: demo test test-long test-tpu test-sandbox test-peers prove-rl drill lint bench clean
 
 $(STAMP): setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -66,6 +66,11 @@ test-peers: $(STAMP) $(PEERS)/.installed
 prove-rl: WORKDIR = runs/prove_rl
 prove-rl: $(STAMP)
 	$(BIN)/python -m tests.prove.rl $(WORKDIR)
+
+# Small chains through to reinforcement learning, killed at random moments, must end bit-equal; three hours, resumable.
+drill: WORKDIR = runs/drill
+drill: $(STAMP)
+	$(BIN)/python -m tests.prove.drill $(WORKDIR)
 
 bench: $(STAMP)
 	$(BIN)/python -m launch.bench

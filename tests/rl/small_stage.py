@@ -55,10 +55,14 @@ def write(workdir: pathlib.Path, problems=None, held_out=None) -> pathlib.Path:
   run = RunFolder(workdir)
   tokenizer = Tokenizer.train(TEXTS * 3, FIELDS['vocab'])
   tokenizer.save(run.tokenizer)
-  for name, records in (('problems', problems or prompts(6)), ('held_out', held_out or prompts(3, 100))):
-    (workdir / f'{name}.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
+  write_problems(workdir, problems, held_out)
   write_parent(run.stage('sft_instruct'), tokenizer.fingerprint)
   return workdir
+
+
+def write_problems(workdir: pathlib.Path, problems=None, held_out=None) -> None:
+  for name, records in (('problems', problems or prompts(6)), ('held_out', held_out or prompts(3, 100))):
+    (workdir / f'{name}.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
 
 
 def write_parent(folder, tokenizer: str, params: Any = None, **fields: Any) -> None:
@@ -94,6 +98,11 @@ def records(workdir: pathlib.Path) -> list[dict[str, Any]]:
   times = ('timing', 'step_seconds', 'tokens_per_second')
   found = [json.loads(line) for line in path.read_text().splitlines()]
   return [{key: value for key, value in record.items() if key not in times} for record in found]
+
+
+def lines(workdir: pathlib.Path) -> dict[str, list[str]]:
+  """{file: its groups}, sorted, since they are stored as they finish."""
+  return {path.name: sorted(path.read_text().splitlines()) for path in (workdir / 'rl_instruct' / 'rollouts').iterdir()}
 
 
 def stored(workdir: pathlib.Path) -> list[tuple[int, int]]:

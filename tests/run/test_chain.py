@@ -1,6 +1,8 @@
-"""A chain of stages killed anywhere, even between two stages, ends bit-identical to one that was never interrupted."""
+"""A chain of stages killed anywhere, even between two stages, ends bit-identical to one that was never interrupted.
 
-import pathlib
+The last of them is one of reinforcement learning. tests/prove/drill.py kills more of them, more often.
+"""
+
 import shutil
 import time
 
@@ -13,33 +15,18 @@ from iquest_jax.run_folder import StageFolder
 
 from tests import processes
 from tests.programs.small_chain import STAGES
+from tests.rl import small_stage
+from tests.run import chains
 from tests.run import helpers as run_helpers
+from tests.run.chains import assert_same_chain, chain
 from tests.run.helpers import killed_at, steps_of
-
-STEPS = 3
-
-
-def chain(name: str, workdir: pathlib.Path) -> list[str]:
-  return ['-m', 'tests.programs.small_chain', name, '--size=tiny_loop', f'--workdir={workdir}', f'--steps={STEPS}']
-
-
-def with_rows(workdir: pathlib.Path) -> pathlib.Path:
-  run_helpers.write_tokenizer(workdir)
-  for stage in STAGES:
-    run_helpers.write_rows(workdir, stage, 128, ('code', 'code_high_quality', 'facts', 'transitions', 'web_text'))
-  return workdir
 
 
 @pytest.fixture(scope='module')
 def straight(shared, tmp_path_factory):
   """A chain that nothing interrupted, and what it printed."""
-  workdir = with_rows(tmp_path_factory.mktemp('straight'))
+  workdir = chains.write(tmp_path_factory.mktemp('straight'))
   return workdir, shared.run(chain('run', workdir))
-
-
-def assert_same_chain(workdir, other):
-  for stage in STAGES:
-    run_helpers.assert_same_run(workdir / stage, other / stage, STEPS)
 
 
 def test_a_chain_trains_every_stage_from_its_parent_and_shows_it(shared, straight):
@@ -48,24 +35,38 @@ def test_a_chain_trains_every_stage_from_its_parent_and_shows_it(shared, straigh
     assert stage in line and Checkpoints(StageFolder(workdir / stage)).lineage()['end_fingerprint'] in line
   for parent, stage in zip(STAGES, STAGES[1:]):
     ended, began = Checkpoints(StageFolder(workdir / parent)).lineage(), Checkpoints(StageFolder(workdir / stage)).lineage()
-    assert began['parent'] == {'stage': parent, 'step': STEPS, 'fingerprint': ended['end_fingerprint']}
-  assert shared.run(chain('verify', workdir)).stdout.startswith('verified 3 stages: ')
+    assert began['parent'] == {'stage': parent, 'step': chains.STEPS, 'fingerprint': ended['end_fingerprint']}
+  assert shared.run(chain('verify', workdir)).stdout.startswith('verified 4 stages: ')
 
 
 @pytest.mark.parametrize('stage', [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_chain_killed_between_two_stages_ends_bit_equal(shared, straight, tmp_path, stage):
-  workdir = with_rows(tmp_path)
+  workdir = chains.write(tmp_path)
   command = chain('run', workdir)
   shared.run(killed_at('iquest_jax.train.loop:run', stage + 1, command), status=-9)
-  assert [steps_of(workdir / name) for name in STAGES] == [[STEPS]] * stage + [[]] * (3 - stage)
+  assert [steps_of(workdir / name) for name in STAGES] == [chains.SAVED] * stage + [[]] * (4 - stage)
   shown = shared.run(chain('show', workdir)).stdout.splitlines()
-  assert shown[-1] == f'to do: anneal, step 0 of {STEPS}' and len(shown) == 1 + 3
+  to_do = [line for line in shown if line.startswith('to do: ')]
+  assert len(to_do) == 4 - stage and to_do[-1] == f'to do: rl_instruct, step 0 of {chains.STEPS}'
   # And again in the middle of the next stage, after its parent is restored.
   shared.run(killed_at('iquest_jax.train.metrics:Reporter.note', 2, command), status=-9)
   done = shared.run(command)
-  assert all(f'{name} is finished: step {STEPS}' in done.stderr for name in STAGES[:stage])
+  assert all(f'{name} is finished: step {chains.STEPS}' in done.stderr for name in STAGES[:stage])
   assert_same_chain(workdir, straight[0])
   assert shared.run(chain('verify', workdir)).returncode == 0
+
+
+def test_a_chain_killed_before_and_in_a_roll_out_ends_bit_equal(shared, straight, tmp_path):
+  """The stages before are copied, finished; the second kill is in the roll-out of step 3, after step 2 was saved."""
+  workdir = shutil.copytree(straight[0], tmp_path / 'run', ignore=shutil.ignore_patterns('rl_instruct'))
+  command = chain('run', workdir)
+  shared.run(killed_at('iquest_jax.rl.loop:run', 1, command), status=-9)
+  assert [steps_of(workdir / name) for name in STAGES] == [chains.SAVED] * 3 + [[]]
+  last, time_to_save = len(small_stage.stored(straight[0])), 1.0
+  shared.run(killed_at('iquest_jax.rl.store:Store.append', last, command, time_to_save), status=-9)
+  done = shared.run(command)
+  assert 'rl_instruct: resumes, step 2 of 3' in done.stderr
+  assert_same_chain(workdir, straight[0])
 
 
 def test_a_finished_chain_run_again_only_shows_itself(shared, straight):
@@ -77,7 +78,7 @@ def test_a_finished_chain_run_again_only_shows_itself(shared, straight):
 
 def test_verify_names_the_file_with_a_changed_byte(shared, straight, tmp_path):
   workdir = shutil.copytree(straight[0], tmp_path / 'run')
-  changed = workdir / f'loop_adapt/checkpoints/{STEPS}/optimizer/manifest.ocdbt'
+  changed = workdir / f'loop_adapt/checkpoints/{chains.STEPS}/optimizer/manifest.ocdbt'
   content = bytearray(changed.read_bytes())
   content[-1] ^= 1
   changed.write_bytes(content)
