@@ -179,6 +179,9 @@ def base_of_rl(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
 
 def finish(config: ConfigDict, run: Arguments) -> ConfigDict:
   """Sets the mesh and locks the keys."""
+  if 'rl' in config:
+    # An update has as many rows as its roll-outs fill, in a unit that every slice gets.
+    config.train.batch_rows *= meshes.slices(run.topology)
   meshes.place(config, run.size, run.topology)
   config.lock()
   return config

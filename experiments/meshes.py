@@ -16,8 +16,8 @@ TOKENS_PER_CHIP = 8192
 
 def slices(topology: str) -> int:
   """How many slices a name stands for: 2 for v5p-512x2, else 1."""
-  count = topology.rpartition('x')[2] if '-' in topology.rpartition('x')[0] else ''
-  return int(count) if count.isdigit() and int(count) else 1
+  count = topology.partition('x')[2]
+  return int(count) if count.isdecimal() and int(count) else 1
 
 
 def place(config, size: str, topology: str) -> None:

@@ -2,10 +2,12 @@
 
   python -m launch.aot --exp=midtrain_128k:size=40b_loop --topology=v5p:8x8x4     report on one stage
   python -m launch.aot --exp=sft_thinking:size=40b_loop --program=decode          report on decoding with its model
+  python -m launch.aot --exp=rl_thinking:size=40b_loop --topology=v5p-512         update and sampler side by side
   python -m launch.aot --all                                                      tables of every stage, size and slice
 
---topology takes a shape (v5p:8x8x4) or a Cloud name (v5p-512) and also picks the mesh; --exp.mesh.fsdp=16 and other
-overrides try another one. Exits with status 1 if something does not fit. Needs the extra "tpu" (libtpu), no accelerator.
+--topology takes a shape (v5p:8x8x4), a Cloud name (v5p-512) or several slices (v5p-512x2) and also picks the mesh;
+--exp.mesh.fsdp=16 and other overrides try another one. Exits with status 1 if something does not fit. Needs the extra
+"tpu" (libtpu), no accelerator.
 --all writes experiments/aot/table.md and resumes after an interruption.
 """
 
@@ -22,9 +24,12 @@ from iquest_jax.errors import UserError
 from iquest_jax.model import sizes
 from launch import command
 
-flags.DEFINE_string('topology', common.Arguments().topology, 'TPU slice, such as v5p:8x8x4 or v5p-512.')
+flags.DEFINE_string('topology', common.Arguments().topology, 'TPU slice, such as v5p:8x8x4 or v5p-512, or v5p-512x2.')
 flags.DEFINE_enum('program', 'train', ['train', 'decode'], 'Compile the train step, or prefill and the decode step.')
 flags.DEFINE_integer('slots', 0, 'Slots per group of chips, for decoding; 0 takes what should fit.', lower_bound=0)
+flags.DEFINE_integer(
+    'answer_tokens', 0, 'Mean tokens of an answer in RL; 0 assumes a quarter of rl.max_tokens.', lower_bound=0
+)
 flags.DEFINE_bool('all', False, 'Compile every stage of every full size for every slice of experiments/meshes.py.')
 
 FLAGS = flags.FLAGS
@@ -55,11 +60,27 @@ def _one() -> int:
     measures = sweep.compile_alone(config, slice_, 'decode', plan.slots)
     estimated = decode.estimated(measures, plan, counts)
     print(report.render_decode(name, measures, estimated))
+  elif 'rl' in config:
+    estimated, text = _of_rl(config, slice_, counts, name)
+    print(text)
   else:
     measure = sweep.compile_alone(config, slice_)
     estimated = estimate.estimate(measure, config, slice_, counts)
     print(report.render(name, config, slice_, measure, estimated))
   return 0 if estimated.fits else 1
+
+
+def _of_rl(config, slice_, counts: dict, name: str):
+  """(what is in memory, the report) of a stage of reinforcement learning."""
+  from iquest_jax.aot import report_rl, rl, sweep
+
+  rl.check(config)
+  lengths, plan = rl.assumed(config, FLAGS.answer_tokens), rl.sampler(config, slice_)
+  measures = {'update': sweep.compile_alone(config, slice_)}
+  measures |= sweep.compile_alone(config, plan.slice_, 'decode', plan.slots, plan.row)
+  memory = rl.memory(config, slice_, measures, plan)
+  steps = tuple(rl.step(config, slice_, measures, plan, counts, each) for each in lengths) if memory.fits else ()
+  return memory, report_rl.render(name, config, slice_, measures, plan, memory, steps)
 
 
 def _all() -> int:

@@ -31,6 +31,7 @@ class Plan:
     groups: parts of the slice that hold a replica of the parameters each: the data axis.
     tensor: chips of a group.
     slots: slots of a group.
+    row: tokens of a prefilled row.
   """
 
   model: sizes.ModelConfig
@@ -39,6 +40,7 @@ class Plan:
   groups: int
   tensor: int
   slots: int
+  row: int
 
   @property
   def far_bytes(self) -> int:
@@ -65,18 +67,20 @@ class Plan:
     return weights / self.slots + m.loops * self.far_bytes + (self.slot_bytes - self.far_bytes)
 
 
-def plan(config: ConfigDict, slice_: Slice, slots: int = 0) -> Plan:
+def plan(config: ConfigDict, slice_: Slice, slots: int = 0, row: int = 0) -> Plan:
   """The plan of a stage's model, with slots of the stage's context.
 
   Args:
     slots: of a group; 0 for as many as are calculated to fit.
+    row: tokens of a prefilled row; 0 for a whole slot.
 
   Raises:
     UserError: not even one slot fits.
   """
   model = sizes.ModelConfig(**config.model.to_dict())
   tensor = math.gcd(slice_.chips, model.kv_heads)
-  one = Plan(model, slice_, config.data.context, slice_.chips // tensor, tensor, 1)
+  size = config.data.context
+  one = Plan(model, slice_, size, slice_.chips // tensor, tensor, 1, row or size)
   room = tensor * slice_.chip.hbm_bytes - _ITEM * cost.num_params(model) - _PREFILLED_ROWS * one.slot_bytes
   fitting = int(room // one.slot_bytes)
   if not slots and fitting < 1:
@@ -88,7 +92,7 @@ def plan(config: ConfigDict, slice_: Slice, slots: int = 0) -> Plan:
 
 
 def lower(plan: Plan):
-  """{'decode': a step of all slots, 'prefill': a whole row for one slot of every group}, lowered for the slice."""
+  """{'decode': a step of all slots, 'prefill': a row for one slot of every group}, lowered for the slice."""
   import jax
   import jax.numpy as jnp
   import numpy as np
@@ -119,7 +123,7 @@ def lower(plan: Plan):
 
   cache = jax.tree.map(placed, jax.eval_shape(lambda: caches.empty(plan.model, slots, plan.size, model.dtype)))
   drawn = lambda count: (batched([GREEDY] * count), np.zeros(count, np.int32), np.zeros(count, np.int32))
-  row = np.zeros((plan.groups, plan.size), np.int32)
+  row = np.zeros((plan.groups, plan.row), np.int32)
   each = np.zeros(plan.groups, np.int32)
   # With the mesh itself, constants of the trace would be placed on chips that do not exist.
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), kernels_for('tpu'):

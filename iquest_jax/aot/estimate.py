@@ -112,11 +112,17 @@ def estimate(
   )
 
 
-def parts(measure: dict, slice_: Slice, bundles: dict, attention_rate: float | None = None) -> tuple[dict, dict, dict]:
-  """`seconds`, `hidden` and `moved` of an Estimate, for one run of any compiled program."""
+def parts(
+    measure: dict, slice_: Slice, bundles: dict, attention_rate: float | None = None, attended: float = 1.0
+) -> tuple[dict, dict, dict]:
+  """`seconds`, `hidden` and `moved` of an Estimate, for one run of any compiled program.
+
+  Args:
+    attended: share of the block pairs of a row of one document that its rows have.
+  """
   chip, counts = slice_.chip, bundles.get(slice_.generation, {})
   kernel_seconds = lambda kernels: sum(
-      kernel['times'] * one_kernel(kernel, chip, counts, attention_rate) for kernel in kernels
+      kernel['times'] * one_kernel(kernel, chip, counts, attention_rate, attended) for kernel in kernels
   )
   cycles = measure.get('cycles', {'matrix': 0, 'memory': 0})
   seconds = {name: count / chip.clock_hz for name, count in cycles.items()}
@@ -149,7 +155,9 @@ def _path(transfer: dict, chip: Chip) -> tuple[str, float]:
   return 'links', transfer['links'] * chip.link_bandwidth
 
 
-def one_kernel(kernel: dict, chip: Chip, counts: dict, attention_rate: float | None = None) -> float:
+def one_kernel(
+    kernel: dict, chip: Chip, counts: dict, attention_rate: float | None = None, attended: float = 1.0
+) -> float:
   """The least seconds of one run of a kernel: the largest of its bounds.
 
   The bounds are the bytes it declares over the bandwidth, the FLOPs over the rate of the matrix units, and, for attention
@@ -160,20 +168,22 @@ def one_kernel(kernel: dict, chip: Chip, counts: dict, attention_rate: float | N
     kernel: name, flops, bytes and shape of its first result, as in hlo.Kernel.
     counts: aot.bundles of this chip; {} if they are not known.
     attention_rate: share of peak, instead of bundles and matrix units, for attention kernels.
+    attended: share of the block pairs behind the FLOPs that attention kernels visit.
   """
   memory = kernel['bytes'] / chip.hbm_bandwidth
   stream, _, direction = kernel['name'].rpartition('attention_')
   if direction not in _PER_SCORE:
     return max(memory, kernel['flops'] / chip.peak_flops)
-  if attention_rate:
-    return max(memory, kernel['flops'] / (attention_rate * chip.peak_flops))
   B, H, T, K = kernel['shape']
-  rate = chip.peak_flops * min(1, K / chip.matrix_width)
-  if direction not in counts:
-    return max(memory, kernel['flops'] / rate)
   per_score = _PER_SCORE[direction] * K
   local = B * H * T * LOCAL_KEYS if stream else 0
-  pairs = (kernel['flops'] / per_score - local) / (BLOCK_Q * BLOCK_K)
+  flops = per_score * local + attended * (kernel['flops'] - per_score * local)
+  if attention_rate:
+    return max(memory, flops / (attention_rate * chip.peak_flops))
+  rate = chip.peak_flops * min(1, K / chip.matrix_width)
+  if direction not in counts:
+    return max(memory, flops / rate)
+  pairs = (flops / per_score - local) / (BLOCK_Q * BLOCK_K)
   (visible, masked), around = counts[direction], counts[f'{direction}_step']
   of_bundles = lambda count: count / (chip.cores * chip.clock_hz)
   pair = max(of_bundles(visible + around['step']), BLOCK_Q * BLOCK_K * per_score / rate)

@@ -1,8 +1,8 @@
 """Compiles what a stage runs for a TPU slice without having one, and measures the compiled programs.
 
-Run as a module, it reads {"config", "topology", "program", "slots"} from stdin and writes the measure to stdout: that of
-the train step or, of decoding, those of both programs by name. Every compile runs in its own process, which frees the
-memory afterwards and isolates libtpu's global state.
+Run as a module, it reads {"config", "topology", "program", "slots", "row"} from stdin and writes the measure to stdout:
+that of the train step or, of decoding, those of both programs by name. Every compile runs in its own process, which frees
+the memory afterwards and isolates libtpu's global state.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ _SUMMED = ('times', 'moved', 'channels')
 
 
 def lower(config: ConfigDict, slice_: Slice):
-  """The stage's train step on its mesh, lowered for the chips of a slice.
+  """The stage's train step on its mesh, lowered for the chips of a slice; of reinforcement learning, the update.
 
   Raises:
     UserError: mesh, batch, context or heads do not fit the slice or each other. Raised before anything is compiled.
@@ -46,20 +46,30 @@ def lower(config: ConfigDict, slice_: Slice):
   import jax.numpy as jnp
 
   from iquest_jax import sharding
+  from iquest_jax.aot import rl
   from iquest_jax.batch import Batch
   from iquest_jax.data.rows import mixture
   from iquest_jax.kernels import gated_attention
-  from iquest_jax.train import loop, step
+  from iquest_jax.train import loop, losses, step
 
   mesh = sharding.make_mesh(config.mesh, slice_.devices())
   loop.check(config, mesh)
-  shape = (config.train.batch_rows, config.data.context)
-  row = lambda dtype, placed: jax.ShapeDtypeStruct(shape[: len(placed.spec)], dtype, sharding=placed)
-  dtypes = Batch(jnp.int32, jnp.int32, jnp.float32, jnp.int32, jnp.int32, jnp.int32)
-  batch = jax.tree.map(row, dtypes, sharding.batch_shardings(mesh))
+  if 'rl' in config:
+    (dtypes, rows, objective), sources = rl.update_batch(config), 1
+  else:
+    dtypes, rows = Batch(jnp.int32, jnp.int32, jnp.float32, jnp.int32, jnp.int32, jnp.int32), config.train.batch_rows
+    objective, sources = losses.next_token_sums, len(mixture.source_names(config.data.mixture))
+  placed = sharding.batch_shardings(mesh)
+
+  def field(path, dtype):
+    by_row = path[-1].name in ('source_ids', 'row_weights')
+    shape = (rows,) if by_row else (rows, config.data.context)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=placed.source_ids if by_row else placed.tokens)
+
+  batch = jax.tree_util.tree_map_with_path(field, dtypes)
   # With the mesh itself, constants of the trace would be placed on chips that do not exist.
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), gated_attention.kernels_for('tpu'):
-    stage = step.of_stage(config, mesh, len(mixture.source_names(config.data.mixture)))
+    stage = step.of_stage(config, mesh, sources, objective)
     return stage.train_step.lower(stage.abstract, batch)
 
 
@@ -134,7 +144,7 @@ def main() -> None:
   config, slice_ = ConfigDict(request['config']), topology.find(request['topology'])
   try:
     if request['program'] == 'decode':
-      programs = decode.lower(decode.plan(config, slice_, request['slots']))
+      programs = decode.lower(decode.plan(config, slice_, request['slots'], request['row']))
       print(json.dumps({name: measure(lowered) for name, lowered in programs.items()}))
     else:
       print(json.dumps(measure(lower(config, slice_))))

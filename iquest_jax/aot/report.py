@@ -90,7 +90,7 @@ def render_decode(name: str, measures: dict[str, dict], estimate: decode.Estimat
       f'{estimate.tokens_per_second / plan.slice_.chips:.1f} per chip',
       f'  bytes per token     {plan.token_bytes / 1e9:.2f} GB read by a group, calculated; '
       f'{1000 * plan.token_bytes * plan.slots / plan.tensor / chip.hbm_bandwidth:.1f} ms per step at full bandwidth',
-      f'  a prefill           {sum(estimate.prefill.values()):.2f} s for {plan.groups} rows of {plan.size}, one per group',
+      f'  a prefill           {sum(estimate.prefill.values()):.2f} s for {plan.groups} rows of {plan.row}, one per group',
   ]
   return '\n'.join(lines)
 

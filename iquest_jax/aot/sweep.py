@@ -19,14 +19,20 @@ from iquest_jax.errors import UserError
 
 # The sections of a configuration that shape the compiled step. Of `optim` it is only moment_dtype: rates are constants.
 _COMPILED = ('model', 'mesh', 'train', 'data')
+# Of these, what the loop reads and the step does not.
+_OF_THE_LOOP = ('steps', 'skip_steps')
+# And what shapes the loss of reinforcement learning.
+_OF_THE_LOSS = ('ratio', 'clip_low', 'clip_high', 'dual_clip', 'kl_coef', 'sampler_is_threshold')
 
 
 def key(config: ConfigDict, slice_: Slice) -> str:
   """Identifies the compiled train step: equal for stages whose steps differ only in constants."""
   settings = json.loads(to_json(config))
   parts = {section: settings[section] for section in _COMPILED}
-  parts['train'] = {name: value for name, value in parts['train'].items() if name != 'steps'}
+  parts['train'] = {name: value for name, value in parts['train'].items() if name not in _OF_THE_LOOP}
   parts['data'] = {'context': parts['data']['context']}
+  if 'rl' in settings:
+    parts['rl'] = {name: settings['rl'][name] for name in _OF_THE_LOSS}
   parts['moments'], parts['slice'] = settings['optim']['moment_dtype'], slice_.name
   return _hash(parts)
 
@@ -40,12 +46,12 @@ def _hash(parts: dict) -> str:
   return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def compile_alone(config: ConfigDict, slice_: Slice, program_name: str = 'train', slots: int = 0) -> dict:
+def compile_alone(config: ConfigDict, slice_: Slice, program_name: str = 'train', slots: int = 0, row: int = 0) -> dict:
   """The measure of a stage's train step, or those of both programs of decoding (aot.program), taken in its own process.
 
   Args:
     program_name: train or decode.
-    slots: per group, for decoding (aot.decode.plan).
+    slots, row: slots per group, and tokens of a prefilled row, for decoding (aot.decode.plan).
 
   Raises:
     UserError: libtpu is missing, or the configuration does not fit the slice.
@@ -53,11 +59,10 @@ def compile_alone(config: ConfigDict, slice_: Slice, program_name: str = 'train'
   """
   if importlib.util.find_spec('libtpu') is None:
     raise UserError('aot: libtpu is not installed; it is the extra "tpu": pip install -e .[tpu]')
+  request = {'topology': slice_.name, 'program': program_name, 'slots': slots, 'row': row}
   done = subprocess.run(
       [sys.executable, '-m', program.__name__],
-      input=json.dumps(
-          {'config': json.loads(to_json(config)), 'topology': slice_.name, 'program': program_name, 'slots': slots}
-      ),
+      input=json.dumps(request | {'config': json.loads(to_json(config))}),
       capture_output=True,
       text=True,
       env=os.environ | program.ENVIRONMENT,

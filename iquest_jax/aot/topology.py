@@ -77,9 +77,11 @@ def find(name: str) -> Slice:
   Raises:
     UserError: no such slice; lists those that exist.
   """
-  one, _, slices = re.sub('^v5litepod-', 'v5e-', name).partition('x') if ':' not in name else (name, '', '')
+  key = re.sub('^v5litepod-', 'v5e-', name)
+  several = re.fullmatch('(.*-[0-9]+)x([1-9][0-9]*)', key)
+  one, slices = (several[1], int(several[2])) if several else (key, 1)
   for slice_ in _SLICES:
-    if one in (slice_.name, slice_.cloud_name) and re.fullmatch('[1-9][0-9]*|', slices):
-      return dataclasses.replace(slice_, chips=slice_.chips * int(slices or 1), slices=int(slices or 1))
+    if one in (slice_.name, slice_.cloud_name):
+      return dataclasses.replace(slice_, chips=slice_.chips * slices, slices=slices)
   known = ', '.join(f'{slice_.cloud_name} ({slice_.name})' for slice_ in _SLICES)
   raise UserError(f'topology "{name}" does not exist; choose one of {known}, or several, as in v5p-512x2')

@@ -21,6 +21,7 @@ def test_the_slice_of_the_flag_reaches_the_experiment():
   for named, exp in [
       ('v6e-256', 'anneal:size=7b,topology=v6e-256'),
       ('v5p:4x4x8', 'anneal:size=7b,topology=v5p-256'),
+      ('v5p-512x2', 'anneal:size=7b,topology=v5p-512x2'),
       ('v5p:4x4x4', 'anneal:size=7b'),  # no mesh of its own
   ]:
     with flagsaver.as_parsed(topology=named):
@@ -32,6 +33,9 @@ def test_the_slice_of_the_flag_reaches_the_experiment():
 def test_slices_have_two_names():
   assert topology.find('v5p-512') == topology.find('v5p:8x8x4') == topology.Slice('v5p:8x8x4', 256)
   assert topology.find('v5litepod-16').chips == 16
+  two = topology.find('v5p-512x2')
+  assert two == topology.Slice('v5p:8x8x4', 512, slices=2) and two.name == two.cloud_name == 'v5p-512x2'
+  assert (two.hosts, two.of_host().name, topology.find('v6e-256').of_host().chips) == (128, 'v5p:2x2x1', 4)
 
 
 def test_an_unknown_slice_is_refused_with_a_list_of_the_known_ones():
@@ -56,6 +60,10 @@ def run_aot(*args):
          'mesh axes tensor = 16'),
         (['--exp=midtrain_32k:size=7b', '--exp.data.context=32766'], 'config: data.context'),
         (['--exp=sft_thinking:size=40b_loop', '--topology=v5e-8', '--program=decode'], 'got none; choose a larger slice'),
+        (['--exp=midtrain_128k:size=40b_loop', '--topology=v5p-512x2', '--exp.mesh.data=1', '--exp.mesh.fsdp=32'],
+         'mesh: data must be a multiple of the 2 slices'),
+        (['--exp=rl_instruct:size=40b', '--exp.rl.objective=dpo'], 'aot: rl.objective must be grpo'),
+        (['--exp=rl_thinking:size=40b', '--answer_tokens=100000'], '--answer_tokens: must be in [1, rl.max_tokens'),
         ([], '--exp is missing'),
     ],
 )  # fmt: skip

@@ -48,6 +48,19 @@ def test_a_step_is_the_sum_of_its_parts_and_each_transfer_hides_behind_its_own_w
   assert estimated.tokens_per_chip_second == pytest.approx(4 * 2**20 / 36 / 256)
 
 
+def test_sums_over_slices_take_the_network_and_hide_behind_what_runs_meanwhile():
+  """By hand: 50 GB at 6.25 GB/s are 8 s; 3 s of work run meanwhile."""
+  between = {'kind': 'between slices', 'links': 1, 'times': 1, 'moved': 50e9}
+  window = {'transfers': [between], 'cycles': int(CYCLES * 3), 'kernels': [], 'times': 2}
+  two = topology.find('v5p-512x2')
+  estimated = estimated_of({**MEASURE, 'windows': [window]}, two)
+  assert estimated.seconds['network'] == pytest.approx(2 * 5) and estimated.hidden['network'] == pytest.approx(2 * 3)
+  assert estimated.moved['between slices'] == pytest.approx(100e9)
+  text = report.render('pretrain 7b', command.experiment(PRETRAIN), two, MEASURE, estimated)
+  assert 'joins 2 slices; 6.25 GB/s per chip and direction, as published' in text
+  assert 'network                10.000 s, and 6.000 s behind other work' in text
+
+
 def attention(direction, pairs, queries=1024, stream='gated_'):
   """A kernel of two heads that computes `pairs` block pairs per head and, with two streams, 256 keys per query."""
   scores = pairs * 512 * 1024 + (queries * 256 if stream else 0)
@@ -91,6 +104,15 @@ def test_at_a_published_rate_attention_takes_its_flops_over_that_share_of_peak()
   measure = {**MEASURE, 'kernels': [attention('backward', 3, stream=''), KERNEL]}
   estimated = estimated_of(measure, POD, {'v5p': COUNTS}, attention_rate=0.5)
   assert estimated.seconds['kernels'] == pytest.approx(6 * 5120 / CYCLES + 2, rel=2e-3)
+
+
+@pytest.mark.parametrize('rate', [None, 0.5])
+def test_rows_of_several_documents_cost_the_block_pairs_that_they_have(rate):
+  """The local stream is as wide in any row."""
+  kernel, half = attention('forward', 4), attention('forward', 2)
+  of = lambda kernel, **how: estimate.one_kernel(kernel, POD.chip, COUNTS, rate, **how)
+  assert of(kernel, attended=0.5) == pytest.approx(of(half)) and of(kernel, attended=1.0) == of(kernel)
+  assert estimate.one_kernel(KERNEL, POD.chip, COUNTS, rate, attended=0.5) == of(KERNEL)
 
 
 def test_a_kernel_takes_at_least_the_time_of_its_bytes():

@@ -219,6 +219,33 @@ def test_asynchronous_permutes_that_overlap_share_one_window():
   assert [window.behind.cycles for window in windows] == [1110, 5]
 
 
+def test_a_sum_over_slices_is_open_from_its_send_until_it_is_received():
+  """By hand: sums of 4 MiB over 2 and over 4 slices, of which each chip sends 2 (n - 1) / n; scalars by themselves."""
+  after = 'u32[], token[]'
+
+  def each(op, name, operands, met, slices, rows):
+    attributes = (
+        f'_xla_host_transfer_rendezvous="{met}",_xla_megascale_target="{{{slices}}}x{{0:15}}",'
+        '_xla_megascale_transfer_type="ALL_REDUCE"'
+    )
+    return f'  %{name} = (f32[{rows},8,128]{{2,1,0}}, {after}) {op}({operands}), frontend_attributes={{{attributes}}}\n'
+
+  work = lambda name, cycles: f'  %{name} = f32[8,128]{{1,0}} fusion(%a), kind=kLoop, calls=%f, {CYCLES % cycles}\n'
+  done = lambda name: f'  %{name}.d = (f32[8,128]{{1,0}}, token[]) recv-done(%{name})\n'
+  text = (
+      'ENTRY %main (a: f32[8,128]) -> f32[8,128] {\n  %a = f32[8,128]{1,0} parameter(0)\n' + work('w0', 1)
+      + each('send', 's0', '%a, %t', 'psum.0_0', '1,2', 1) + work('w1', 10)
+      + each('send', 's1', '%a, %t', 'psum.1_0', '1,2', 1024) + work('w2', 100)
+      + each('send', 's11', '%a, %t', 'psum.11_0', '1:4', 1024) + each('recv', 'r11', '%t', 'psum.11_0', '1:4', 1024)
+      + each('recv', 'r1', '%t', 'psum.1_0', '1,2', 1024) + each('recv', 'r0', '%t', 'psum.0_0', '1,2', 1)
+      + done('r1') + work('w3', 1000) + done('r11') + work('w4', 10000) + done('r0') + '}\n'
+  )  # fmt: skip
+  alone, windows = hlo.Module(text).transfers()
+  assert not alone and {transfer.kind for window in windows for transfer in window.transfers} == {'between slices'}
+  assert [[transfer.moved / 2**20 for transfer in window.transfers] for window in windows] == [[4, 6], [1 / 256]]
+  assert [window.behind.cycles for window in windows] == [1100, 11110]
+
+
 @pytest.mark.parametrize(
     ('text', 'links'),
     [

@@ -6,6 +6,7 @@ import pytest
 
 from experiments import meshes
 from iquest_jax import batch
+from iquest_jax.aot import topology
 from iquest_jax.errors import UserError
 from iquest_jax.kernels.gated_attention import Ids, Keys, block_pairs, join, tpu_common
 from launch import command
@@ -32,6 +33,26 @@ def test_a_plan_uses_every_chip_and_at_most_8192_tokens_on_each(context, topolog
 def test_rows_of_96k_are_split_over_16_chips():
   mesh = placed(98304, 32, 'v5p-512').mesh
   assert (mesh.data, mesh.fsdp, mesh.context) == (1, 16, 16)
+
+
+@pytest.mark.parametrize('context', [8192, 98304, 131072])
+def test_slices_repeat_the_mesh_of_one_along_the_data_axis(context):
+  one, two = placed(context, 1024, 'v5p-512').mesh, placed(context, 1024, 'v5p-512x2').mesh
+  assert two.to_dict() == one.to_dict() | {'data': 2 * one.data}
+  assert placed(context, 1024, 'v6e-256x4').mesh.data == 4
+
+
+def test_every_slice_gets_rows_of_an_update_whatever_its_roll_outs_fill():
+  config = command.experiment('rl_thinking:size=40b_loop,topology=v5p-512x2')
+  assert config.train.batch_rows == 32 and config.train.accumulation == 1 and config.mesh.data == 2
+
+
+@pytest.mark.parametrize('name', ['v5p-512x0', 'v5p-512x', 'v5p-512x-2', 'v5p-512x2x2'])
+def test_a_number_of_slices_that_does_not_exist_is_refused(name):
+  with pytest.raises(UserError, match=f'"{name}"'):
+    placed(8192, 1024, name)
+  with pytest.raises(UserError, match=f'topology "{name}" does not exist; .* or several, as in v5p-512x2'):
+    topology.find(name)
 
 
 @pytest.mark.parametrize(
