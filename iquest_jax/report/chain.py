@@ -74,6 +74,7 @@ class Stage:
     imported: name of the model it starts from; '' if it starts from a stage or from random parameters.
     learns_by_reward: whether it rolls out, or learns from preferences; its loss is then no cross-entropy.
     rl: that section of its configuration; {} if there is none.
+    silent_errors: findings about its hardware, one line each.
   """
 
   name: str
@@ -97,6 +98,7 @@ class Stage:
   rl: Mapping[str, Any]
   start: str
   end: str
+  silent_errors: Sequence[str]
   records: Sequence[Record]
   decisions: Sequence[Decision]
   sources: Mapping[str, Source]
@@ -203,11 +205,19 @@ def _stage(reader: Files, run: RunFolder, name: str) -> Stage:
       rl=files.items(config, 'rl'),
       start=files.text(lineage, 'start_fingerprint'),
       end=files.text(lineage, 'end_fingerprint'),
+      silent_errors=[_silent_error(found) for found in reader.objects(folder.silent_errors)],
       records=records,
       decisions=[_decision(line) for line in reader.lines(folder.mixture) if isinstance(line, dict)],
       sources={name: _source(manifest, name) for name in files.items(manifest, 'shares')},
       suites=[suite for step in reader.folders(folder.evaluation) for suite in _suites(reader, step)],
   )
+
+
+def _silent_error(found: Mapping[str, Any]) -> str:
+  step = files.number(found, 'step')
+  hosts = dict.fromkeys(files.text(device, 'host') for device in files.sequence(found, 'devices'))
+  after = '' if step is None else f' after step {step:,.0f}'
+  return f'silent error{after}: {files.text(found, "finding")}; cordon {", ".join(hosts)}'
 
 
 def _record(line: Any) -> Record | None:

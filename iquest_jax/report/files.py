@@ -70,6 +70,14 @@ class Files:
     except OSError:
       return []
 
+  def objects(self, path: pathlib.Path) -> list[dict[str, Any]]:
+    """The JSON objects in the files of a folder, by the number in their names."""
+    try:
+      found = sorted(path.glob('*.json'), key=by_number)
+    except OSError:
+      return []
+    return [value for one in found if (value := self.object(one))]
+
 
 def by_number(path: pathlib.Path) -> tuple[bool, int, str]:
   """Sorts names that begin with a number, as 12.jsonl and 12.1.jsonl do, by its value, and before all others."""

@@ -25,7 +25,8 @@ def lineage(chain: Chain) -> str:
   )
   head = ('stage', '<starts from', '<transform', '<first parameters', '<last parameters', '<code')
   notes = ''.join(note(line) for stage in chain.started for line in _breaks(chain, stage))
-  return picture + notes + details('Fingerprints and versions', table(head, rows))
+  silent = ''.join(note(escape(f'{stage.name}: {line}')) for stage in chain.started for line in stage.silent_errors)
+  return picture + notes + silent + details('Fingerprints and versions', table(head, rows))
 
 
 def _node(chain: Chain, stage: Stage) -> Node:

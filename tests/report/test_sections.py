@@ -32,6 +32,19 @@ def test_broken_lineage_is_said(read, files):
   assert 'pretrain now ends with 9999999999999999, but sft_thinking began from another checkpoint' in text
 
 
+def test_silent_errors_are_said_with_the_hosts_to_cordon(read, files):
+  devices = [{'id': 5, 'process': 1, 'host': 'tpu-<1>'}, {'id': 6, 'process': 1, 'host': 'tpu-<1>'}]
+  found = {'time': 1, 'step': 1200, 'finding': 'params/head on device 5', 'what': [], 'devices': devices}
+  files['pretrain/silent_errors/7_0.json'] = json.dumps(found)
+  files['pretrain/silent_errors/8_1.json'] = json.dumps(found | {'step': None, 'finding': 'SDC', 'devices': 3})
+  files['pretrain/silent_errors/9_1.json'] = '[damaged'
+  chain = read(files)
+  text = Page(lineage.lineage(chain)).text
+  assert 'pretrain: silent error after step 1,200: params/head on device 5; cordon tpu-<1>' in text
+  assert 'pretrain: silent error: SDC; cordon' in text
+  assert chain.files.problems == ['pretrain/silent_errors/9_1.json: cannot be read (JSONDecodeError)']
+
+
 def test_a_change_is_to_the_nearest_stage_before_with_the_same_problems(read, files):
   place = '{}/evaluation/{}/small_programs/results.json'
   del files[place.format('sft_thinking', 20)]
