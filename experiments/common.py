@@ -125,7 +125,8 @@ def base(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
   # Hardware that computes wrongly without an error; see train/health/checks.py. What the checks cost: experiments/LOG.md.
   config.health = ConfigDict()
   config.health.replicas_every = 100  # ours: steps between comparisons of what replicas hold; also before every save
-  config.health.recompute_every = 500  # ours: steps between computing a micro-batch on other chips; 0 leaves it out
+  # ours: steps between two times that a micro-batch is computed on other chips as well; 0 leaves it out.
+  config.health.recompute_every = run.pick(full=500, tiny=0)
   config.health.sdc_checker = True  # ours: libtpu repeats every operation of the first step of each process
 
   # A run without a step for so long is ended, to be started again; see train/watchdog.py.
