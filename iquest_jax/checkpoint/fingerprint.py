@@ -1,4 +1,8 @@
-"""Fingerprints of parameters: 64 bits per leaf, the same under any sharding.
+"""Fingerprints of parameters and optimizer state: 64 bits per leaf, the same under any sharding.
+
+`Checkpoints.save` takes them on the device, before the arrays are copied to the host, and a restore takes them again.
+Whatever changes a value in between is found: the copy, host memory, the writer, the disk, the reader. What was wrong before
+is saved as it is; train/health looks for that.
 
 A file's SHA-256 (seal.py) proves that its bytes are the ones written; a leaf's fingerprint proves that the values read
 from them are the ones trained. Neither implies the other: a reader may repair or misread the bytes.
