@@ -54,14 +54,15 @@ class Lease:
   def acquire(self) -> None:
     """Takes the lease as soon as it is free; raises UserError if its owner lives."""
     while True:
-      with _locked(self._path) as locked:
-        found = _read(self._path)
-        if free := found is None or _is_dead(found):
-          self._write()
-      if not free:
+      found = _read(self._path)
+      known = found is None or _is_dead(found)
+      if not known:
         self._wait_for_end(found)
+      with _locked(self._path) as locked:
+        if _read(self._path) != found:  # somebody was faster
+          continue
         self._write()
-      if not (free and locked):
+      if not (known and locked):
         time.sleep(SETTLE_S)
       if self._is_ours(_read(self._path)):
         self._beating.start()
@@ -77,7 +78,7 @@ class Lease:
         self._path.unlink()
 
   def _wait_for_end(self, found: dict[str, Any]) -> None:
-    """Returns when a lease has not changed for LIMIT_S, or is gone; raises UserError once it changes."""
+    """Returns when a lease has not changed for LIMIT_S, or is gone; raises UserError once it changes, or if it lives."""
     began, said = time.monotonic(), False
     if _is_alive(found):
       raise self._refusal(found, _age(self._path))

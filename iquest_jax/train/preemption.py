@@ -21,7 +21,7 @@ from iquest_jax.errors import Preempted
 
 # An interrupted command that has not ended after this many seconds, as inside a library, is ended.
 LIMIT_S = 30.0
-_LINE = 'interrupted by SIGTERM; what is finished is kept, rerun the same command'
+LINE = 'interrupted by SIGTERM; what is finished is kept, rerun the same command'
 
 
 class Interrupt(BaseException):
@@ -73,7 +73,7 @@ def interruptible() -> Iterator[None]:
   try:
     yield
   except Interrupt:
-    raise Preempted(_LINE) from None
+    raise Preempted(LINE) from None
 
 
 @contextlib.contextmanager
@@ -132,7 +132,7 @@ def interrupt_together() -> None:
 
 def _end_at_last() -> None:
   time.sleep(LIMIT_S)
-  print(f'error: {_LINE}', file=sys.stderr, flush=True)
+  print(f'error: {LINE}', file=sys.stderr, flush=True)
   os._exit(Preempted.status)
 
 

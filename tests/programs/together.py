@@ -1,0 +1,109 @@
+"""`together WHAT WORKDIR`: a process of a run of two, which does nothing but what tests/run/test_together.py asks for."""
+
+import os
+import signal
+import sys
+import time
+
+import jax
+
+from iquest_jax import ending, hosts
+from iquest_jax.checkpoint import start
+from iquest_jax.checkpoint.store import Checkpoints
+from iquest_jax.errors import UserError
+from iquest_jax.run_folder import RunFolder
+from launch import command, devices
+
+from tests.programs.small_chain import MODEL
+
+
+def main(argv):
+  _, what, workdir = argv
+  ending.GRACE_S = 1.0
+  devices.JOIN_LIMIT_S = 60.0
+  devices.join_hosts()
+  {name.removeprefix('_'): value for name, value in globals().items()}[what](RunFolder(workdir))
+
+
+def _talk():
+  """Every way to tell something, in turn, with pauses on one side or the other."""
+  first = jax.process_index() == 0
+  for size in (0, 1, 1 << 20):
+    time.sleep(0.3 * first)
+    assert hosts.from_first('x' * size if first else None) == 'x' * size
+    time.sleep(0.3 * (not first))
+    assert hosts.gather(['x' * size, jax.process_index()]) == [['x' * size, 0], ['x' * size, 1]]
+  order = []
+  with hosts.after_first('talk') as is_first:
+    time.sleep(0.5 * first)
+    order.append(time.time())
+  assert is_first == first
+  ended = hosts.gather(order[0])
+  assert ended[0] <= ended[1]
+  hosts.barrier('talk')
+  hosts.agree('talk', 'same')
+  print('talked')
+
+
+def _first_fails(_):
+  """While the other waits for it."""
+  with hosts.after_first('fails') as first:
+    if first:
+      raise UserError('rows: none; make some')
+
+
+def _other_crashes(_):
+  if jax.process_index() == 1:
+    raise ValueError('no such thing')
+  time.sleep(1000)
+
+
+def _disagree(_):
+  hosts.agree('rows', ['a', 'b'][jax.process_index()])
+
+
+def _late(_):
+  if jax.process_index() == 0:
+    hosts.barrier('late', limit_s=1.5)
+  time.sleep(1000)
+
+
+def _asked(_):
+  """The other is asked to end, while the first waits for something that never comes."""
+  if jax.process_index() == 1:
+    os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(1000)
+
+
+def _stale(run_folder):
+  """The other process sees an older list of checkpoints: it must start from what the first one chose."""
+  _choose(run_folder, lambda steps: steps[:-1])
+
+
+def _ahead(run_folder):
+  """The other process sees a checkpoint that the first one does not."""
+  _choose(run_folder, lambda steps: [*steps, 99])
+
+
+def _different(run_folder):
+  """The other process sees the same step with other files."""
+  start.VISIBLE_S = 2.0
+  if jax.process_index():
+    Checkpoints.seal_hash = lambda self, step: 'other'
+  _choose(run_folder, lambda steps: steps)
+
+
+def _choose(run_folder, seen):
+  _talk()
+  config = command.experiment('anneal:size=tiny')
+  config.model.update(MODEL)
+  if jax.process_index():
+    steps = Checkpoints.steps
+    Checkpoints.steps = lambda self: seen(steps(self))
+  chosen = start.choose(config, run_folder, Checkpoints(run_folder.stage('anneal')))
+  print(chosen.kind, chosen.step, chosen.lineage['end_fingerprint'])
+
+
+if __name__ == '__main__':
+  assert sys.argv[1:]
+  command.run(main, operands=True)

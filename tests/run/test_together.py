@@ -1,0 +1,64 @@
+"""The processes of a run decide and end together: none starts from another checkpoint, and none is left waiting."""
+
+import json
+import time
+
+import pytest
+
+from iquest_jax.errors import Preempted, RunStopped, UserError
+
+from tests import processes
+from tests.run.test_devices import pair
+
+# Of programs that do nothing but wait; a process that is left alone is aborted by jax after 100 s.
+LIMIT_S = 90
+
+
+def together(commands, port, what, workdir='.', statuses=(0, 0)):
+  """(finished processes, seconds)."""
+  began = time.monotonic()
+  running = pair(commands, port, lambda process: ['-m', 'tests.programs.together', what, str(workdir)])
+  done = [processes.finish(process, status) for process, status in zip(running, statuses, strict=True)]
+  return done, time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ('what', 'status', 'line'),
+    [
+        ('first_fails', UserError.status, 'rows: none; make some'),
+        ('asked', Preempted.status, 'interrupted by SIGTERM; what is finished is kept, rerun the same command'),
+        pytest.param('other_crashes', 1, 'ValueError: no such thing', marks=pytest.mark.long),
+        pytest.param('late', RunStopped.status, 'process 0 waited 2 s for another', marks=pytest.mark.long),
+        pytest.param('disagree', RunStopped.status, 'rows: process 1 has b, the first process', marks=pytest.mark.long),
+    ],
+)
+def test_what_ends_one_process_ends_all_with_its_line_and_status(commands, unused_port, what, status, line):
+  done, seconds = together(commands, unused_port, what, statuses=(status, status))
+  assert seconds < LIMIT_S
+  for one in done:
+    errors = [text for text in one.stderr.splitlines() if text.startswith('error: ')]
+    assert any(line in text for text in errors), one.stderr
+    assert 'Check failure stack trace' not in one.stderr
+
+
+# The small programs also tell each other all kinds of things first.
+@pytest.mark.parametrize('what', ['stale', pytest.param('ahead', marks=pytest.mark.long)])
+def test_every_process_starts_from_what_the_first_one_chose(shared, unused_port, what):
+  done, _ = together(shared, unused_port, what, shared.straight)
+  newest = json.loads((shared.straight / 'anneal/lineage.json').read_text())
+  assert [one.stdout for one in done] == [f'talked\nresume {newest["steps"]} {newest["end_fingerprint"]}\n'] * 2
+
+
+@pytest.mark.long
+def test_a_process_that_sees_other_files_ends_the_run(shared, unused_port):
+  done, _ = together(shared, unused_port, 'different', shared.straight, statuses=(RunStopped.status,) * 2)
+  assert all('hash of the files of step 12: process 1 has other' in one.stderr for one in done)
+
+
+def test_a_host_that_never_joins_is_reported_in_one_line(commands, unused_port):
+  began = time.monotonic()
+  several = {'JAX_COORDINATOR_ADDRESS': f'localhost:{unused_port}', 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '0'}
+  limited = ['-m', 'tests.programs.limited_join', '2']
+  alone = processes.finish(commands.start(limited, **several), RunStopped.status)
+  assert 'waited 2 s for 2 processes to join the run' in processes.refusal(alone)
+  assert time.monotonic() - began < LIMIT_S
