@@ -2,6 +2,7 @@
 
   python -m launch.aot --exp=midtrain_128k:size=40b_loop --topology=v5p:8x8x4     report on one stage
   python -m launch.aot --exp=sft_thinking:size=40b_loop --program=decode          report on decoding with its model
+  python -m launch.aot --exp=midtrain_128k:size=40b_loop --program=health         what the checks of hardware cost
   python -m launch.aot --exp=rl_thinking:size=40b_loop --topology=v5p-512         update and sampler side by side
   python -m launch.aot --all                                                      tables of every stage, size and slice
 
@@ -25,7 +26,7 @@ from iquest_jax.model import sizes
 from launch import command
 
 flags.DEFINE_string('topology', common.Arguments().topology, 'TPU slice, such as v5p:8x8x4 or v5p-512, or v5p-512x2.')
-flags.DEFINE_enum('program', 'train', ['train', 'decode'], 'Compile the train step, or prefill and the decode step.')
+flags.DEFINE_enum('program', 'train', ['train', 'decode', 'health'], 'Compile the train step, or decoding, or checks.')
 flags.DEFINE_integer('slots', 0, 'Slots per group of chips, for decoding; 0 takes what should fit.', lower_bound=0)
 flags.DEFINE_integer(
     'answer_tokens', 0, 'Mean tokens of an answer in RL; 0 assumes a quarter of rl.max_tokens.', lower_bound=0
@@ -51,7 +52,7 @@ def main(argv):
 
 
 def _one() -> int:
-  from iquest_jax.aot import bundles, decode, estimate, report, sweep
+  from iquest_jax.aot import bundles, decode, estimate, health, report, sweep
 
   config = command.config()
   slice_, counts, name = topology.find(FLAGS.topology), bundles.load(BUNDLES), f'{config.stage} {config.size}'
@@ -60,6 +61,10 @@ def _one() -> int:
     measures = sweep.compile_alone(config, slice_, 'decode', plan.slots)
     estimated = decode.estimated(measures, plan, counts)
     print(report.render_decode(name, measures, estimated))
+  elif FLAGS.program == 'health':
+    measures = sweep.compile_alone(config, slice_, 'health')
+    estimated, text = health.render(name, measures, config, slice_, counts)
+    print(text)
   elif 'rl' in config:
     estimated, text = _of_rl(config, slice_, counts, name)
     print(text)

@@ -1,8 +1,8 @@
 """Compiles what a stage runs for a TPU slice without having one, and measures the compiled programs.
 
 Run as a module, it reads {"config", "topology", "program", "slots", "row"} from stdin and writes the measure to stdout:
-that of the train step or, of decoding, those of both programs by name. Every compile runs in its own process, which frees
-the memory afterwards and isolates libtpu's global state.
+that of the train step or, of decoding and of the checks of hardware, those of all programs by name. Every request has its
+own process, which frees the memory afterwards and isolates libtpu's global state.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from iquest_jax.aot import decode, hlo, topology
+from iquest_jax.aot import decode, health, hlo, topology
 from iquest_jax.aot.topology import Slice
 from iquest_jax.errors import UserError
 
@@ -36,8 +36,11 @@ _RECORDED = ('jax', 'libtpu', 'refused', 'needed_bytes', 'peak_bytes', 'cycles',
 _SUMMED = ('times', 'moved', 'channels')
 
 
-def lower(config: ConfigDict, slice_: Slice):
+def lower(config: ConfigDict, slice_: Slice, checked: bool = False):
   """The stage's train step on its mesh, lowered for the chips of a slice; of reinforcement learning, the update.
+
+  Args:
+    checked: with libtpu's checker for silent errors.
 
   Raises:
     UserError: mesh, batch, context or heads do not fit the slice or each other. Raised before anything is compiled.
@@ -51,6 +54,7 @@ def lower(config: ConfigDict, slice_: Slice):
   from iquest_jax.data.rows import mixture
   from iquest_jax.kernels import gated_attention
   from iquest_jax.train import loop, losses, step
+  from iquest_jax.train.health import checker
 
   mesh = sharding.make_mesh(config.mesh, slice_.devices())
   loop.check(config, mesh)
@@ -70,7 +74,8 @@ def lower(config: ConfigDict, slice_: Slice):
   # With the mesh itself, constants of the trace would be placed on chips that do not exist.
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), gated_attention.kernels_for('tpu'):
     stage = step.of_stage(config, mesh, sources, objective)
-    return stage.train_step.lower(stage.abstract, batch)
+    train_step = checker.checked_step(stage, mesh.devices.flat[0].device_kind) if checked else stage.train_step
+    return train_step.lower(stage.abstract, batch)
 
 
 def measure(lowered) -> dict:
@@ -145,6 +150,10 @@ def main() -> None:
   try:
     if request['program'] == 'decode':
       programs = decode.lower(decode.plan(config, slice_, request['slots'], request['row']))
+      print(json.dumps({name: measure(lowered) for name, lowered in programs.items()}))
+    elif request['program'] == 'health':
+      programs = {'step': lower(config, slice_), 'checked step': lower(config, slice_, checked=True)}
+      programs |= health.lower(config, slice_)
       print(json.dumps({name: measure(lowered) for name, lowered in programs.items()}))
     else:
       print(json.dumps(measure(lower(config, slice_))))

@@ -50,7 +50,7 @@ def compile_alone(config: ConfigDict, slice_: Slice, program_name: str = 'train'
   """The measure of a stage's train step, or those of both programs of decoding (aot.program), taken in its own process.
 
   Args:
-    program_name: train or decode.
+    program_name: train, decode or health.
     slots, row: slots per group, and tokens of a prefilled row, for decoding (aot.decode.plan).
 
   Raises:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from absl import logging
 
+from iquest_jax import sharding
 from iquest_jax.train.step import Stage
 
 # Every message of the checker names it so (libtpu 0.0.42.1).
@@ -35,7 +36,8 @@ def options(device_kind: str) -> dict[str, bool | int]:
 
 def checked_step(stage: Stage, device_kind: str) -> Callable:
   """The stage's train step, compiled with the checker; it does not donate the state, which the ordinary step takes next."""
-  return jax.jit(stage.train_step.__wrapped__, compiler_options=options(device_kind))
+  out = sharding.of_leaves(stage.abstract), None
+  return jax.jit(stage.train_step.__wrapped__, out_shardings=out, compiler_options=options(device_kind))
 
 
 class Checker:

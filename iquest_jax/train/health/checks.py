@@ -71,7 +71,7 @@ class Health:
       finding = f'{first.what} on {where} contradict{"" if several else "s"} the other devices'
     if 2 * len(first.suspects) > jax.device_count() > 2:
       finding += '; so many do not fail at once, so suspect links and compiler before chips'
-    finding += f'; the same of {len(others)} more' if others else ''
+    finding += f'; {len(others)} more like it' if others else ''
     suspects = list(dict.fromkeys(device for each in found for device in each.suspects))
     self._stop(done, finding, suspects, [each.what for each in found], writes=jax.process_index() == 0)
 
