@@ -227,7 +227,7 @@ class Checkpoints:
     In a bucket, which has no folders, this copies its objects.
     """
     aside, number = self.folder / f'{step}.damaged', 1
-    with hosts.after_first('checkpoints.set_aside') as first:
+    with hosts.after_first('checkpoints.set_aside', _SAVE_TIMEOUT_S) as first:
       while first and aside.exists():
         number += 1
         aside = self.folder / f'{step}.damaged-{number}'

@@ -307,8 +307,11 @@ def test_two_processes_save_one_checkpoint_and_one_process_restores_it(tmp_path,
   outputs = [process.communicate(timeout=120)[0] for process in both]
   assert [process.returncode for process in both] == [0, 0]
   assert all('checkpoints/2: params/manifest.ocdbt has changed' in output for output in outputs)
+  assert all('set aside: 2.damaged [3]' in output for output in outputs)
   checkpoints = Checkpoints(StageFolder(tmp_path))
-  assert checkpoints.steps() == [2, 3]
+  assert sorted(entry.name for entry in checkpoints.folder.iterdir()) == ['2.damaged', '3']
+  checkpoints.clear_leftovers()
+  assert sorted(entry.name for entry in checkpoints.folder.iterdir()) == ['2.damaged', '3']
   restored = checkpoints.restore_params({'w': jax.ShapeDtypeStruct((16, 24), jnp.float32)})
   np.testing.assert_array_equal(restored['w'], np.arange(16 * 24, dtype=np.float32).reshape(16, 24))
   # Each hashes what it wrote; the first hashes what is left.

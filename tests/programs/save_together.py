@@ -40,3 +40,4 @@ try:
   checkpoints.restore_params(abstract, 2)
 except UserError as error:
   print(error, flush=True)
+print('set aside:', checkpoints.set_aside(2).name, checkpoints.steps(), flush=True)
