@@ -104,14 +104,17 @@ tpu_install() {
   for node in $(nodes); do
     run gcloud compute tpus tpu-vm scp "$archive" "$node:iquest.tar.gz" --project="$PROJECT" --zone="$ZONE" --worker=all
   done
-  on_hosts "mkdir -p ~/iquest && cd ~/iquest && tar xzf ~/iquest.tar.gz && pip install --quiet -e '.[tpu,gcs]'"
+  # The Python of a TPU VM may be too old.
+  on_hosts "mkdir -p ~/iquest && cd ~/iquest && tar xzf ~/iquest.tar.gz && python3 -m pip install --quiet uv &&
+    python3 -m uv venv --quiet --allow-existing --python=3.12 .venv &&
+    python3 -m uv pip install --quiet --python=.venv -e '.[tpu,gcs]'"
 }
 
 # The run outlives the connection: ~/iquest.log is its log, ~/iquest.pid its process.
 tpu_run() {
   local command
   command="$LAUNCH$(quoted "$@")"
-  on_hosts "cd ~/iquest && rm -f ~/iquest.stop && nohup setsid bash -c $(printf %q "
+  on_hosts "cd ~/iquest && . .venv/bin/activate && rm -f ~/iquest.stop && nohup setsid bash -c $(printf %q "
     status=75
     while [[ ' $AGAIN ' == *\" \$status \"* && ! -e ~/iquest.stop ]]; do
       $command & echo \$! > ~/iquest.pid

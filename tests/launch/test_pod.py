@@ -80,7 +80,8 @@ exit "$status"'''
 def on_a_host(folder, action, statuses):
   """Runs an action of one slice with this machine as its only host; returns (calls of launch.tpu, log)."""
   home = folder / 'home'
-  (home / 'iquest').mkdir(parents=True)
+  (home / 'iquest/.venv/bin').mkdir(parents=True)
+  (home / 'iquest/.venv/bin/activate').touch()
   (folder / 'statuses').write_text('\n'.join(map(str, statuses)) + '\n')
   program(folder, 'python', PYTHON.format(folder))
   # The remote shell gets the command as ssh passes it on.
