@@ -132,7 +132,7 @@ def base(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
   # A run without a step for so long is ended, to be started again; see train/watchdog.py.
   config.watchdog = ConfigDict()
   config.watchdog.multiple = 10.0  # ours: times the median of the last steps; a step varies by less than twice
-  config.watchdog.floor_s = run.pick(full=900.0, tiny=120.0)  # ours: at least; a slow disk is not a hang
+  config.watchdog.floor_s = run.pick(full=900.0, tiny=300.0)  # ours: at least; a slow disk is not a hang
   config.watchdog.extra_s = run.pick(full=7200.0, tiny=1200.0)  # ours: more for compiling, saving and evaluating
   return config, run
 
@@ -158,6 +158,8 @@ def base_of_rl(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
   rl.dynamic_sampling = True  # DAPO: groups of equal rewards are dropped and replaced
   rl.max_groups = run.pick(full=192, tiny=16)  # ours: groups that are sampled at most
 
+  # Divides the logits of the policy. ours: at 1 a model trained for minutes fails most often by a stray token.
+  rl.temperature = run.pick(full=1.0, tiny=0.5)
   rl.baseline = 'mean'  # GRPO
   rl.norm_adv_by_std = True  # GRPO and DAPO
   rl.loss_agg = 'token_mean'  # DAPO
