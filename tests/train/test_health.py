@@ -3,6 +3,7 @@
 import collections
 import json
 import types
+from unittest import mock
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from iquest_jax.run_folder import StageFolder
 from iquest_jax.train.health import checker, checks
 from iquest_jax.train.health.checker import Checker
 from iquest_jax.train.health.replicas import Difference
+from iquest_jax.train.session import Session
 
 from tests.train import faulty
 
@@ -49,6 +51,15 @@ def test_checks_run_at_the_start_at_their_intervals_and_before_a_save(tmp_path):
       health.compare_replicas(done, State(done))
   steps = lambda name: [step for which, step in health.ran if which == name]
   assert steps('replicas') == [3, 4, 7, 8, 12] and steps('recompute') == [6, 12]
+
+
+def test_nothing_is_saved_while_replicas_differ(tmp_path):
+  health = Recorded(tmp_path, replicas=[Difference('step', (device(1, 0),), True)])
+  health._compared = 5  # an earlier step was sound
+  # Whatever else a save does may be done; a checkpoint may not be begun, which would be an error here.
+  session = types.SimpleNamespace(health=health, watchdog=mock.Mock(), writer=mock.Mock(), _lease=None, _checkpoints=None)
+  with pytest.raises(SilentError):
+    Session.save(session, 6, State(6), 0, {})
 
 
 device = collections.namedtuple('device', ['id', 'process_index'])
