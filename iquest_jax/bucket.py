@@ -64,7 +64,8 @@ def connect() -> Any:
     from gcsfs import core, retry
   except ImportError as error:
     raise UserError(f'{SCHEME} needs the package {error.name}; install it with {INSTALL}') from error
-  std_logging.getLogger('gcsfs').setLevel(std_logging.CRITICAL)  # it logs, with a traceback, what it raises
+  for name in ('gcsfs', 'fsspec'):
+    std_logging.getLogger(name).setLevel(std_logging.CRITICAL)  # logs what is raised with a traceback, and every open file
   _limit_tensorstore()
 
   # Not gcsfs's class for zonal buckets, which asks for the kind of every bucket over gRPC.

@@ -45,10 +45,11 @@ class Emulator:
     buckets.create_bucket('bucket', self.storage)
     self._lock = threading.Lock()
     handler = functools.partial(_Handler, self)
-    self._http = http.server.ThreadingHTTPServer(('localhost', 0), handler)
+    self._http = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
     self._http.daemon_threads = True
+    self._http.socket.listen(200)  # clients open a connection per request
     self._http.handle_error = lambda *_: None  # a client that was killed
-    url = f'http://localhost:{self._http.server_port}'
+    url = f'http://127.0.0.1:{self._http.server_port}'
     self.environment = {
         'STORAGE_EMULATOR_HOST': url, 'TENSORSTORE_GCS_HTTP_URL': url, 'NO_GCE_CHECK': 'true', 'FSSPEC_GCS_TOKEN': 'anon',
         'EPATH_USE_TF': '0',

@@ -1,14 +1,15 @@
 """Scalars for TensorBoard: one event file per run on a disk, one per flush on gs://, where none can be appended to."""
 
-import io
 import os
+import socket
+import struct
 import time
 from collections.abc import Mapping
 
 from etils import epath
-from tensorboardX import record_writer, summary
-from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
 
 from iquest_jax import bucket
 
@@ -18,52 +19,45 @@ class Events:
 
   def __init__(self, folder: epath.Path, purge_step: int):
     """Hides what earlier runs wrote of `purge_step` and later ones."""
-    self._folder, self._parts, self._file = folder, 0, None
-    self._waiting = [Event(step=purge_step, session_log=SessionLog(status=SessionLog.START))]
+    # Not tensorboardX's writer, which appends from a thread, and uploads a file again from its start at every flush.
+    self._path = os.fspath(folder / f'events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}')
+    self._parts, self._file, self._waiting = 0, None, []
     if not bucket.is_bucket(folder):
       folder.mkdir(parents=True, exist_ok=True)
-      self._file = EventsWriter(os.fspath(folder / 'events'))
+      self._file = open(self._path, 'ab', buffering=0)
+      self._file.write(_header())
+    self._add(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
   def add(self, scalars: Mapping[str, float], step: int) -> None:
     """Adds scalars by name. On a disk they survive a kill of this process; on gs:// they wait for a flush."""
     now = time.time()
-    self._waiting += [Event(wall_time=now, step=step, summary=summary.scalar(name, scalars[name])) for name in scalars]
-    if self._file:
-      self._write(self._file)
+    self._add(*(Event(wall_time=now, step=step, summary=summary.scalar(name, scalars[name])) for name in scalars))
 
   def flush(self) -> None:
     """Writes what waits."""
-    if self._waiting and not self._file:
-      record_writer.register_writer_factory('gs', _Objects)
-      file = EventsWriter(os.fspath(self._folder / 'events'), f'.{self._parts:06d}')
-      self._parts += 1
-      self._write(file)
-      file.close()
-
-  def _write(self, file: EventsWriter) -> None:
-    for event in self._waiting:
-      file.write_event(event)
-    file.flush()
-    self._waiting = []
+    if self._waiting:
+      bucket.write(f'{self._path}.{self._parts:06d}', _header() + b''.join(self._waiting))
+      self._parts, self._waiting = self._parts + 1, []
 
   def close(self) -> None:
     self.flush()
     if self._file:
       self._file.close()
 
+  def _add(self, *events: Event) -> None:
+    records = [_record(event) for event in events]
+    if self._file:
+      self._file.write(b''.join(records))
+    else:
+      self._waiting += records
 
-class _Objects(io.BytesIO):
-  """tensorboardX's way to write to gs://: an object, written whole when it is closed."""
 
-  def __init__(self, path: str):
-    super().__init__()
-    self._path = path
+def _header() -> bytes:
+  return _record(Event(wall_time=time.time(), file_version='brain.Event:2'))
 
-  @classmethod
-  def open(cls, path: str) -> '_Objects':
-    return cls(path)
 
-  def close(self) -> None:
-    if not self.closed:
-      bucket.write(self._path, self.getvalue())
-    super().close()
+def _record(event: Event) -> bytes:
+  """An event in the format of TFRecord: length and content, each followed by its checksum."""
+  data = event.SerializeToString()
+  length = struct.pack('<Q', len(data))
+  return length + struct.pack('<I', masked_crc32c(length)) + data + struct.pack('<I', masked_crc32c(data))

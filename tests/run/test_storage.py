@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 
+import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,9 +34,11 @@ def emulator():
   with pytest.MonkeyPatch.context() as patch:
     for name, value in emulator.environment.items():
       patch.setenv(name, value)
+    patch.setitem(fsspec.config.conf, 'gcs', {'token': 'anon'})  # the variable is read when fsspec is imported
     patch.setattr(bucket, 'TRIES', 2)
     bucket.connect.cache_clear()
     epath.backend.fsspec_backend._get_filesystem.cache_clear()
+    bucket.connect()
     yield emulator
   emulator.close()
 
