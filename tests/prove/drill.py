@@ -29,8 +29,9 @@ from tests.run import chains
 
 CHAINS, KILLS, STEPS = 20, 10, 5
 SIZES, PROCESSES = ('tiny', 'tiny_loop'), (1, 2)
-# Seconds after which a process that should have ended is reported, and those until a chain has restored its state.
-LIMIT_S, START_S = 3600.0, 12.0
+# Seconds until a chain has restored its state, those that others have to end once one was told to, and those after which a
+# chain counts as hanging.
+START_S, GRACE_S, LIMIT_S = 12.0, 60.0, 3600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Result:
     stages: how many kills struck while each stage was the newest.
     killed: kills by SIGKILL.
     saved: kills by SIGTERM upon which all processes saved and exited with status 75.
-    ended: kills by SIGTERM that a process did not survive, because it had not begun to train.
+    ended: kills by SIGTERM before the processes trained, upon which some may not have been told.
     problem: what is wrong with its end, '' if nothing is.
   """
 
@@ -93,20 +94,22 @@ def _drilled(
   whole = _records(straight)
   for least in sorted(draw.uniform(0, whole - 2) for _ in range(KILLS)):
     running = _start(commands, folder, size, processes)
-    age, term = draw.uniform(0, START_S), draw.random() < 0.5
+    age, term, now = draw.uniform(0, START_S), draw.random() < 0.5, time.time()
     moment = time.monotonic() + age
     while _records(folder) < whole - 2 and (_records(folder) < least or time.monotonic() < moment):
-      if any(process.poll() is not None for process in running):
+      if any(process.poll() is not None for process in running) or time.monotonic() > moment + LIMIT_S:
+        problem = problem or f'ended before it was killed, or hangs: statuses {[process.poll() for process in running]}'
         break
       time.sleep(0.01)
-    struck[next((stage for stage in reversed(STAGES) if (folder / stage).exists()), 'start')] += 1
+    stage = next((stage for stage in reversed(STAGES) if (folder / stage).exists()), 'start')
+    trains = stage != 'start' and any(path.stat().st_mtime > now for path in folder.glob('*/metrics.jsonl'))
     draw.choice(running).send_signal(signal.SIGTERM if term else signal.SIGKILL)
-    statuses = _ended(running, together=draw.uniform(0, 1))
+    statuses = _ended(running, GRACE_S if term else draw.uniform(0, 1))
     kind = 'killed' if not term else 'saved' if set(statuses) == {Preempted.status} else 'ended'
+    if kind == 'ended' and trains:
+      problem = problem or f'SIGTERM in {stage} led to statuses {statuses}'
+    struck[stage] += 1
     counts[kind] += 1
-    # What the others end with, when one is killed at once, does not matter.
-    if kind != 'saved' and (-signal.SIGTERM if term else -signal.SIGKILL) not in statuses:
-      problem = problem or f'kill {sum(counts.values())}, {"SIGTERM" if term else "SIGKILL"}, led to statuses {statuses}'
   if set(statuses := _ended(_start(commands, folder, size, processes))) != {0}:
     problem = problem or f'ended with statuses {statuses}'
   else:
@@ -145,12 +148,12 @@ def _start(commands: Commands, workdir: pathlib.Path, size: str, processes: int)
     ]
 
 
-def _ended(running: list[subprocess.Popen], together: float = LIMIT_S) -> list[int]:
-  """Statuses of all processes. Once one was killed, what remains after `together` seconds is, as a scheduler would."""
+def _ended(running: list[subprocess.Popen], grace: float = GRACE_S) -> list[int]:
+  """Statuses of all processes. Once one has ended, the others are killed after `grace` seconds, as by a scheduler."""
   deadline = time.monotonic() + LIMIT_S
   while any(process.poll() is None for process in running):
-    if any((process.poll() or 0) < 0 for process in running):
-      deadline = min(deadline, time.monotonic() + together)
+    if any(process.poll() is not None for process in running):
+      deadline = min(deadline, time.monotonic() + grace)
     for process in running:
       if time.monotonic() > deadline:
         process.kill()

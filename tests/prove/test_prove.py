@@ -16,13 +16,18 @@ stage.mkdir(exist_ok=True)
 signal.signal(signal.SIGTERM, lambda *_: asked.touch())
 path = stage / 'metrics.jsonl'
 done = lambda: len(path.read_text().splitlines()) if path.exists() else 0
+first, address = os.environ.get('JAX_PROCESS_ID', '0') == '0', os.environ.get('JAX_COORDINATOR_ADDRESS')
+if address:
+  (stage / f'{address}.{first}').touch()
+  while not (stage / f'{address}.{not first}').exists():
+    time.sleep(0.005)
 began = max(done() - forgets, 0)
 for step in range(began, 20):
-  while os.environ.get('JAX_PROCESS_ID', '0') == '1' and done() <= step and not asked.exists():
+  while not first and done() <= step and not asked.exists():
     time.sleep(0.005)
   if asked.exists():
     sys.exit(75)
-  if os.environ.get('JAX_PROCESS_ID', '0') == '0':
+  if first:
     with open(path, 'a') as file:
       file.write(f'{step}\\n')
     time.sleep(0.02)
