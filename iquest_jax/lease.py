@@ -76,6 +76,8 @@ class Lease:
     with contextlib.suppress(OSError):
       if self._is_ours(_read(self._path)):
         self._path.unlink()
+        if not bucket.is_bucket(self._path):
+          os.rmdir(self._path.parent)  # where a run that was refused has written nothing
 
   def _wait_for_end(self, found: dict[str, Any]) -> None:
     """Returns when a lease has not changed for LIMIT_S, or is gone; raises UserError once it changes, or if it lives."""

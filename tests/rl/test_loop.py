@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from iquest_jax.errors import UserError
+from iquest_jax.errors import Preempted, UserError
 from iquest_jax.rl import loop
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.text.tokenizer import Tokenizer
@@ -80,6 +80,27 @@ def test_killed_in_every_phase_it_ends_bit_equal_and_samples_no_finished_group_a
   assert records(workdir) == records(straight)
   measured = [(folder / STAGE / 'measured.jsonl').read_text() for folder in (workdir, straight)]
   assert measured[0] == measured[1] and measured[0].count('\n') == 3
+
+
+@pytest.mark.parametrize(
+    ('place', 'count', 'step'),
+    [
+        ('iquest_jax.rl.rollout:Rollouts.sample', 2, 1),  # of which nothing would be left without an extra save
+        pytest.param('iquest_jax.rl.store:Store.append', 2, 0, marks=pytest.mark.long),
+        pytest.param('iquest_jax.rl.batches:policy_rows', 2, 2, marks=pytest.mark.long),
+        pytest.param('iquest_jax.rl.rollout:Rollouts.answers', 2, 3, marks=pytest.mark.long),
+    ],
+)
+def test_sigterm_while_sampling_saves_the_last_step_and_resumes_bit_equal(straight, workdir, commands, place, count, step):
+  command = train(workdir)
+  told = commands.run(killed_at(place, count, command, number=signal.SIGTERM), status=Preempted.status)
+  assert f'after step {step} of 3' in processes.refusal(told)
+  assert run_helpers.steps_of(workdir / STAGE)[-1:] == ([step] if step else [])
+  kept = lines(workdir)
+  commands.run(command)
+  assert all(lines(workdir)[name].startswith(text) for name, text in kept.items())
+  run_helpers.assert_same_state(workdir / STAGE, straight / STAGE, 3)
+  assert records(workdir) == records(straight)
 
 
 def test_a_step_trains_and_reports_what_it_did(straight):
@@ -183,7 +204,8 @@ def test_preferences_are_learned_and_measured_on_held_out_pairs(workdir, command
     (workdir / f'{name}.jsonl').write_text(''.join(json.dumps(pair) + '\n' for pair in pairs))
   how = {'rl.dpo.pairs': ('train.jsonl',), 'rl.dpo.held_out': ('held_out.jsonl',), 'rl.dpo.pairs_per_step': 4}
   # The second of four steps is passed over.
-  command = train(workdir, **how, **{'rl.objective': 'dpo', 'train.steps': 4, 'train.skip_steps': ((2, 2),)})
+  how |= {'rl.objective': 'dpo', 'train.steps': 4, 'eval.every': 4, 'train.skip_steps': ((2, 2),)}
+  command = train(workdir, **how)
   commands.run(killed_at('iquest_jax.rl.pairs:PairLearner.learn', 3, command), status=-signal.SIGKILL)
   commands.run(command)
   first, *steps, last = records(workdir)

@@ -20,6 +20,7 @@ from tests.run import chains
 from tests.run import helpers as run_helpers
 from tests.run.chains import assert_same_chain, chain
 from tests.run.helpers import killed_at, steps_of
+from tests.run.test_devices import pair
 
 
 @pytest.fixture(scope='module')
@@ -101,6 +102,20 @@ def test_the_tiny_chain_trains_every_stage_on_real_input_and_samples(shared, tmp
   assert out.count(' bits_per_byte ') == len(stages.stages_on_rows('tiny_loop'))  # the table at the end
   assert out.count(' small_programs ') == 2 or 'small_programs is left out: ' in err
   assert 'sft_instruct: train.steps is 1, but data.mixture changes at step ' in err  # two phases are not reached
+
+
+@pytest.mark.long
+def test_the_tiny_chain_runs_to_its_end_on_two_processes(shared, tmp_path, unused_port):
+  """The first prepares the rows, while the other waits for minutes; both sample, and the first prints."""
+  command = ['-m', 'tests.programs.trial_chain', 'run', '--size=tiny_loop', f'--workdir={tmp_path}', '--steps=1']
+  done = []
+  for process in pair(shared, unused_port, lambda _: command):
+    out, err = process.communicate()
+    assert process.returncode == 0 or 'held-out loss did not fall' in err, err[-2000:]
+    done.append(out)
+  for stage in stages.stages_on_rows('tiny_loop'):
+    assert steps_of(tmp_path / stage) == [1]
+  assert [out.count(' continues ') for out in done] == [3, 0]
 
 
 @pytest.mark.long

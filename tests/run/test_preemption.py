@@ -65,7 +65,7 @@ def test_two_processes_of_which_one_is_told_save_together_and_resume_bit_equal(s
 @pytest.mark.parametrize(
     'place',
     [
-        'iquest_jax.checkpoint.store:Checkpoints.restore_params',
+        'iquest_jax.checkpoint.store:Checkpoints.verify',
         pytest.param('iquest_jax.train.initial_state:initial_state', marks=pytest.mark.long),
         pytest.param('iquest_jax.data.loader:Loader.of_stage', marks=pytest.mark.long),
     ],
