@@ -32,7 +32,7 @@ from iquest_jax.train.watchdog import Watchdog
 
 
 def open_checkpoints(config: ConfigDict, run_folder: RunFolder) -> tuple[Checkpoints, bool]:
-  """(the checkpoints of a stage, whether it is finished: its last step is saved and evaluated).
+  """(the checkpoints of a stage, whether it is finished: its last step is saved and evaluated), as the first process sees it.
 
   Raises:
     UserError: they hold a model of another size.
@@ -40,10 +40,11 @@ def open_checkpoints(config: ConfigDict, run_folder: RunFolder) -> tuple[Checkpo
   folder, steps = run_folder.stage(config.stage), config.train.steps
   _check_milestones(config)
   checkpoints = Checkpoints(folder, config.checkpoint.keep, config.checkpoint.milestones)
-  if checkpoints.latest_step() is not None:
+  first = jax.process_index() == 0
+  if first and checkpoints.latest_step() is not None:
     # Also where the stage is finished: one of another size is not this one.
     restore.check_same_model(folder, checkpoints.lineage(), transformer.model_config(config.model))
-  finished = hosts.from_first(is_finished(checkpoints, steps))
+  finished = hosts.from_first(first and is_finished(checkpoints, steps))
   if finished:
     logging.info('%s is finished: step %d', config.stage, steps)
   return checkpoints, finished
