@@ -32,7 +32,7 @@ from iquest_jax.train.watchdog import Watchdog
 
 
 def open_checkpoints(config: ConfigDict, run_folder: RunFolder) -> tuple[Checkpoints, bool]:
-  """(the checkpoints of a stage, whether it is finished: its last step is saved and evaluated), as the first process sees it.
+  """(the checkpoints of a stage, whether it is finished: its last step is saved and evaluated); the first process says so.
 
   Raises:
     UserError: they hold a model of another size.
