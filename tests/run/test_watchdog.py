@@ -3,6 +3,8 @@
 import json
 import re
 
+import pytest
+
 from iquest_jax.errors import Stalled
 from iquest_jax.train import heartbeat
 
@@ -28,6 +30,7 @@ def stalled(process, step, completed):
   return done.stderr
 
 
+@pytest.mark.long
 def test_a_step_that_hangs_ends_the_run_with_stacks_and_it_resumes_bit_equal(shared, workdir):
   command = train('anneal', workdir, **PATIENT)
   errors = stalled(shared.start(hanging(STEP, 6, command)), 5, 4)
@@ -50,6 +53,7 @@ def test_of_two_processes_both_report_although_one_hangs_and_the_heartbeats_name
   assert [beat['process'] for beat in beats] == [0, 1]
 
 
+@pytest.mark.long
 def test_an_evaluation_that_hangs_ends_the_run_after_its_own_allowance(shared, workdir):
   command = train('anneal', workdir, **PATIENT | {'watchdog.extra_s': 7.0, 'eval.every': 4})
   # It begins with an evaluation; the second one hangs, after ordinary steps.
