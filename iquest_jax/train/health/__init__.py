@@ -1,0 +1,1 @@
+"""Checks of the hardware while it trains: errors that raise no error."""
