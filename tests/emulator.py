@@ -1,4 +1,8 @@
-"""Google Cloud Storage on this machine: PyPI's gcp-storage-emulator in a thread, which refuses requests when told to."""
+"""Google Cloud Storage on this machine: PyPI's gcp-storage-emulator in a thread, which refuses requests when told to.
+
+What the emulator lacks and TensorStore's commits need is added: the generation of a downloaded object, and uploads that are
+refused unless the object has the expected generation.
+"""
 
 import dataclasses
 import functools
@@ -6,9 +10,10 @@ import http.server
 import json
 import re
 import threading
+import urllib.parse
 from collections.abc import Callable
 
-from gcp_storage_emulator import server
+from gcp_storage_emulator import exceptions, server
 from gcp_storage_emulator.handlers import buckets
 from gcp_storage_emulator.storage import Storage
 
@@ -60,8 +65,15 @@ class Emulator:
     self._http.shutdown()
     self._http.server_close()
 
+  def generation(self, name: str) -> str:
+    """Of an object; '0' if there is none."""
+    try:
+      return self.storage.get_file_obj('bucket', name)['generation']
+    except exceptions.NotFound:
+      return '0'
+
   def serve(self, line: str, answer: Callable[[], None], refuse: Callable[[int], None]) -> None:
-    self.before(line)
+    self.before(urllib.parse.unquote(line))
     with self._lock:
       fault = self.fault
       if fault and re.search(fault.matches, line):
@@ -70,6 +82,11 @@ class Emulator:
           self.refused += 1
           refuse(fault.status)
           return
+      wanted = re.search(r'POST .*[?&]ifGenerationMatch=(\d+)', line)
+      name = wanted and (re.search(r'[?&]name=([^&\s]+)', line) or re.search(r'"name": "([^"]+)"', line))
+      if name and self.generation(urllib.parse.unquote(name[1])) != wanted[1]:
+        refuse(412)
+        return
       answer()
 
 
@@ -80,8 +97,13 @@ class _Handler(server.RequestHandler):
 
   def _serve(self, method: str) -> None:
     body = self.rfile.peek(1) if int(self.headers.get('Content-Length') or 0) else b''
-    line = f'{method} {self.path} {body[:400].decode(errors="replace")}'
+    line = f'{method.removeprefix("do_")} {self.path} {body[:400].decode(errors="replace")}'
     self._emulator.serve(line, getattr(super(), method), self._refuse)
+
+  def end_headers(self) -> None:
+    if found := re.search(r'/o/([^?]+)\?.*alt=media', self.path):
+      self.send_header('x-goog-generation', self._emulator.generation(urllib.parse.unquote(found[1])))
+    super().end_headers()
 
   def _refuse(self, status: int) -> None:
     self.rfile.read(int(self.headers.get('Content-Length') or 0))
