@@ -152,16 +152,17 @@ def base_of_rl(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
   rl.held_out = run.pick(full=('problems/held_out.jsonl',), tiny=('corpus/small_programs/held_out.jsonl',))
   rl.max_tests = 20  # report: hidden tests per problem; the reward is the fraction passed
   rl.pass_rate_window = (0.0, 1.0)  # ours: prompts whose last pass rate is outside are left out for a while
-  rl.prompts_per_step = run.pick(full=64, tiny=8)  # report
+  rl.prompts_per_step = run.pick(full=64, tiny=16)  # report
   rl.group_size = run.pick(full=16, tiny=8)  # report: roll-outs per prompt
   rl.max_turns = run.pick(full=16, tiny=4)  # ours: replies of a roll-out whose prompt names tools that are executed
   rl.dynamic_sampling = True  # DAPO: groups of equal rewards are dropped and replaced
-  rl.max_groups = run.pick(full=192, tiny=16)  # ours: groups that are sampled at most
+  rl.max_groups = run.pick(full=192, tiny=32)  # ours: groups that are sampled at most
 
   # Divides the logits of the policy. ours: at 1 a model trained for minutes fails most often by a stray token.
   rl.temperature = run.pick(full=1.0, tiny=0.5)
   rl.baseline = 'mean'  # GRPO
-  rl.norm_adv_by_std = True  # GRPO and DAPO
+  # GRPO and DAPO. ours at tiny: wrong programs pass a test by luck, and dividing would make that as good as a right one.
+  rl.norm_adv_by_std = run.pick(full=True, tiny=False)
   rl.loss_agg = 'token_mean'  # DAPO
   rl.ratio = 'token'  # GRPO
   rl.clip_low, rl.clip_high = 0.2, 0.28  # the report has Clip-Higher without numbers; these are DAPO's
@@ -173,7 +174,7 @@ def base_of_rl(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
   # ours: logged if bfloat16 kernels differ, a stop if the sampler computes another model.
   rl.max_logp_difference = run.pick(full=0.1, tiny=0.01)
   # ours: roll-outs decoded at a time, per process; a slot of 96k takes 6, 11 and 32 GB, and a host of v5p has 380.
-  rl.slots = run.pick(full={'7b': 32, '14b': 16, '40b': 4}, tiny=32)
+  rl.slots = run.pick(full={'7b': 32, '14b': 16, '40b': 4}, tiny=64)
   rl.graders = run.pick(full=16, tiny=2)  # ours: programs run at a time, per process
   rl.patience_s = run.pick(full=1800.0, tiny=120.0)  # ours: seconds after which a roll-out that hangs is given up
   config.watchdog.floor_s = 4 * rl.patience_s  # ours: a step waits for several rounds of roll-outs

@@ -18,7 +18,7 @@ def get_config(arg: str = ''):
   )
   config.data.context = run.pick(full=32768, tiny=256)  # ours: as in sft_instruct
   config.rl.max_tokens = run.pick(full=16384, tiny=96)  # ours
-  # ours: the shares of the instructions that an answer keeps to and of the expected tool calls, as far as a prompt has them.
+  # ours: the shares of the instructions that an answer keeps to and of the expected tool calls, as far as a prompt has any.
   # What has weight 0 is only logged.
   config.rl.rewards = {'instructions': 1.0, 'tool_values': 1.0, 'tool_schema': 0.0, 'overlong': 0.0}
   config.rl.overlong_cache = run.pick(full=2048, tiny=16)  # ours: the last tokens of an answer, in which 'overlong' falls
@@ -32,7 +32,7 @@ def get_config(arg: str = ''):
   }
 
   # ours: an update has as many rows as its roll-outs, or pairs, fill, a multiple of this.
-  config.train.batch_rows = run.pick(full=64, tiny=8)
+  config.train.batch_rows = run.pick(full=64, tiny=32)
   config.train.steps = run.pick(full=200, tiny=20)  # ours
 
   # DAPO: constant after 20 steps of warm-up.

@@ -20,13 +20,14 @@ def get_config(arg: str = ''):
   config.rl.overlong_cache = run.pick(full=8192, tiny=16)  # ours: the last tokens of an answer, in which 'overlong' falls
 
   # ours: an update has as many rows as its roll-outs fill, a multiple of this.
-  config.train.batch_rows = run.pick(full=16, tiny=8)
+  config.train.batch_rows = run.pick(full=16, tiny=32)
   config.train.steps = run.pick(full=500, tiny=40)  # report: about 500
 
-  # DAPO: constant after 20 steps of warm-up.
-  peak = run.pick(full=1e-6, tiny=2e-4)
-  config.optim.update(schedule='constant', peak_lr=peak, warmup=run.pick(full=0.04, tiny=0.1), decay=0.0, floor=1.0)
+  # DAPO: constant after 20 steps of warm-up. ours at tiny: a rate that falls, since it has few steps.
+  peak = run.pick(full=1e-6, tiny=4e-4)
+  config.optim.update(schedule=run.pick(full='constant', tiny='cosine'), peak_lr=peak, warmup=run.pick(full=0.04, tiny=0.1))
+  config.optim.update(decay=run.pick(full=0.0, tiny=0.9), floor=run.pick(full=1.0, tiny=0.1))
 
-  config.eval.every = run.pick(full=25, tiny=10)
+  config.eval.every = run.pick(full=25, tiny=8)
   config.checkpoint.every = run.pick(full=10, tiny=10)  # ours: a step takes much longer than in the stages before
   return common.finish(config, run)

@@ -7,9 +7,9 @@
   python -m launch.chain verify --workdir=runs/first  recompute every hash and fingerprint
 
 `run` resumes an unfinished chain and trains nothing in a finished one. It evaluates each stage's
-final checkpoint with the suites that its experiment names (eval.suites). It exits with status 1 if
-the held-out loss of a stage did not fall. It ends before reinforcement learning, which launch.tpu
-trains: at tiny its held-out pass rate does not rise reliably yet (experiments/LOG.md).
+final checkpoint with the suites that its experiment names (eval.suites), and writes report.html. It
+exits with status 1 if the held-out loss of a stage did not fall, or its held-out pass rate did not
+rise. Reinforcement learning is left out where its problems are missing or programs cannot be isolated.
 """
 
 import subprocess
@@ -22,7 +22,7 @@ from absl import flags
 from experiments import chain
 from iquest_jax.config import diff
 from iquest_jax.errors import RunStopped, UserError
-from launch import command, compilation, devices, scores, training
+from launch import command, compilation, devices, report, scores, training
 
 flags.declare_key_flag('workdir')
 flags.declare_key_flag('size')
@@ -56,7 +56,7 @@ def _configs():
 
 def _run():
   run_folder = command.run_folder()
-  configs = [config for config in _configs() if not chain.is_rl(config.stage)]
+  configs = _configs()
   devices.start(FLAGS.size)
   compilation.keep(run_folder)
 
@@ -64,7 +64,8 @@ def _run():
 
   with hosts.after_first('chain.prepare') as first:
     if first:
-      _prepare(configs, run_folder)
+      _prepare([config for config in configs if not chain.is_rl(config.stage)], run_folder)
+  configs = _possible(configs, run_folder)
   suites = _suites(configs, run_folder)
   scorers = [scores.scorer(config, run_folder, FLAGS.data) for config in configs]
   for config, scorer in zip(configs, scorers):
@@ -75,7 +76,8 @@ def _run():
   _sample(run_folder)
   if first:
     _print_results(results)
-    _check_losses(configs, run_folder)
+    report.write(run_folder)
+    _check_progress(configs, run_folder)
 
 
 def _prepare(configs, run_folder) -> None:
@@ -86,6 +88,8 @@ def _prepare(configs, run_folder) -> None:
     for config in configs:
       Loader.of_stage(config, run_folder)
   except UserError:
+    if run_folder.preparing()[1]:  # on gs://, where nothing is prepared
+      raise
     arguments = [sys.executable, '-m', 'launch.prepare', f'--size={FLAGS.size}', f'--workdir={run_folder.path}']
     arguments += [f'--sources={FLAGS.sources}'] if FLAGS.sources else []
     preparation = subprocess.Popen(arguments)
@@ -97,6 +101,23 @@ def _prepare(configs, run_folder) -> None:
       raise
     if status:
       sys.exit(status)  # it has printed the reason
+
+
+def _possible(configs, run_folder) -> list:
+  """The stages that can run here; logs why others are left out, before days of training."""
+  from absl import logging
+
+  from iquest_jax.eval import stage
+
+  isolation, possible = stage.no_isolation(), []
+  for config in configs:
+    files = (*config.rl.problems, *config.rl.held_out) if chain.is_rl(config.stage) else ()
+    absent = [f'{run_folder.path / name} is missing' for name in files if not (run_folder.path / name).exists()]
+    if files and (reason := isolation or ''.join(absent[:1])):
+      logging.warning('%s is left out: %s', config.stage, reason)
+    else:
+      possible.append(config)
+  return possible
 
 
 def _suites(configs, run_folder) -> dict[str, list[str]]:
@@ -165,7 +186,8 @@ def _show():
   from iquest_jax.train import heartbeat, metrics
 
   lineages = _lineages(run_folder, configs)
-  print(lineage.render(lineages, {stage: metrics.held_out(run_folder.stage(stage)) for stage in lineages}))
+  measured = {stage: metrics.held_out(run_folder.stage(stage)) for stage in lineages}
+  print(lineage.render(lineages, {stage: metrics.describe_held_out(found) for stage, found in measured.items()}))
   if runs := lineage.render_runs(lineages):
     print(runs)
   for config in configs:
@@ -194,13 +216,14 @@ def _sample(run_folder) -> None:
       print(f'\n{stage} continues {prompt!r}:\n{continuation}')
 
 
-def _check_losses(configs, run_folder) -> None:
+def _check_progress(configs, run_folder) -> None:
   from iquest_jax.train import metrics
 
   for config in configs:
-    first, last = metrics.held_out(run_folder.stage(config.stage)) or (0.0, 0.0)
-    if not last < first:
-      raise RunStopped(f'{config.stage}: held-out loss did not fall ({first:.3f} -> {last:.3f})')
+    name, first, last = metrics.held_out(run_folder.stage(config.stage)) or ('loss', 0.0, 0.0)
+    better, change = (last < first, 'fall') if name == 'loss' else (last > first, 'rise')
+    if not better:
+      raise RunStopped(f'{config.stage}: held-out {name.replace("_", " ")} did not {change} ({first:.3f} -> {last:.3f})')
 
 
 def _diff():

@@ -9,6 +9,7 @@ from absl import flags
 
 from experiments import chain as stages
 from iquest_jax.model import sizes
+from iquest_jax.run_folder import RunFolder
 from launch import command
 
 flags.declare_key_flag('workdir')
@@ -16,11 +17,14 @@ flags.declare_key_flag('workdir')
 
 def main(argv):
   del argv
+  write(command.run_folder())
+
+
+def write(run_folder: RunFolder) -> None:
+  """Writes the page of a chain and prints where it is."""
   from iquest_jax.report import chain, page
 
-  run_folder = command.run_folder()
-  written = page.write(chain.read(run_folder, order), run_folder.report)
-  print(f'report: {written}')
+  print(f'report: {page.write(chain.read(run_folder, order), run_folder.report)}')
 
 
 def order(size: str) -> dict[str, str]:

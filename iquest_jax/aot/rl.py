@@ -75,16 +75,13 @@ def update_batch(config: ConfigDict):
 
   from iquest_jax.rl import batches, losses
 
-  rl, ints, floats = config.rl, jnp.int32, jnp.float32
-  options = losses.PolicyOptions(
-      rl.clip_low, rl.clip_high, rl.ratio, rl.dual_clip or None, rl.kl_coef, rl.sampler_is_threshold or None
-  )
+  ints, floats = jnp.int32, jnp.float32
   dtypes = batches.PolicyBatch(
       tokens=ints, targets=ints, loss_weights=floats, segment_ids=ints, positions=ints, source_ids=ints,
       row_weights=floats, advantages=floats, sampler_logps=floats,
   )  # fmt: skip
   rows = MICRO_BATCHES * config.train.batch_rows // config.train.accumulation
-  return dtypes, rows, functools.partial(losses.policy_sums, options=options)
+  return dtypes, rows, functools.partial(losses.policy_sums, options=losses.PolicyOptions.of(config.rl))
 
 
 def attended(config: ConfigDict, document: int) -> float:

@@ -219,21 +219,21 @@ def _readable(checkpoints: Checkpoints, step: int) -> dict[str, Any] | None:
     return None
 
 
-def render(lineages: dict[str, dict[str, Any]], losses: dict[str, tuple[float, float] | None]) -> str:
+def render(lineages: dict[str, dict[str, Any]], held_out: dict[str, str]) -> str:
   """The result of `tree` as text of at most 100 columns: a stage hangs below the one it starts from.
 
   Args:
-    losses: by stage, first and last held-out loss in nats per token; None where none was measured.
+    held_out: by stage, what was measured on held-out data, as text.
   """
   children = {stage: [] for stage in lineages}
   roots = []
   for stage, lineage in lineages.items():
     parent = (lineage['parent'] or {}).get('stage')
     children.get(parent, roots).append(stage)
-  lines = [_row('stage', 'steps', 'tokens', 'held-out loss', 'parameters', 'comes from')]
+  lines = [_row('stage', 'steps', 'tokens', 'held out', 'parameters', 'comes from')]
 
   def draw(stage: str, stem: str, branch: str):
-    lines.append(_row(stem + branch + stage, *_cells(lineages[stage], losses.get(stage))))
+    lines.append(_row(stem + branch + stage, *_cells(lineages[stage], held_out.get(stage, '-'))))
     stem += {'': '', '├─ ': '│  ', '└─ ': '   '}[branch]
     for child in children[stage]:
       draw(child, stem, '└─ ' if child == children[stage][-1] else '├─ ')
@@ -257,12 +257,11 @@ def render_runs(lineages: dict[str, dict[str, Any]]) -> str:
   return '\n'.join(lines)
 
 
-def _cells(lineage: dict[str, Any], losses: tuple[float, float] | None) -> tuple[str, ...]:
-  fall = f'{losses[0]:.3f} → {losses[1]:.3f}' if losses else '-'
+def _cells(lineage: dict[str, Any], held_out: str) -> tuple[str, ...]:
   source = lineage['transform'] or (lineage['parent'] or {}).get('stage') or lineage['imported'] or 'random'
   steps = f'{lineage["steps"]:,}' + ('' if lineage['finished'] else ' …')
-  return steps, f'{lineage["tokens_seen"]:,}', fall, lineage['end_fingerprint'], str(source)
+  return steps, f'{lineage["tokens_seen"]:,}', held_out, lineage['end_fingerprint'], str(source)
 
 
-def _row(stage: str, steps: str, tokens: str, losses: str, parameters: str, source: str) -> str:
-  return f'{stage:<27} {steps:>9} {tokens:>17} {losses:>13} {parameters:<16} {source}'[:100].rstrip()
+def _row(stage: str, steps: str, tokens: str, held_out: str, parameters: str, source: str) -> str:
+  return f'{stage:<27} {steps:>9} {tokens:>17} {held_out:>13} {parameters:<16} {source}'[:100].rstrip()

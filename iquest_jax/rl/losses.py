@@ -8,6 +8,7 @@ import dataclasses
 import flax.struct
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from iquest_jax import sharding
 from iquest_jax.batch import Batch
@@ -34,6 +35,7 @@ class PolicyOptions:
     kl_coef: factor of the KL divergence from the reference, estimated by k3 (GRPO, arXiv 2402.03300, equation 4).
     sampler_is_threshold: largest importance weight p_old / p_sampler of a token, which corrects for a sampler that computes
       other probabilities than the trainer (truncated importance sampling; fengyao.notion.site/off-policy-rl). None: off.
+    temperature: of the policy; see `policy_params`.
   """
 
   clip_low: float = 0.2
@@ -42,6 +44,13 @@ class PolicyOptions:
   dual_clip: float | None = None
   kl_coef: float = 0.0
   sampler_is_threshold: float | None = None
+  temperature: float = 1.0
+
+  @classmethod
+  def of(cls, rl: ConfigDict) -> 'PolicyOptions':
+    """The options of a configuration's section `rl`, where 0 turns off what is optional."""
+    optional = dict(dual_clip=rl.dual_clip or None, sampler_is_threshold=rl.sampler_is_threshold or None)
+    return cls(rl.clip_low, rl.clip_high, rl.ratio, kl_coef=rl.kl_coef, temperature=rl.temperature, **optional)
 
   def __post_init__(self):
     check_name('rl: ratio', self.ratio, RATIOS)
@@ -52,9 +61,18 @@ class PolicyOptions:
         ('dual_clip', 'above 1, or None', self.dual_clip is None or self.dual_clip > 1),
         ('kl_coef', 'at least 0', self.kl_coef >= 0),
         ('sampler_is_threshold', 'above 0, or None', threshold is None or threshold > 0),
+        ('temperature', 'above 0', self.temperature > 0),
     ):
       if not fits:
         raise UserError(f'rl: {name} must be {allowed}, got {getattr(self, name)}')
+
+
+def policy_params(params, temperature: float):
+  """Parameters whose probabilities are those of the policy: the softmax of the model's logits divided by a temperature.
+
+  With them sampler and trainer compute the same, so the policy that is sampled is the one that is improved.
+  """
+  return params | {'head': params['head'] / temperature}
 
 
 @flax.struct.dataclass
@@ -84,6 +102,7 @@ def policy_sums(
   Raises:
     UserError: the batch lacks the log-probabilities of the reference, and kl_coef needs them.
   """
+  params = policy_params(params, options.temperature)
   hidden_BTD, diagnostics = model.apply({'params': params}, batch.tokens, batch.segment_ids, batch.positions)
   logps_BT, logz_BT = target_logps(hidden_BTD, params['head'], batch.targets, chunk)
   loss_BT, measured = token_losses(logps_BT, batch, options)

@@ -67,10 +67,8 @@ class PolicyLearner:
     )
     self._rewards = rewards.RewardOptions(dict(rl.rewards), rl.max_tokens, rl.overlong_cache)
     self._window = curriculum.Window(*rl.pass_rate_window)
-    options = losses.PolicyOptions(
-        rl.clip_low, rl.clip_high, rl.ratio, rl.dual_clip or None, rl.kl_coef, rl.sampler_is_threshold or None
-    )
-    self.objective = functools.partial(losses.policy_sums, options=options)
+    self.objective = functools.partial(losses.policy_sums, options=losses.PolicyOptions.of(rl))
+    self._policy = jax.jit(functools.partial(losses.policy_params, temperature=rl.temperature))
     self.updates, self.needs_reference = rl.mini_batches * rl.epochs, rl.kl_coef > 0
     check_name('config: rl.baseline', rl.baseline, advantages.BASELINES)
     check_name('config: rl.loss_agg', rl.loss_agg, batches.LOSS_AGGS)
@@ -195,7 +193,7 @@ class PolicyLearner:
   def _synchronise(self, state: TrainState) -> str:
     """Gives the sampler the parameters, if it has others; returns what roll-outs depend on besides step and prompts."""
     if self._synced is None or self._synced[0] is not state:
-      params, found = self._sync(state.params)
+      params, found = self._sync(self._policy(state.params))
       if self._player is None:
         self._open_sampler(params)
       else:
@@ -241,9 +239,9 @@ class PolicyLearner:
     parts = batches.mini_batches(len(kept), rl.mini_batches, seed=self._config.seed, step=step)
     placed = [self._batch([kept[index] for index in part]) for part in parts]
     if self._reference is not None:
-      placed = [batch.replace(reference_logps=self._logps(self._reference, batch)) for batch in placed]
+      placed = [batch.replace(reference_logps=self._logps(self._policy(self._reference), batch)) for batch in placed]
     if len(placed) * rl.epochs > 1:
-      placed = [batch.replace(old_logps=self._logps(state.params, batch)) for batch in placed]
+      placed = [batch.replace(old_logps=self._logps(self._policy(state.params), batch)) for batch in placed]
     for _ in range(rl.epochs):
       for batch in placed:
         state, found = self._stage.train_step(state, batch)

@@ -42,10 +42,23 @@ def read(folder: StageFolder) -> list[dict[str, Any]]:
   return [json.loads(line) for line in journal.read(folder.metrics).splitlines()]
 
 
-def held_out(folder: StageFolder) -> tuple[float, float] | None:
-  """(first, last) held-out loss of a run, nats per token; None before its second evaluation, or if it measures another."""
-  losses = [record['loss'] for record in read(folder) if record['kind'] == 'eval' and 'loss' in record]
-  return (losses[0], losses[-1]) if len(losses) > 1 else None
+# What a stage measures on held-out data, by name in its records; a loss should fall, a rate should rise.
+_HELD_OUT = ('loss', 'pass_rate', 'accuracy')
+
+
+def held_out(folder: StageFolder) -> tuple[str, float, float] | None:
+  """(name, first, last) of what a run measured on held-out data: a loss in nats per token, or a rate; None before two."""
+  records = [record for record in read(folder) if record['kind'] == 'eval']
+  found = [(name, record[name]) for record in records for name in _HELD_OUT if name in record]
+  return (*found[0], found[-1][1]) if len(found) > 1 else None
+
+
+def describe_held_out(figures: tuple[str, float, float] | None) -> str:
+  """The result of `held_out` for a table, a rate in percent."""
+  if figures is None:
+    return '-'
+  name, first, last = figures
+  return f'{first:.3f} → {last:.3f}' if name == 'loss' else f'{first:.1%} → {last:.1%}'
 
 
 class Writer:

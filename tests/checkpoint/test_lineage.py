@@ -294,7 +294,7 @@ def test_lineage_json_is_replaced_atomically(chain, monkeypatch):
 
 
 def test_the_tree_hangs_every_stage_below_its_parent_within_100_columns(chain):
-  text = lineage.render(lineage.tree(RunFolder(chain), _STAGES), {'loop_adapt': (6.9, 2.3), 'anneal': None})
+  text = lineage.render(lineage.tree(RunFolder(chain), _STAGES), {'loop_adapt': '6.900 → 2.300'})
   stages = [re.match(r'[│├└─ ]*\w+', line).group() for line in text.splitlines()[1:]]
   branches = ['└─ loop_adapt', '   └─ anneal', '      ├─ sft_instruct', '      └─ sft_thinking']
   assert stages == ['pretrain', *branches]

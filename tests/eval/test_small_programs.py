@@ -33,12 +33,12 @@ def test_every_solution_passes_its_hidden_tests_and_no_constant_does(tmp_path, p
   assert {outcome.status for outcome in outcomes.values()} == {'passed'}
   by_id = {problem.id: problem for problem in problems}
   scores = SMALL_PROGRAMS.score(by_id, {key: [outcome] for key, outcome in outcomes.items()})
-  assert scores == {'solved': 100, 'level 1': 100, 'level 2': 100, 'level 3': 100}
+  assert scores == {'solved': 100, 'level 1': 100, 'level 2': 100}
   failed = {problem.id for problem in problems if problem.fields['level'] == 2}
   mixed = {key: [dataclasses.replace(one, status='failed') if key in failed else one] for key, one in outcomes.items()}
   scores = SMALL_PROGRAMS.score(by_id, mixed)
   solved = 100 * (1 - len(failed) / len(problems))
-  assert failed and scores == pytest.approx({'solved': solved, 'level 1': 100, 'level 2': 0, 'level 3': 100})
+  assert failed and scores == pytest.approx({'solved': solved, 'level 1': 100, 'level 2': 0})
   assert {outcome.status for outcome in constant} == {'failed'} and all(0 < one.figures['tests'] < 1 for one in constant)
 
 

@@ -40,7 +40,7 @@ def test_every_stage_at_every_size_resolves_and_its_options_fit(stage, size):
   config_lib.check_start(config.init)
   rollout.RolloutOptions(rl.prompts_per_step, rl.group_size, rl.max_groups, rl.dynamic_sampling, rl.max_tokens)
   rewards.RewardOptions(dict(rl.rewards), rl.max_tokens, rl.overlong_cache)
-  losses.PolicyOptions(rl.clip_low, rl.clip_high, rl.ratio, rl.dual_clip or None, rl.kl_coef, rl.sampler_is_threshold)
+  losses.PolicyOptions.of(rl)
   assert rl.objective in loop.OBJECTIVES and rl.loss_agg in batches.LOSS_AGGS
   assert rl.max_tokens < config.data.context <= config.model.max_context
   assert all(leaf is not None for leaf in config_lib.flatten(config).values())

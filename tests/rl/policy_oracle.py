@@ -34,6 +34,11 @@ def logp(params, token, target):
   return logits[target] - math.log(np.sum(np.exp(logits)))
 
 
+def at_temperature(params, temperature):
+  """Parameters whose logits are divided by a temperature."""
+  return {**params, 'head': params['head'] / temperature}
+
+
 def logps(params, trajectory):
   """{position of a sampled token: its float64 log-probability}."""
   tokens = trajectory.tokens
@@ -61,7 +66,7 @@ def policy_loss(params, trajectories, advantages, options, *, old, reference, lo
   Args:
     old, reference: per trajectory, what `logps` returns; fixed numbers.
   """
-  losses = []
+  losses, params = [], at_temperature(params, options.temperature)
   for trajectory, advantage, old_of, reference_of in zip(trajectories, advantages, old, reference):
     new = logps(params, trajectory)
     sampler = {at: trajectory.logps[at] for at in new}

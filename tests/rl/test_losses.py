@@ -29,8 +29,10 @@ CASES = {
     'Dr. GRPO': (WIDE, 'seq_sum'),
     'dual clip': (dataclasses.replace(WIDE, dual_clip=1.3), 'seq_mean'),
     'GSPO': (PolicyOptions(clip_low=0.02, clip_high=0.03, ratio='sequence'), 'seq_mean'),
+    'sharper': (dataclasses.replace(WIDE, temperature=0.6), 'token_mean'),
     'everything': (
-        PolicyOptions(0.05, 0.1, 'sequence', dual_clip=1.1, kl_coef=0.1, sampler_is_threshold=0.9), 'token_mean'
+        PolicyOptions(0.05, 0.1, 'sequence', dual_clip=1.1, kl_coef=0.1, sampler_is_threshold=0.9, temperature=1.3),
+        'token_mean',
     ),
 }
 
@@ -78,6 +80,7 @@ def test_loss_and_gradient_equal_the_float64_reference(name, accumulation):
   params, old, reference = oracle.make_params(), oracle.make_params(), oracle.make_params()
   old['head'] += 0.1 * oracle.make_params(1)['head']
   reference['head'] += 0.2 * oracle.make_params(2)['head']
+  old, reference = (oracle.at_temperature(each, options.temperature) for each in (old, reference))
   trajectories = oracle.make_trajectories(old)
   batch = rows(trajectories, unit=3, loss_agg=loss_agg)
   batch = batch.replace(old_logps=table_logps(old, batch), reference_logps=table_logps(reference, batch))
@@ -225,7 +228,7 @@ def test_a_batch_of_more_rows_takes_more_micro_batches_of_the_same_size(monkeypa
                weight_decay=0.1, clip_norm=1.0, moment_dtype='float32')  # fmt: skip
   train = {'batch_rows': 4, 'accumulation': 2, 'loss_chunk': 4, 'z_loss': 0.0, 'steps': 10, 'dtype': 'float32',
            'remat': 'none', 'context_transport': 'all_gather'}  # fmt: skip
-  config = ConfigDict({'model': dataclasses.asdict(SMALL), 'optim': optim, 'train': train})
+  config = ConfigDict({'model': dataclasses.asdict(SMALL), 'optim': optim, 'train': train, 'init': {'carry': ()}})
   mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
   with jax.set_mesh(mesh):
     stage = step.of_stage(config, mesh, 1, functools.partial(policy_sums, options=WIDE))
@@ -290,6 +293,7 @@ def test_old_log_probabilities_are_those_of_the_parameters_that_are_given():
         ({'dual_clip': 1.0}, 'dual_clip must be above 1, or None, got 1.0'),
         ({'kl_coef': math.nan}, 'kl_coef must be at least 0, got nan'),
         ({'sampler_is_threshold': 0.0}, 'sampler_is_threshold must be above 0, or None, got 0.0'),
+        ({'temperature': 0.0}, 'temperature must be above 0, got 0.0'),
         ({'ratio': 'sequences'}, 'did you mean "sequence"'),
     ],
 )

@@ -35,16 +35,20 @@ def test_tokens_seen_are_right_after_a_change_of_settings_which_is_logged(shared
   assert seen == 3 * 8 * CONTEXT + 3 * 16 * CONTEXT
 
 
-@pytest.mark.parametrize('last', [2.0, 3.0, 4.0, float('nan')])
-def test_a_chain_whose_held_out_loss_did_not_fall_ends_in_an_error(tmp_path, last):
-  config = command.experiment('anneal:tiny')
-  (tmp_path / 'anneal').mkdir()
-  writer = metrics.Writer(StageFolder(tmp_path / 'anneal'), restored_step=0, writes=True)
-  for step, loss in ((0, 3.0), (10, last)):
-    writer.write('eval', step, {'loss': loss})
-  writer.close()
-  if last < 3.0:
-    chain._check_losses([config], RunFolder(tmp_path))
-    return
-  with pytest.raises(RunStopped, match='anneal: held-out loss did not fall'):
-    chain._check_losses([config], RunFolder(tmp_path))
+@pytest.mark.parametrize(
+    ('stage', 'name', 'better', 'says'),
+    [('anneal', 'loss', 2.0, 'loss did not fall'), ('rl_thinking', 'pass_rate', 4.0, 'pass rate did not rise')],
+)
+def test_a_chain_that_got_no_better_on_held_out_data_ends_in_an_error(tmp_path, stage, name, better, says):
+  config = command.experiment(f'{stage}:tiny')
+  (tmp_path / stage).mkdir()
+  for last in (better, 3.0, 6.0 - better, float('nan')):
+    writer = metrics.Writer(StageFolder(tmp_path / stage), restored_step=0, writes=True)
+    for step, value in ((0, 3.0), (10, last)):
+      writer.write('eval', step, {name: value})
+    writer.close()
+    if last == better:
+      chain._check_progress([config], RunFolder(tmp_path))
+      continue
+    with pytest.raises(RunStopped, match=f'{stage}: held-out {says}'):
+      chain._check_progress([config], RunFolder(tmp_path))

@@ -69,7 +69,7 @@ def test_held_out_loss_needs_two_evaluations(tmp_path):
   write_steps(tmp_path, 0, [1])
   assert metrics.held_out(StageFolder(tmp_path)) is None
   write_steps(tmp_path, 0, range(1, 5))
-  assert metrics.held_out(StageFolder(tmp_path)) == (9.0, 0.5)
+  assert metrics.held_out(StageFolder(tmp_path)) == ('loss', 9.0, 0.5)
 
 
 def reporter(tmp_path, log_every=1, layers_every=50):

@@ -29,7 +29,7 @@ _HISTORIES, _COMMITS = 28, 40
 # In documents, or turns of chats:
 _REASONING, _CHATS, _SESSIONS = 2600, 700, 420
 # In problems; those held out take seconds to answer.
-_PROGRAMS_QA, _PROGRAMS_CHAT, _HELD_OUT_PROGRAMS, _RL_PROGRAMS = 1000, 1800, 60, 480
+_PROGRAMS_QA, _PROGRAMS_CHAT, _PROGRAMS_THINKING, _HELD_OUT_PROGRAMS, _RL_PROGRAMS = 1000, 900, 2400, 60, 480
 # In prompts with instructions, and pairs of answers:
 _HELD_OUT_PROMPTS, _RL_PROMPTS, _HELD_OUT_PAIRS, _PAIRS = 60, 480, 60, 480
 
@@ -86,12 +86,17 @@ count = {reasoning}
 thinking = true
 sources = ["reasoning_thinking", "reasoning_thinking_hard"]
 {generated}"""
+# Of the inputs that are not named like their only source.
+_SOURCES = {
+    'solved': ['chat_instruct'],
+    'solved_thinking': ['chat_thinking', 'reasoning_thinking', 'reasoning_thinking_hard'],
+}
 _CHAT = """
 [[input]]
 name = "{name}"
 read = "{read}"
 path = "{name}.jsonl"
-sources = ["{name}"]
+sources = {sources}
 {generated}"""
 
 
@@ -129,7 +134,8 @@ def write(folder: pathlib.Path, seed: int = 0, scale: float = 1.0) -> None:
       lines = [_openai(document) for document in documents]
     if isinstance(documents[0], Conversation):
       read = 'trajectories' if name == 'agent_trajectories' else 'documents'
-      inputs += _CHAT.format(name=name, read=read, generated=_GENERATED)
+      sources = json.dumps(_SOURCES.get(name, [name]))
+      inputs += _CHAT.format(name=name, read=read, sources=sources, generated=_GENERATED)
     content = ''.join(f'{line}\n' for line in lines)
     write_whole(partial / f'{name}.jsonl', content)
     if checked := sum(bool(getattr(document, 'checks', ())) for document in documents):
@@ -145,23 +151,21 @@ def write(folder: pathlib.Path, seed: int = 0, scale: float = 1.0) -> None:
 def _documents(seed: int, scale: float) -> dict[str, Iterable[Document]]:
   rng, sized = random.Random(f'corpus:{seed}'), lambda number: round(scale * number)
   # A request belongs to one conversation of one source.
-  solved = programs.problems(seed, 'train', sized(_PROGRAMS_QA) + sized(_PROGRAMS_CHAT))
-  asked, half = sized(_PROGRAMS_QA), sized(_PROGRAMS_QA) + sized(_PROGRAMS_CHAT) // 2
+  counts = [sized(_PROGRAMS_QA), sized(_PROGRAMS_CHAT), sized(_PROGRAMS_THINKING)]
+  solved = iter(programs.problems(seed, 'train', sum(counts)))
+  asked, instructed, thought = ([next(solved) for _ in range(count)] for count in counts)
   requests = turns.distinct(chats.KINDS, rng, sized(_CHATS))
 
-  def chat(requests: list[turns.Turn], problems: list[programs.Problem], thinking: bool) -> list[Conversation]:
-    talks = list(turns.conversations(requests, rng, longest=2, thinking=thinking))
-    talks += [programs.conversation(problem, thinking) for problem in problems]
-    rng.shuffle(talks)
-    return talks
-
+  chat = lambda requests, thinking: list(turns.conversations(requests, rng, longest=2, thinking=thinking))
   return {
       'text': _up_to(sized(_WEB_TEXT), packages.web_text()),
       'high_quality': _up_to(sized(_HIGH_QUALITY), packages.high_quality()),
-      'reasoning_qa': [programs.conversation(problem, thinking=False) for problem in solved[:asked]],
+      'reasoning_qa': [programs.conversation(problem, thinking=False) for problem in asked],
       'agent_trajectories': trajectories.sessions(seed, sized(_SESSIONS)),
-      'chat_instruct': chat(requests[::2], solved[asked:half], thinking=False),
-      'chat_thinking': chat(requests[1::2], solved[half:], thinking=True),
+      'chat_instruct': chat(requests[::2], thinking=False),
+      'chat_thinking': chat(requests[1::2], thinking=True),
+      'solved': [programs.conversation(problem, thinking=False) for problem in instructed],
+      'solved_thinking': [programs.conversation(problem, thinking=True) for problem in thought],
   }
 
 

@@ -1,8 +1,7 @@
 """Small programming problems: two examples and a specification in, a Python function out, hidden tests.
 
-Levels: 1 one operation, 2 one operation with a number or letter, 3 two operations. Training, held-out and RL instances are
-disjoint: at level 1 no two of these share specification and examples (there are few operations, and all are trained on), at
-levels 2 and 3 no two share a specification, so that the numbers and letters of a held-out one were never seen with it.
+Levels: 1 one operation, 2 one operation on what another gives. There are few operations, and all are trained on. What is
+disjoint are the instances: no two of training, held-out and RL problems share specification and examples.
 """
 
 import dataclasses
@@ -14,59 +13,43 @@ from iquest_jax.data.documents import Conversation, content_id
 from iquest_jax.sandbox import tracing
 
 SPLITS = {'train': 0.7, 'held_out': 0.15, 'rl': 0.15}  # shares of all instances
-LEVELS = (1, 1, 1, 2, 3)  # in turn: a small model learns the first in minutes, and the others hardly
+LEVELS = (1, 2, 1, 2, 1)  # in turn: after minutes, a small model does half of the first and few of the second
 TESTS = 20
 _EXAMPLES = 2
 _ARGUMENTS = {'number': 'x', 'list': 'xs', 'text': 's'}
 _WORDS = ('apple', 'River', 'stone', 'Cloud', 'tiger', 'Lemon', 'paper', 'Music', 'green', 'Window', 'garden', 'Silver')
-_LETTERS = 'aeilnorst'
-# (what f returns, expression) by level and kind of argument: {n} and {m} are numbers, {c} is a letter.
-_OPERATIONS = {
-    (1, 'number'): (
-        ('twice x', '2 * x'),
-        ('the square of x', 'x * x'),
-        ('the absolute value of x', 'abs(x)'),
-        ('whether x is even', 'x % 2 == 0'),
+# (what f returns, expression, what it gives): operations on the argument x.
+_FIRST = {
+    'number': (
+        ('twice x', '2 * x', 'number'),
+        ('the square of x', 'x * x', 'number'),
+        ('the absolute value of x', 'abs(x)', 'number'),
+        ('whether x is even', 'x % 2 == 0', 'bool'),
     ),
-    (1, 'list'): (
-        ('the length of xs', 'len(xs)'),
-        ('the sum of xs', 'sum(xs)'),
-        ('the largest of xs', 'max(xs)'),
-        ('the first of xs', 'xs[0]'),
-        ('xs in reverse', 'xs[::-1]'),
-        ('xs in order', 'sorted(xs)'),
+    'list': (
+        ('the length of xs', 'len(xs)', 'number'),
+        ('the sum of xs', 'sum(xs)', 'number'),
+        ('the largest of xs', 'max(xs)', 'number'),
+        ('the first of xs', 'xs[0]', 'number'),
+        ('xs in reverse', 'xs[::-1]', 'list'),
+        ('xs in order', 'sorted(xs)', 'list'),
     ),
-    (1, 'text'): (
-        ('s in capitals', 's.upper()'),
-        ('s in small letters', 's.lower()'),
-        ('the length of s', 'len(s)'),
-        ('s in reverse', 's[::-1]'),
+    'text': (
+        ('s in capitals', 's.upper()', 'text'),
+        ('s in small letters', 's.lower()', 'text'),
+        ('the length of s', 'len(s)', 'number'),
+        ('s in reverse', 's[::-1]', 'text'),
     ),
-    (2, 'number'): (
-        ('x plus {n}', 'x + {n}'),
-        ('x minus {n}', 'x - {n}'),
-        ('x times {n}', 'x * {n}'),
+}
+# The same on what such an operation gave: level 2.
+_SECOND = {
+    'number': (
+        ('twice {}', '2 * {}'),
+        ('the square of {}', '{} ** 2'),
+        ('one less than {}', '{} - 1'),
     ),
-    (2, 'list'): (
-        ('how often {n} is in xs', 'xs.count({n})'),
-        ('xs with {n} at the end', 'xs + [{n}]'),
-    ),
-    (2, 'text'): (
-        ('how often {c} is in s', "s.count('{c}')"),
-        ('s with {c} at the end', "s + '{c}'"),
-    ),
-    (3, 'number'): (
-        ('x times {n}, plus {m}', 'x * {n} + {m}'),
-        ('x plus {n}, times {m}', '(x + {n}) * {m}'),
-    ),
-    (3, 'list'): (
-        ('the sum of xs, times {n}', 'sum(xs) * {n}'),
-        ('those of xs above {n}', '[v for v in xs if v > {n}]'),
-    ),
-    (3, 'text'): (
-        ('s in capitals, with {c} at the end', "s.upper() + '{c}'"),
-        ('the length of s, plus {n}', 'len(s) + {n}'),
-    ),
+    'list': (('{}, without the first', '{}[1:]'), ('{}, twice', '{} * 2')),
+    'text': (('{}, without the first', '{}[1:]'), ('{}, twice', '{} * 2')),
 }
 _BUILTINS = {function.__name__: function for function in (abs, len, max, min, sorted, str, sum)}
 
@@ -77,7 +60,7 @@ class Problem:
 
   Attributes:
     id: a hash of the specification and the examples.
-    level: 1 to 3.
+    level: 1 or 2.
     request: examples, and the specification as the last line.
     expression: what the function returns, in its argument.
     solution: a program that passes.
@@ -119,24 +102,30 @@ def problems(seed: int, split: str, count: int) -> list[Problem]:
   while len(found) < count:
     level = LEVELS[len(found) % len(LEVELS)]
     kind = rng.choice(list(_ARGUMENTS))
-    words, expression = rng.choice(_OPERATIONS[level, kind])
-    values = dict(n=rng.randint(2, 9), m=rng.randint(2, 9), c=rng.choice(_LETTERS))
-    words, expression = words.format(**values), expression.format(**values)
-    if level > 1 and split_of(words) != split:
-      continue
+    words, expression = _operation(rng, level, kind)
     cases = _cases(rng, kind, expression)
     argument, shown = _ARGUMENTS[kind], [f'f({given!r}) == {expected!r}' for given, expected in cases[:_EXAMPLES]]
     request = '\n'.join([*shown, f'Write a Python function f({argument}) that returns {words}.'])
-    if request not in found and (level > 1 or split_of(request) == split):
+    if request not in found and split_of(request) == split:
       key = hashlib.sha256(request.encode()).hexdigest()[:12]
       solution = f'def f({argument}):\n  return {expression}\n'
       found[request] = Problem(key, level, request, expression, solution, tuple(cases[_EXAMPLES:]))
   return list(found.values())
 
 
-def split_of(instance: str) -> str:
-  """The split of an instance, by the hash of its specification, at level 1 of its request."""
-  digest = hashlib.sha256(f'program\0{instance}'.encode()).digest()
+def _operation(rng: random.Random, level: int, kind: str) -> tuple[str, str]:
+  """(what f returns, expression)."""
+  words, expression, gives = rng.choice([one for one in _FIRST[kind] if level == 1 or one[2] in _SECOND])
+  if level == 1:
+    return words, expression
+  more, outer = rng.choice(_SECOND[gives])
+  inner = expression if expression.endswith((')', ']')) else f'({expression})'
+  return more.format(words), outer.format(inner)
+
+
+def split_of(request: str) -> str:
+  """The split of an instance, by the hash of its request."""
+  digest = hashlib.sha256(f'program\0{request}'.encode()).digest()
   share, total = int.from_bytes(digest[:6], 'big') / 2**48, 0.0
   for split, part in SPLITS.items():
     total += part
