@@ -18,7 +18,7 @@ def get_config(arg: str = ''):
 
   config.train.batch_rows = run.pick(full=32, tiny=4)  # ours: 4 Mi tokens per step, as before
   tokens = 5000 * 2**22  # ours: about 21B packed tokens; unpublished
-  config.train.steps = run.pick(full=common.steps(config, tokens), tiny=160)
+  config.train.steps = run.pick(full=common.steps(config, tokens), tiny=120)
   phases = [phase | ({} if run.tiny else mixtures.SFT_TASKS) for phase in mixtures.SFT_THINKING]
   config.data.mixture = mixtures.staged(config.train.steps, *phases)
   # The report names the benchmarks' scores; a source's own held-out loss needs no answers. ours: twelve decisions or more.

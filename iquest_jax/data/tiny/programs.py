@@ -13,7 +13,7 @@ from iquest_jax.data.documents import Conversation, content_id
 from iquest_jax.sandbox import tracing
 
 SPLITS = {'train': 0.7, 'held_out': 0.15, 'rl': 0.15}  # shares of all instances
-LEVELS = (1, 2, 1, 2, 1)  # in turn: after minutes, a small model does half of the first and few of the second
+LEVELS = (1, 1, 1, 1, 2)  # in turn: after minutes, a small model does half of the first and hardly any of the second
 TESTS = 20
 _EXAMPLES = 2
 _ARGUMENTS = {'number': 'x', 'list': 'xs', 'text': 's'}
