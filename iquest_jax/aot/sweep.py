@@ -22,7 +22,7 @@ _COMPILED = ('model', 'mesh', 'train', 'data')
 # Of these, what the loop reads and the step does not.
 _OF_THE_LOOP = ('steps', 'skip_steps')
 # And what shapes the loss of reinforcement learning.
-_OF_THE_LOSS = ('ratio', 'clip_low', 'clip_high', 'dual_clip', 'kl_coef', 'sampler_is_threshold')
+_OF_THE_LOSS = ('ratio', 'clip_low', 'clip_high', 'dual_clip', 'kl_coef', 'sampler_is_threshold', 'temperature')
 
 
 def key(config: ConfigDict, slice_: Slice) -> str:
