@@ -80,6 +80,8 @@ def connect() -> Any:
           raise
         raise _refused(error, SCHEME + ('/'.join(args) or re.sub('.*/b/([^/]+)/.*', r'\1', path))) from error
 
+    call = fsspec.asyn.sync_wrapper(_call)  # uploads of open files call it, and gcsfs's own is bound to its `_call`
+
   fsspec.register_implementation('gcs', Bucket, clobber=True)
   # TensorStore writes objects that gcsfs does not hear of, so listings are never cached.
   fsspec.config.conf.setdefault('gcs', {})['use_listings_cache'] = False
