@@ -72,8 +72,8 @@ def with_fault(function):
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_errors_of_activations_are_seen_without_replicas_and_errors_of_weight_gradients_are_not(dtype, monkeypatch):
-  monkeypatch.setattr(layers, 'product', faulty_product(layers.product))
   run = faulty.Run((1, 8, 1, 1), exp='pretrain:size=tiny', rows=8, dtype=dtype)
+  monkeypatch.setattr(layers, 'product', faulty_product(layers.product))
   params, batch, rng = run.state.params, run.batch(), np.random.default_rng(0)
   hashes = with_fault(recompute.Recompute(run.config, run.stage.model, run.mesh).hashes.__wrapped__)
   how = dict(num_sources=2, accumulation=1, chunk=8, z_loss=1e-4)
