@@ -20,7 +20,7 @@ class Events:
   def __init__(self, folder: epath.Path, purge_step: int):
     """Hides what earlier runs wrote of `purge_step` and later ones."""
     # Not tensorboardX's writer, which appends from a thread, and uploads a file again from its start at every flush.
-    self._path = os.fspath(folder / f'events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}')
+    self._path = os.fspath(folder / f'events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}')
     self._parts, self._file, self._waiting = 0, None, []
     if not bucket.is_bucket(folder):
       folder.mkdir(parents=True, exist_ok=True)

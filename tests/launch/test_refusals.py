@@ -40,11 +40,11 @@ REFUSED = {
     'argument, not a flag': (
         f'tpu {ANNEAL} train.steps=3', 'unexpected argument "train.steps=3"; this command takes only flags (see --help)'),
     'no --workdir': (f'tpu {ANNEAL} --workdir=', '--workdir is missing; name the folder of the chain'),
-    'bucket to train in': (f'tpu {ANNEAL} --workdir=gs://bucket/runs', '--workdir: gs://bucket/runs is on "gs", '),
-    'bucket to prepare in': (f'prepare {ANNEAL} --workdir=gs://bucket/runs', '--workdir: gs://bucket/runs is on "gs", '),
+    'bucket to train in': (f'tpu {ANNEAL} --workdir=s3://bucket/runs', '--workdir: s3://bucket/runs is on "s3", '),
+    'bucket to prepare in': (f'prepare {ANNEAL} --workdir=s3://bucket/runs', '--workdir: s3://bucket/runs is on "s3", '),
     'bucket of a chain': ('chain run --size=tiny --workdir=s3://runs', '--workdir: s3://runs is on "s3", '),
     'bucket to export from': (
-        'export to_hf --stage=anneal --out=x --workdir=gs://bucket', '--workdir: gs://bucket is on "gs", '),
+        'export to_hf --stage=anneal --out=x --workdir=s3://bucket', '--workdir: s3://bucket is on "s3", '),
     'infinite temperature': (
         'sample --stage=anneal --prompt=x --temperature=nan', 'sample: temperature must be finite and at least 0, got nan'),
     'nothing to continue': ('sample --stage=anneal', 'nothing to continue; give --prompt, --prefix and --suffix, '),

@@ -32,7 +32,7 @@ def straight(shared, tmp_path_factory):
 
 def test_a_chain_trains_every_stage_from_its_parent_and_shows_it(shared, straight):
   workdir, done = straight
-  for stage, line in zip(STAGES, done.stdout.splitlines()[1:], strict=True):
+  for stage, line in zip(STAGES, done.stdout.splitlines()[1 : 1 + len(STAGES)], strict=True):
     assert stage in line and Checkpoints(StageFolder(workdir / stage)).lineage()['end_fingerprint'] in line
   for parent, stage in zip(STAGES, STAGES[1:]):
     ended, began = Checkpoints(StageFolder(workdir / parent)).lineage(), Checkpoints(StageFolder(workdir / stage)).lineage()

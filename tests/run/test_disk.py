@@ -35,9 +35,9 @@ def begun(shared, workdir):
 
 
 def kept(workdir):
-  """All files but anneal's metrics, which are cut back to the checkpoint it resumes from."""
-  everything = run_helpers.files(workdir)
-  return {path: value for path, value in everything.items() if path != 'anneal/metrics.jsonl'}
+  """All files but anneal's metrics, which are cut back to the checkpoint it resumes from, and those of a run that lives."""
+  everything, changing = run_helpers.files(workdir), ('metrics.jsonl', 'lease.json', 'heartbeats/0.json')
+  return {path: value for path, value in everything.items() if path not in [f'anneal/{name}' for name in changing]}
 
 
 @pytest.mark.parametrize('room', [4_000, 150_000])

@@ -11,11 +11,12 @@ from etils import epath
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from iquest_jax import bucket, journal
+from iquest_jax.checkpoint import lineage
 from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.data.rows import fetch, manifest
 from iquest_jax.data.rows.read import OpenShards, Rows
 from iquest_jax.errors import UserError
-from iquest_jax.run_folder import StageFolder, write_whole
+from iquest_jax.run_folder import RunFolder, StageFolder, write_whole
 from iquest_jax.train import metrics
 
 from tests.emulator import Emulator, Fault
@@ -81,8 +82,7 @@ def test_a_stage_killed_in_the_middle_of_a_save_resumes_bit_equal_and_imports_no
   local = download(tmp_path / 'run')
   run_helpers.assert_same_run(local / 'anneal', shared.straight / 'anneal')
   assert Checkpoints(STAGE).steps() == [9, 12]
-  verified = shared.run(['-m', 'launch.chain', 'verify', f'--workdir={RUN}', '--size=tiny'], fresh=True)
-  assert 'verified 2 stages' in verified.stdout
+  assert lineage.verify(RunFolder(RUN), ['pretrain', 'anneal']) == []
 
 
 # ---------------------------------------------------------------- Checkpoints
@@ -111,6 +111,7 @@ def test_a_bucket_that_refuses_a_save_is_one_line_after_few_tries_and_loses_noth
     checkpoints.save(2, tree(2), {'step': np.int32(2)}, {'size': 'tiny'})
     checkpoints.wait()
   assert '\n' not in str(caught.value) and emulator.refused <= 8 * tries
+  emulator.fault = Fault(status, 'POST /upload')
   with pytest.raises(OSError) as write:
     write_whole(STAGE.checkpoints / 'x', 'x')
   assert write.value.errno in (errno.EACCES, errno.ENXIO, errno.EDQUOT) and write.value.filename == f'{STAGE.checkpoints}/x'

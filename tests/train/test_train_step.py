@@ -144,7 +144,7 @@ def train(batches):
   mesh = sharding.make_mesh(ONE, jax.devices()[:1])
   section = {'batch_rows': 8, 'accumulation': 1, 'loss_chunk': 32, 'z_loss': 0.0, 'steps': 10, 'dtype': 'float32',
            'remat': 'none', 'context_transport': 'all_gather'}  # fmt: skip
-  config = ConfigDict({'model': dataclasses.asdict(LOOP), 'optim': OPTIM, 'train': section})
+  config = ConfigDict({'model': dataclasses.asdict(LOOP), 'optim': OPTIM, 'train': section, 'init': {'carry': ()}})
   with jax.set_mesh(mesh):
     stage = step.of_stage(config, mesh, 2)
     current = state.fresh_optimizer(state.random_params(stage.model, mesh, 0), stage.tx, stage.abstract)
