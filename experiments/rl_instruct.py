@@ -33,12 +33,12 @@ def get_config(arg: str = ''):
 
   # ours: an update has as many rows as its roll-outs, or pairs, fill, a multiple of this.
   config.train.batch_rows = run.pick(full=64, tiny=32)
-  config.train.steps = run.pick(full=200, tiny=20)  # ours
+  config.train.steps = run.pick(full=200, tiny=10)  # ours
 
   # DAPO: constant after 20 steps of warm-up.
   peak = run.pick(full=1e-6, tiny=2e-4)
   config.optim.update(schedule='constant', peak_lr=peak, warmup=0.1, decay=0.0, floor=1.0)
 
-  config.eval.every = run.pick(full=25, tiny=10)
+  config.eval.every = run.pick(full=25, tiny=5)
   config.checkpoint.every = run.pick(full=10, tiny=10)  # ours: a step takes much longer than in the stages before
   return common.finish(config, run)

@@ -159,6 +159,7 @@ def test_observed_tokens_are_in_the_sequence_with_weight_zero(straight):
     assert 0 < record['logp_difference'] < 1e-5 and record['grad_norm'] > 0
 
 
+@pytest.mark.long
 def test_killed_between_turns_it_ends_bit_equal(straight, tmp_path, commands):
   workdir = shutil.copytree(straight, tmp_path / 'run', ignore=shutil.ignore_patterns(STAGE))
   for place, count in (('iquest_jax.rl.environment:ToolUse.step', 20), ('iquest_jax.infer.engine:Engine.extend', 25)):

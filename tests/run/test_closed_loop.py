@@ -21,7 +21,7 @@ LOOP = {
     'data.closed_loop.every': 3,
     'data.closed_loop.benchmarks': (('code', 'held_out'), ('facts', 'held_out')),
     'data.closed_loop.rise': 1.5,
-    'optim.peak_lr': 0.05,
+    'optim.peak_lr': 0.5,
     'eval.every': 3,
     'checkpoint.every': 4,
     'checkpoint.keep': 100,
