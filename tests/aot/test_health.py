@@ -9,7 +9,7 @@ from iquest_jax.model import sizes
 from launch import command
 from launch.aot import BUNDLES
 
-pytestmark = pytest.mark.tpu
+pytestmark = [pytest.mark.tpu, pytest.mark.long]
 
 SLICE = topology.find('v5p:4x4x4')
 LAYERS = 2

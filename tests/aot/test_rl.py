@@ -151,6 +151,7 @@ def test_an_update_is_compiled_again_when_its_loss_changes():
 
 
 @pytest.mark.tpu
+@pytest.mark.long
 def test_the_update_of_packed_roll_outs_compiles_as_the_train_step_does():
   config, slice_ = configured(), topology.find('v5p:2x2x4')
   config.model.layers, config.data.context, config.rl.max_tokens = 1, 8192, 4096
