@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from iquest_jax.errors import RunStopped
+
 # What is left to the other processes to end by themselves, as with the same error or after their last save.
 GRACE_S = 20.0
 _NOTICES = 'notices/'
@@ -91,6 +93,12 @@ def leave(status: int, line: str) -> NoReturn:
     time.sleep(0.5)  # between their last word and their end
   sys.stdout.flush()
   os._exit(status)  # leaving through jax.distributed would wait for the others for minutes
+
+
+def abort(error: RunStopped) -> NoReturn:
+  """Prints the error and ends this process at once, from any thread; it tells the others nothing."""
+  print(f'error: {error}', file=sys.stderr, flush=True)
+  os._exit(error.status)
 
 
 def _left(client: Any) -> list:

@@ -6,7 +6,6 @@ Imports jax only where it is needed, so that --help answers at once.
 import glob
 import importlib.util
 import os
-import sys
 import threading
 
 from absl import logging
@@ -67,12 +66,10 @@ def _end_alone() -> None:
   """Ends a process that the others did not join."""
   where = os.environ.get('JAX_COORDINATOR_ADDRESS', 'the address that the cluster names')
   count = os.environ.get('JAX_NUM_PROCESSES', 'all')
-  print(
-      f'error: waited {JOIN_LIMIT_S:.0f} s for {count} processes to join the run at {where}, and at least one did not; see '
-      'whether it was started and reaches that address, then rerun the same command on all hosts',
-      file=sys.stderr, flush=True,
-  )  # fmt: skip
-  os._exit(RunStopped.status)
+  ending.abort(RunStopped(
+      f'waited {JOIN_LIMIT_S:.0f} s for {count} processes to join the run at {where}, and at least one did not; see '
+      'whether it was started and reaches that address, then rerun the same command on all hosts'
+  ))  # fmt: skip
 
 
 def start(size: str) -> None:

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     'errors': set(),
     'hardware': set(),
     'hosts': {'errors'},
-    'ending': {'hosts'},
+    'ending': {'errors', 'hosts'},
     'batch': set(),
     'config': {'errors'},
     'bucket': {'errors'},

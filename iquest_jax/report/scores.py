@@ -95,7 +95,7 @@ def funnel(chain: Chain) -> str:
     given, _, step = str(key).rpartition(': ')
     inputs.setdefault(given, []).append((step, counts))
   if not inputs:
-    return note('No documents have been prepared: there is no readable documents/corpus.json.')
+    return note('No documents have been prepared: documents/corpus.json is missing or cannot be read.')
   place = {step: number for number, step in enumerate(_STEPS)}
   for steps in inputs.values():
     steps.sort(key=lambda one: (place.get(one[0], len(_STEPS)), one[0]))

@@ -68,7 +68,7 @@ class ToolUse:
 
   def _result(self, call: Mapping[str, Any]) -> str:
     if call['name'] not in self._tools:
-      return f'error: there is no tool "{call["name"]}", only {", ".join(self._tools)}'
+      return f'error: tool "{call["name"]}" does not exist; choose from {", ".join(self._tools)}'
     try:
       return self._tools[call['name']](call['arguments'])
     except ToolError as error:

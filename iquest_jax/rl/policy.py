@@ -161,7 +161,7 @@ class PolicyLearner:
       state, updated = self._update(step, state, sampled.kept)
       record |= updated
     else:
-      logging.warning('step %d: no group is left of %d, so there is no update', step, len(sampled.groups))
+      logging.warning('step %d: all %d groups were dropped, so nothing is updated', step, len(sampled.groups))
     end = time.monotonic()
     spent = sampled.spent
     seconds = {

@@ -68,7 +68,7 @@ class Store:
       self._lines.append(line)
 
   def read(self, step: int) -> dict[int, Group]:
-    """The groups of a step by index, in order, of all processes; none if there is no file.
+    """The groups of a step by index, in order, of all processes; {} where no file exists.
 
     Raises:
       UserError: a line is damaged.

@@ -19,7 +19,7 @@ class Prompt:
     messages: what the model is asked, as in text/chat.py.
     tools: definitions of the tools that it may call.
     executes: names of those of them whose calls are executed and answered, as in rl/tools.py: all or none.
-    problem: a program's hidden tests and reference solution, which never occur in `messages`; None if there is no program.
+    problem: a program's hidden tests and reference solution, which never occur in `messages`; None where none is asked for.
     checks: the verifiable instructions of the messages, as in text/instructions.py.
     difficulty: one of data/documents.DIFFICULTIES, '' if unknown.
   """

@@ -167,8 +167,8 @@ class ClosedLoop:
     return decision
 
   def _scores(self, step: int, held_out: Mapping[str, float]) -> dict[str, float]:
-    # Before the first step there is no checkpoint of this stage that a suite could be answered with.
-    with preemption.at_once():  # which is saved, and so is every answer
+    # Before the first step the stage has no checkpoint to answer a suite with.
+    with preemption.at_once():  # nothing is lost: the checkpoint is saved, and so is every answer
       measured = self._scorer(self.suites) if self.suites and step else {}
     measured = {source: measured.get(benchmark) for source, benchmark in self._benchmarks.items()}
     for source, benchmark in self._benchmarks.items():

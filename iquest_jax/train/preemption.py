@@ -12,11 +12,11 @@ import contextlib
 import ctypes
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 
+from iquest_jax import ending
 from iquest_jax.errors import Preempted
 
 # An interrupted command that has not ended after this many seconds, as inside a library, is ended.
@@ -132,8 +132,7 @@ def interrupt_together() -> None:
 
 def _end_at_last() -> None:
   time.sleep(LIMIT_S)
-  print(f'error: {LINE}', file=sys.stderr, flush=True)
-  os._exit(Preempted.status)
+  ending.abort(Preempted(LINE))
 
 
 def _c_handler() -> int:

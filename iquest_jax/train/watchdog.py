@@ -6,7 +6,6 @@ host that is stuck differ from the others'. A watchdog cannot end a call that ha
 
 import collections
 import faulthandler
-import os
 import socket
 import statistics
 import sys
@@ -19,6 +18,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from iquest_jax import ending
 from iquest_jax.errors import Stalled
 
 # The limit is learned from so many of the last steps.
@@ -103,12 +103,10 @@ class Watchdog:
     )  # fmt: skip
 
   def _exit(self) -> None:
-    print(
-        f'error: {self._stage}: no step for {self._waited:.0f} s after step {self._done}; start it again, and it resumes '
-        'from its newest checkpoint',
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
-    os._exit(Stalled.status)
+    ending.abort(Stalled(
+        f'{self._stage}: no step for {self._waited:.0f} s after step {self._done}; start it again, and it resumes from its '
+        'newest checkpoint'
+    ))  # fmt: skip
 
 
 def _grace_s(settings: ConfigDict) -> float:

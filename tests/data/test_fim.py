@@ -107,7 +107,7 @@ def test_a_cut_of_a_part_takes_only_nodes_that_lie_in_it():
   assert middles['function'] == {'def h():\n  return f(2)'}
   assert middles['expression'] == {'f(1)', 'f(2)'}
   assert middles['statement'] == {'ö = f(1)', 'def h():\n  return f(2)', 'return f(2)'}
-  part = text[: text.index('\n  return')]  # the function goes on beyond this text
+  part = text[: text.index('\n  return')]  # the function ends after this text
   assert {fim.cut(part, 'function', random.Random(i), lambda: tree, len(before.encode())).middle for i in range(60)} == {
       'ö = f(1)\n', 'def h():', part,
   }  # fmt: skip

@@ -46,7 +46,7 @@ def test_tools_are_offered_called_in_order_and_the_first_reply_without_a_call_is
 @pytest.mark.parametrize(
     ('reply', 'result'),
     [
-        (call('shell', expression='1'), 'error: there is no tool "shell", only calculator'),
+        (call('shell', expression='1'), 'error: tool "shell" does not exist; choose from calculator'),
         (call('calculator', text='1'), 'error: calculator takes one argument, the string "expression"'),
         (call('calculator', expression=1), 'error: calculator takes one argument, the string "expression"'),
         (call('calculator', expression='1 / 0'), 'error: division by zero'),

@@ -163,7 +163,7 @@ def test_a_source_without_weight_is_left_out_of_the_losses():
 def test_the_headline_of_held_out_rows_weighs_sources_as_the_stage_learns_them(sources, empty):
   """Against a weighted mean in float64; the count of held-out rows of a source plays no part."""
   share, mean, weight = np.asarray(sources, np.float64).T
-  weight = np.where(np.arange(len(weight)) == empty, 0, weight)  # of this source there is no held-out weight
+  weight = np.where(np.arange(len(weight)) == empty, 0, weight)  # a source without held-out weight
   names = [f'source {index}' for index in range(len(sources))]
   shares = {name: {'loss_weight': float(part), 'rows': 0.0} for name, part in zip(names, share)}
   found = metrics.held_out_losses(mean * weight, weight, shares)

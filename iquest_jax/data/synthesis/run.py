@@ -91,7 +91,7 @@ def run(
     progress: is called with the counts so far, those of earlier runs included, and the number of samples.
 
   Raises:
-    UserError: there is no seed, `out` belongs to a run with other settings, or an endpoint failed; whatever was finished
+    UserError: no seeds were given, `out` belongs to a run with other settings, or an endpoint failed; whatever was finished
       is in the files.
   """
   taken, unread = _taken(domain, seeds, count)

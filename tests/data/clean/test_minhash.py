@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 from iquest_jax.data.clean import minhash, shingles
 
-# What the tests hold to be a word, written anew.
+# What a word is, stated independently of the code under test.
 _WORD = re.compile('[0-9a-z_\u0080-\u07ff]+|[^\u0000-\u07ff][0-9a-z_\u0080-\u07ff]*')
 
 

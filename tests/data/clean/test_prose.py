@@ -1,4 +1,4 @@
-"""What crawling left in texts goes, code in them stays, and what is no prose is dropped by Gopher's rules."""
+"""Leftovers of crawling are removed, code within texts stays, and text that is not prose is dropped by Gopher's rules."""
 
 import numpy as np
 import pytest
