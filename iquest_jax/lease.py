@@ -54,14 +54,18 @@ class Lease:
   def acquire(self) -> None:
     """Takes the lease as soon as it is free; raises UserError if its owner lives."""
     while True:
+      self._path.parent.mkdir(parents=True, exist_ok=True)
       found = _read(self._path)
       known = found is None or _is_dead(found)
       if not known:
         self._wait_for_end(found)
-      with _locked(self._path) as locked:
-        if _read(self._path) != found:  # somebody was faster
-          continue
-        self._write()
+      try:
+        with _locked(self._path) as locked:
+          if _read(self._path) != found:  # somebody was faster
+            continue
+          self._write()
+      except FileNotFoundError:  # a run that wrote nothing has just ended and removed the folder
+        continue
       if not (known and locked):
         time.sleep(SETTLE_S)
       if self._is_ours(_read(self._path)):
@@ -73,7 +77,7 @@ class Lease:
     self._stop.set()
     if self._beating.is_alive():
       self._beating.join()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), _locked(self._path):
       if self._is_ours(_read(self._path)):
         self._path.unlink()
         if not bucket.is_bucket(self._path):
@@ -127,7 +131,8 @@ class Lease:
       self._lost = f'was taken over by {_owner(found)}'
 
   def _write(self) -> None:
-    write_whole(self._path, json.dumps(self._record))
+    # Without locks several may write at the same time, each to a file of its own.
+    write_whole(self._path, json.dumps(self._record), partial=f'{self._record["token"]}.partial')
 
   def _is_ours(self, found: dict[str, Any] | None) -> bool:
     return found is not None and found.get('token') == self._record['token']
@@ -140,7 +145,6 @@ def held(folder: StageFolder) -> Iterator[Lease]:
   Raises:
     UserError: another run holds it. One line names it and the age of its last heartbeat.
   """
-  folder.path.mkdir(parents=True, exist_ok=True)
   lease = Lease(folder.lease)
   try:
     lease.acquire()
@@ -150,7 +154,7 @@ def held(folder: StageFolder) -> Iterator[Lease]:
 
 
 def _read(path: epath.Path) -> dict[str, Any] | None:
-  """None if there is none; one that cannot be read is an unknown owner's."""
+  """The lease; None where none is left. One that cannot be read belongs to an unknown owner."""
   try:
     text = path.read_text()
   except FileNotFoundError:
@@ -164,7 +168,11 @@ def _read(path: epath.Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _locked(path: epath.Path) -> Iterator[bool]:
-  """Between processes of this host, nobody else looks and writes meanwhile; yields whether that is so."""
+  """Between processes of this host, nobody else looks and writes meanwhile; yields whether the lock was granted.
+
+  Raises:
+    FileNotFoundError: the folder was removed while this waited for its lock.
+  """
   if bucket.is_bucket(path):
     yield False
     return
@@ -175,6 +183,8 @@ def _locked(path: epath.Path) -> Iterator[bool]:
       locked = True
     except OSError:  # some mounted folders have no locks
       locked = False
+    if os.fstat(folder).st_ino != os.stat(path.parent).st_ino:  # another folder has taken its place
+      raise FileNotFoundError(path.parent)
     yield locked
   finally:
     os.close(folder)

@@ -138,8 +138,11 @@ def located(flag: str, text: str | os.PathLike) -> epath.Path:
   return epath.Path(bucket.SCHEME + rest)
 
 
-def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
+def write_whole(path: str | os.PathLike, content: str | bytes, partial: str = 'partial') -> None:
   """Writes a file so that readers see the old content or the new one, never a part, even after a crash of the machine.
+
+  Args:
+    partial: ending of the name that the file has until it is whole; one of its own where others may write the same file.
 
   Raises:
     OSError: the disk is full or refuses, or the bucket does; the old file is untouched.
@@ -149,7 +152,7 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
     bucket.write(path, content)
     return
   path = pathlib.Path(path)
-  partial = path.with_name(path.name + '.partial')
+  partial = path.with_name(f'{path.name}.{partial}')
   with open(partial, 'wb') as file:
     file.write(content)
     file.flush()

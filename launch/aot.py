@@ -60,19 +60,20 @@ def _one() -> int:
     plan = decode.plan(config, slice_, FLAGS.slots)
     measures = sweep.compile_alone(config, slice_, 'decode', plan.slots)
     estimated = decode.estimated(measures, plan, counts)
-    print(report.render_decode(name, measures, estimated))
+    fits, text = estimated.fits, report.render_decode(name, measures, estimated)
   elif FLAGS.program == 'health':
-    measures = sweep.compile_alone(config, slice_, 'health')
-    estimated, text = health.render(name, measures, config, slice_, counts)
-    print(text)
+    if 'rl' in config:
+      raise UserError(f'--program=health: {config.stage} has no fixed step to compare with; name a stage that reads rows')
+    fits, text = health.render(name, sweep.compile_alone(config, slice_, 'health'), config, slice_, counts)
   elif 'rl' in config:
-    estimated, text = _of_rl(config, slice_, counts, name)
-    print(text)
+    memory, text = _of_rl(config, slice_, counts, name)
+    fits = memory.fits
   else:
     measure = sweep.compile_alone(config, slice_)
     estimated = estimate.estimate(measure, config, slice_, counts)
-    print(report.render(name, config, slice_, measure, estimated))
-  return 0 if estimated.fits else 1
+    fits, text = estimated.fits, report.render(name, config, slice_, measure, estimated)
+  print(text)
+  return 0 if fits else 1
 
 
 def _of_rl(config, slice_, counts: dict, name: str):

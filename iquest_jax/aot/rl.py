@@ -139,8 +139,9 @@ def memory(config: ConfigDict, slice_: Slice, measures: dict[str, dict], plan: d
   weights, slot = _ITEM * params / plan.tensor, plan.slot_bytes / plan.tensor
   cache, state = plan.slots * slot, measures['update'].get('argument_bytes', 0)
   decoding = max(needed('decode'), needed('prefill'))
-  # The sampler keeps its old parameters until it has the new ones, which the trainer casts first.
-  synced = 2 * weights + _ITEM * params / slice_.chips
+  # The sampler keeps its old parameters until it has the new ones, of which the trainer first makes a cast copy.
+  mesh = config.mesh
+  synced = 2 * weights + _ITEM * params / (mesh.fsdp * mesh.context * mesh.tensor)
   phases = {'update': needed('update') + weights + cache, 'roll-out': state + decoding, 'sync': state + synced + cache}
   refused = any('refused' in measure for measure in measures.values())
   # What stays free in the fullest phase holds further slots, as many in every group of chips.
@@ -207,6 +208,7 @@ def step(
   share = attended(config, lengths.total)
   an_update = sum(estimate.parts(measures['update'], slice_, bundles, attended=share)[0].values())
   micro_batches = rows * config.train.accumulation / config.train.batch_rows
+  # Scaled as a whole, the optimizer and the network between slices included: an upper bound.
   update = an_update * micro_batches / MICRO_BATCHES
   pairs = cost.visible_pairs(lengths.total), cost.visible_pairs(lengths.total, model.loop_window)
   flops = cost.TRAIN_PASSES * everything * cost.flops(model, lengths.total, *pairs)
@@ -216,7 +218,7 @@ def step(
       lengths=lengths,
       waves=-(-mine // slots),
       rows=rows,
-      rollout=max(mine / slots, 1) * lengths.answer * a_token,
+      rollout=-(-mine // slots) * lengths.answer * a_token,
       prefill=-(-mine // plan.groups) * a_row * min(1, (1 << (lengths.prompt - 1).bit_length()) / plan.row),
       update=update,
       sync=weights / (2 * chip.link_bandwidth) + 2 * weights / chip.hbm_bandwidth,

@@ -21,8 +21,6 @@ from iquest_jax.errors import UserError
 _COMPILED = ('model', 'mesh', 'train', 'data')
 # Of these, what the loop reads and the step does not.
 _OF_THE_LOOP = ('steps', 'skip_steps')
-# And what shapes the loss of reinforcement learning.
-_OF_THE_LOSS = ('ratio', 'clip_low', 'clip_high', 'dual_clip', 'kl_coef', 'sampler_is_threshold', 'temperature')
 
 
 def key(config: ConfigDict, slice_: Slice) -> str:
@@ -31,8 +29,6 @@ def key(config: ConfigDict, slice_: Slice) -> str:
   parts = {section: settings[section] for section in _COMPILED}
   parts['train'] = {name: value for name, value in parts['train'].items() if name not in _OF_THE_LOOP}
   parts['data'] = {'context': parts['data']['context']}
-  if 'rl' in settings:
-    parts['rl'] = {name: settings['rl'][name] for name in _OF_THE_LOSS}
   parts['moments'], parts['slice'] = settings['optim']['moment_dtype'], slice_.name
   return _hash(parts)
 
@@ -47,7 +43,7 @@ def _hash(parts: dict) -> str:
 
 
 def compile_alone(config: ConfigDict, slice_: Slice, program_name: str = 'train', slots: int = 0, row: int = 0) -> dict:
-  """The measure of a stage's train step, or those of both programs of decoding (aot.program), taken in its own process.
+  """The measure of a stage's train step, or those of decoding or of the health checks, taken in a process of its own.
 
   Args:
     program_name: train, decode or health.

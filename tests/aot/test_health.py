@@ -37,8 +37,8 @@ def test_the_checks_cost_less_than_a_percent():
   found = health.shares(measures(), config(), SLICE, bundles.load(BUNDLES))
   assert found.keys() == {'replicas', 'recompute'}
   assert 0 < sum(share for _, share in found.values()) < 0.01
-  step, text = health.render('midtrain_128k', measures(), config(), SLICE, bundles.load(BUNDLES))
-  assert step.fits and "libtpu's checker" in text and 'DOES NOT FIT' not in text
+  fits, text = health.render('midtrain_128k', measures(), config(), SLICE, bundles.load(BUNDLES))
+  assert fits and "libtpu's checker" in text and 'DOES NOT FIT' not in text
 
 
 def test_replicas_are_compared_by_one_read_of_the_state():

@@ -142,14 +142,6 @@ def test_packed_rows_have_the_block_pairs_that_the_kernels_list(document):
   assert rl.attended(config, document) == most / whole
 
 
-def test_an_update_is_compiled_again_when_its_loss_changes():
-  keys = {
-      sweep.key(configured(), POD), sweep.key(configured(ratio='sequence'), POD), sweep.key(configured(dual_clip=3.0), POD),
-      sweep.key(configured('rl_instruct'), POD),
-  }  # fmt: skip
-  assert len(keys) == 4 and sweep.key(configured(slots=8, graders=1), POD) in keys
-
-
 @pytest.mark.tpu
 @pytest.mark.long
 def test_the_update_of_packed_roll_outs_compiles_as_the_train_step_does():

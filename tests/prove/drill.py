@@ -2,10 +2,10 @@
 
   python -m tests.prove.drill runs/drill        (make drill)
 
-Twenty chains, dense and looped, half of them on two processes. A kill is SIGKILL of everything, or SIGTERM of one process,
-upon which all must save and exit with status 75. Every end is compared with that of a chain that nothing interrupted:
-parameters, optimizer, fingerprints, roll-outs, and metrics without times. Prints the table, and exits with 1 unless all are
-equal. Started again, it resumes with the first chain that is not finished.
+Twenty chains, dense and looped, half of them on two processes. A kill is SIGKILL of one process, and of the others within a
+second, or SIGTERM of one process, upon which all must save and exit with status 75. Every end is compared with that of a
+chain that nothing interrupted: parameters, optimizer, fingerprints, roll-outs, and metrics without times. Prints the table,
+and exits with 1 unless all are equal. Started again, it resumes with the first chain that is not finished.
 """
 
 import collections

@@ -132,12 +132,15 @@ def test_calls_are_executed_in_the_loop_and_the_right_ones_earn(straight):
   played = [one for group in found for one in group.trajectories]
   answered = [one for one in played if len(one.turns) > 1]
   assert len(answered) > len(played) / 3
+  matched = 0
   for one in answered:
     calls, shown = chat.parse(one.earlier[0]).tool_calls, tokenizer.decode(one.turns[0].observation)
     if calls in ((RIGHT,), (WRONG,)):
+      matched += 1
       assert f'<tool_response>\n{CALCULATOR(calls[0]["arguments"])}\n</tool_response>' in shown
     right = RIGHT in [made for text in (*one.earlier, one.text) for made in chat.parse(text).tool_calls]
     assert (one.reward > 0) == right
+  assert matched
   steps = [record for record in records(straight) if record['kind'] == 'train']
   assert all(0 < record['reward_tool_values'] <= record['reward_tool_schema'] <= 1 for record in steps)
   assert any(record['groups'] for record in steps) and 'reward_instructions' not in steps[0]

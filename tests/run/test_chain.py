@@ -92,8 +92,7 @@ def test_the_tiny_chain_trains_every_stage_on_real_input_and_samples(shared, tmp
   command = ['-m', 'tests.programs.trial_chain', 'run', '--size=tiny_loop', f'--workdir={tmp_path}', '--steps=1']
   process = shared.start(command)
   out, err = process.communicate()
-  # One step may not lower every held-out loss; the command then ends with that line and status 1.
-  assert process.returncode == 0 or 'held-out loss did not fall' in err.splitlines()[-1], err[-2000:]
+  assert process.returncode == 0, err[-2000:]
   for stage in stages.stages_on_rows('tiny_loop'):
     assert steps_of(tmp_path / stage) == [1]
     losses = run_helpers.losses(tmp_path / stage)
@@ -111,7 +110,7 @@ def test_the_tiny_chain_runs_to_its_end_on_two_processes(shared, tmp_path, unuse
   done = []
   for process in pair(shared, unused_port, lambda _: command):
     out, err = process.communicate()
-    assert process.returncode == 0 or 'held-out loss did not fall' in err, err[-2000:]
+    assert process.returncode == 0, err[-2000:]
     done.append(out)
   for stage in stages.stages_on_rows('tiny_loop'):
     assert steps_of(tmp_path / stage) == [1]

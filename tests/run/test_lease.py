@@ -112,14 +112,8 @@ def test_a_live_host_is_never_replaced_whatever_the_clocks_say(folder, clock):
   assert json.loads(folder.lease.read_text())['token'] == 'theirs'
 
 
-_WITHOUT_LOCKS = (
-    pytest.mark.long,
-    pytest.mark.xfail(reason='on a disk without locks, a start that is refused removes the folder under one that is not'),
-)
-
-
 @pytest.mark.parametrize('left', ['nothing', 'a dead host', 'rubbish'])
-@pytest.mark.parametrize('locks', [True, pytest.param(False, marks=_WITHOUT_LOCKS)])
+@pytest.mark.parametrize('locks', [True, False])
 def test_of_starts_at_the_same_time_one_gets_the_lease(folder, monkeypatch, left, locks):
   if not locks:  # as on gs://
     monkeypatch.setattr(lease.fcntl, 'flock', lambda *_: (_ for _ in ()).throw(OSError('no locks')))
