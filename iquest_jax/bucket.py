@@ -4,6 +4,7 @@ Paths are those of etils.epath, which reads and writes gs:// through fsspec and 
 object appears whole or not at all. It cannot be appended to, and a folder of objects cannot be renamed in one step.
 """
 
+import contextlib
 import errno
 import functools
 import logging as std_logging
@@ -17,9 +18,10 @@ from etils import epath
 from iquest_jax.errors import UserError
 
 SCHEME = 'gs://'
-# Tries of a request that a bucket answers with 429 or 5xx, or not at all. Pauses double from one second, so a request is
-# given up after about half a minute.
+# Tries of a request that a bucket answers with 429 or 5xx, or not at all. Pauses double from one second, so they take about
+# half a minute; a try without an answer takes as long as the limits below.
 TRIES = 6
+_CONNECT_S, _SILENCE_S = 10, 30  # until a connection stands, and without a byte of an answer; large objects may take longer
 INSTALL = 'pip install -e .[gcs]'
 
 _GONE = 'the bucket does not exist'
@@ -60,6 +62,7 @@ def connect() -> Any:
     UserError: the packages are missing.
   """
   try:
+    import aiohttp
     import fsspec
     from gcsfs import core, retry
   except ImportError as error:
@@ -71,20 +74,36 @@ def connect() -> Any:
   # Not gcsfs's class for zonal buckets, which asks for the kind of every bucket over gRPC.
   class Bucket(core.GCSFileSystem):
     _request = retry.retry_request(core.GCSFileSystem._request.__wrapped__, retries=TRIES)
+    # A download is tried again as a whole; gcsfs tries again in both, so 36 times.
+    _get_file_concurrent = retry.retry_request(core.GCSFileSystem._get_file_concurrent.__wrapped__, retries=TRIES)
+    _get_file_request = core.GCSFileSystem._get_file_request.__wrapped__
 
     async def _call(self, method, path, *args, **kwargs):
       try:
         return await super()._call(method, path, *args, **kwargs)
       except Exception as error:
-        if isinstance(error, FileExistsError) or (isinstance(error, FileNotFoundError) and method in ('GET', 'DELETE')):
+        gone = isinstance(error, FileNotFoundError) and method in ('GET', 'DELETE')
+        if isinstance(error, FileExistsError) or gone or not _is_refusal(error):
           raise
         raise _refused(error, SCHEME + ('/'.join(args) or re.sub('.*/b/([^/]+)/.*', r'\1', path))) from error
+
+    async def _get_file(self, rpath, lpath, **kwargs):
+      try:
+        await super()._get_file(rpath, lpath, **kwargs)
+      except Exception as error:  # downloads do not go through `_call`
+        of_disk = type(error).__module__ == 'builtins' and getattr(error, 'errno', None)  # or translated by `_call`
+        if isinstance(error, FileNotFoundError) or of_disk or not _is_refusal(error):
+          raise
+        raise _refused(error, SCHEME + self._strip_protocol(rpath)) from error
 
     call = fsspec.asyn.sync_wrapper(_call)  # uploads of open files call it, and gcsfs's own is bound to its `_call`
 
   fsspec.register_implementation('gcs', Bucket, clobber=True)
+  settings = fsspec.config.conf.setdefault('gcs', {})
   # TensorStore writes objects that gcsfs does not hear of, so listings are never cached.
-  fsspec.config.conf.setdefault('gcs', {})['use_listings_cache'] = False
+  settings['use_listings_cache'] = False
+  # gcsfs has no limit, so a connection that died without a word would be waited for until the watchdog ends the run.
+  settings.setdefault('requests_timeout', aiohttp.ClientTimeout(sock_connect=_CONNECT_S, sock_read=_SILENCE_S))
   return epath.backend.fsspec_backend.fs(SCHEME)
 
 
@@ -109,6 +128,12 @@ def write(path: str | os.PathLike, content: bytes, new: bool = False) -> None:
     raise
 
 
+def remove(paths: Sequence[str | os.PathLike]) -> None:
+  """Removes objects, many per request; those that are gone already do not matter."""
+  with contextlib.suppress(FileNotFoundError):
+    connect().rm([os.fspath(path) for path in paths])
+
+
 def read_all(paths: Sequence[str | os.PathLike]) -> list[bytes]:
   """Objects, several at a time; raises FileNotFoundError if one is missing."""
   names = [os.fspath(path) for path in paths]
@@ -128,6 +153,12 @@ def _limit_tensorstore() -> None:
 
   for context in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
     context['gcs_request_retries'] = {'max_retries': TRIES - 1, 'initial_delay': '1s', 'max_delay': '32s'}
+
+
+def _is_refusal(error: Exception) -> bool:
+  """Whether gcsfs raised it for what bucket, network or credentials did; other errors are of the program."""
+  outside = type(error).__module__.partition('.')[0] in ('aiohttp', 'gcsfs', 'google', 'requests')
+  return outside or isinstance(error, OSError) or str(error).startswith('Bad Request: ')
 
 
 def _refused(error: Exception, path: str) -> OSError:

@@ -5,7 +5,8 @@ On a disk such a file is one file. On gs://, where objects cannot be appended to
   <path>/00000000-00000007.jsonl    parts 0 to 7, joined
   <path>/00000008-00000008.jsonl    part 8
 
-A joined part is written before those that it replaces are removed, and readers leave out what another part covers.
+A joined part is written before those that it replaces are removed, and readers leave out what another part covers. Where a
+run takes over, its first part covers more numbers than there are parts: what a stale run still adds is then left out.
 """
 
 import fcntl
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from absl import logging
 from etils import epath
 
 from iquest_jax import bucket
@@ -41,7 +43,7 @@ class Lines:
       BlockingIOError: another process has it open.
     """
     self._path, self._bucket = epath.Path(path), bucket.is_bucket(path)
-    self._waiting, self._since = b'', 0.0
+    self._waiting, self._flushed = b'', time.monotonic()
     if self._bucket:
       self._next = max((last for _, last in _parts(self._path)), default=-1) + 1
       return
@@ -70,7 +72,6 @@ class Lines:
         process on a disk, and wait for `flush` on gs://.
     """
     if self._bucket:
-      self._since = self._since if self._waiting else time.monotonic()
       self._waiting += line
     else:
       self._repair()
@@ -82,11 +83,12 @@ class Lines:
 
   @property
   def waiting_s(self) -> float:
-    """Seconds for which the oldest line has waited for a flush; 0 if none waits."""
-    return time.monotonic() - self._since if self._waiting else 0.0
+    """Seconds since the last flush; 0 if no line waits for one."""
+    return time.monotonic() - self._flushed if self._waiting else 0.0
 
   def flush(self) -> None:
     """Stores what was appended."""
+    self._flushed = time.monotonic()
     if not self._bucket:
       os.fsync(self._file.fileno())
       return
@@ -96,32 +98,38 @@ class Lines:
     try:
       bucket.write(self._path / _part(number, number), self._waiting, new=True)
     except FileExistsError:
-      raise UserError(f'{self._path}: another process is writing it; end one of the two') from None
+      raise self._shared() from None
     self._next, self._waiting = number + 1, b''
     if self._next % _MOST_PARTS == 0:
+      if [part for part in _parts(self._path) if part[1] >= number] != [(number, number)]:
+        raise self._shared()  # whoever took over must not lose its parts to this process
       self._join(read(self._path))
+
+  def _shared(self) -> UserError:
+    return UserError(f'{self._path}: another process is writing it; end one of the two')
 
   @classmethod
   def begin(cls, path: str | os.PathLike, content: bytes) -> 'Lines':
     """Replaces the file by these lines, at once for readers and kills, and opens it."""
     if bucket.is_bucket(path):
       lines = cls(path)
-      if content or lines._next:
-        lines._join(content)
+      # A stale run stops when it would join its parts, at the latest after so many.
+      lines._join(content, spare=_MOST_PARTS)
       return lines
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
     return cls(path)
 
-  def _join(self, content: bytes) -> None:
-    """Replaces all parts by one."""
+  def _join(self, content: bytes, spare: int = 0) -> None:
+    """Replaces all parts by one that covers them and as many numbers after them as are to spare."""
     parts = _parts(self._path)
-    joined = 0, max((last for _, last in parts), default=0)
+    joined = 0, max((last for _, last in parts), default=-1) + spare
     bucket.write(self._path / _part(*joined), content)
-    for part in parts:
-      if part != joined:
-        (self._path / _part(*part)).unlink(missing_ok=True)
     self._next = joined[1] + 1
+    try:
+      bucket.remove([self._path / _part(*part) for part in parts if part != joined])
+    except OSError as error:  # readers leave them out, and the next join removes them
+      logging.warning('%s: old parts are not removed: %s', self._path, error.strerror or error)
 
   def close(self) -> None:
     """Stores what was appended and closes the file."""

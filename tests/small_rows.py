@@ -1,5 +1,6 @@
 """Rows on disk without a preparation: segments from packed rows, and the manifest that names them."""
 
+import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,13 @@ def write_segment(
   for path in paths:
     path.unlink()
   return sealed
+
+
+def plain_shards(count: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+  """(a manifest of one source, {path of a shard: its content}), where contents are to be copied and not to be parsed."""
+  contents = {f'code/train-0/{manifest.shard_name("code", "train", i, count)}': b'shard %d' % i for i in range(count)}
+  stamps = [{'bytes': len(one), 'sha256': hashlib.sha256(one).hexdigest()} for one in contents.values()]
+  return {'sources': {'code': {'train': {'segments': [{'folder': 'code/train-0', 'shards': stamps}]}}}}, contents
 
 
 def write_manifest(folder: pathlib.Path, sources: Sources, context: int, tokenizer: str = 'ours') -> dict[str, Any]:

@@ -71,7 +71,11 @@ class Damaged(UserError):
 
 
 class Checkpoints:
-  """The checkpoints of one stage; every process of a run creates its own and calls the same methods in the same order."""
+  """The checkpoints of one stage; every process of a run creates its own and calls the same methods in the same order.
+
+  Attributes:
+    check: is called right before a commit, on the first process; if it raises, nothing is committed.
+  """
 
   def __init__(self, stage: StageFolder, keep: int = 2, milestones: Sequence[int] = ()):
     """Changes nothing on disk. Once a checkpoint is committed, all are removed but the newest `keep` and the milestones."""
@@ -84,6 +88,7 @@ class Checkpoints:
     self._sealing = seal.sealing(path_class, _SEAL, self._complete, then=self._committed)
     self._saver = self._new_saver(params=self._trees, optimizer=self._trees)
     self._saving = None  # the save in progress
+    self.check: Callable[[], None] = lambda: None
 
   def _new_saver(self, **handlers: ocp.CheckpointHandler) -> ocp.AsyncCheckpointer:
     # Folders are created before `save` returns: if one is refused later, the writers wait for it for minutes.
@@ -118,7 +123,7 @@ class Checkpoints:
     return 'optimizer' in self._json(step, _FINGERPRINTS)
 
   def seal_hash(self, step: int) -> str:
-    """SHA-256 of what identifies every file of a checkpoint; '' if it is not to be seen here."""
+    """SHA-256 of what identifies every file of a checkpoint; '' if this host does not see it."""
     try:
       return hashlib.sha256((self._of(step) / _SEAL).read_bytes()).hexdigest()
     except OSError:
@@ -186,6 +191,7 @@ class Checkpoints:
       (folder / name).write_text(json.dumps(record))
     of_processes, rest = self._saving.handler.collect(folder)
     self._saving.cost = shares.describe(of_processes, rest, time.monotonic() - self._saving.began)
+    self.check()
     return {name: value for share in (*of_processes, rest) for name, value in share.hashes.items()}
 
   def _committed(self):
@@ -226,14 +232,13 @@ class Checkpoints:
 
     In a bucket, which has no folders, this copies its objects.
     """
-    aside, number = self.folder / f'{step}.damaged', 1
-    with hosts.after_first('checkpoints.set_aside', _SAVE_TIMEOUT_S) as first:
-      while first and aside.exists():
+    name, number = f'{step}.damaged', 1
+    if jax.process_index() == 0:
+      while (self.folder / name).exists():
         number += 1
-        aside = self.folder / f'{step}.damaged-{number}'
-      if first:
-        self._of(step).rename(aside)
-    return aside
+        name = f'{step}.damaged-{number}'
+      self._of(step).rename(self.folder / name)
+    return self.folder / hosts.from_first('checkpoint set aside', name)
 
   # ---------------------------------------------------------------- Verify and restore
 
@@ -323,7 +328,7 @@ class Checkpoints:
   def _json(self, step: int, name: str) -> dict[str, Any]:
     try:
       return json.loads((self._of(step) / name).read_text())
-    except (OSError, ValueError) as error:
+    except (*seal.ABSENT, ValueError) as error:  # another refusal, such as of a bucket, is no damage and may pass
       raise Damaged(self, step, f'{name} is missing or has changed') from error
 
   def _tree(self, step: int, item: str, abstract: Any) -> Any:
@@ -358,12 +363,12 @@ class Checkpoints:
         raise Damaged(self, step, what)
 
   def _remove_old(self):
-    """Removes all but the newest, after the commit and no part of it: what cannot be removed is left to the next start."""
+    """Removes all but the newest. Runs after the commit and is not part of it: what it leaves, a later save removes."""
     try:
       for step in set(self.steps()[: -self._keep]) - set(self._milestones):
         self._remove(step)
-    except OSError as error:  # such as ENOTEMPTY, where NFS keeps a file that is open somewhere
-      logging.warning('%s: an old checkpoint is not removed: %s', self.folder, error.strerror or error)
+    except Exception as error:  # the new one is whole; such as ENOTEMPTY, where NFS keeps a file that is open somewhere
+      logging.warning('%s: an old checkpoint is not removed: %s', self.folder, getattr(error, 'strerror', '') or error)
 
   def _remove(self, step: int):
     """Removes a checkpoint; a removal that is killed leaves no partial one behind."""

@@ -71,7 +71,7 @@ class Files:
       return []
 
   def objects(self, path: pathlib.Path) -> list[dict[str, Any]]:
-    """The JSON objects in the files of a folder, by the number in their names."""
+    """The JSON objects in the files of a folder, by number where their names begin with one, else by name."""
     try:
       found = sorted(path.glob('*.json'), key=by_number)
     except OSError:

@@ -25,7 +25,7 @@ class Events:
     if not bucket.is_bucket(folder):
       folder.mkdir(parents=True, exist_ok=True)
       self._file = open(self._path, 'ab', buffering=0)
-      self._file.write(_header())
+      self._write(_header())
     self._add(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
   def add(self, scalars: Mapping[str, float], step: int) -> None:
@@ -34,8 +34,10 @@ class Events:
     self._add(*(Event(wall_time=now, step=step, summary=summary.scalar(name, scalars[name])) for name in scalars))
 
   def flush(self) -> None:
-    """Writes what waits."""
-    if self._waiting:
+    """Stores what was added, whatever happens to the machine."""
+    if self._file:
+      os.fsync(self._file.fileno())
+    elif self._waiting:
       bucket.write(f'{self._path}.{self._parts:06d}', _header() + b''.join(self._waiting))
       self._parts, self._waiting = self._parts + 1, []
 
@@ -47,9 +49,14 @@ class Events:
   def _add(self, *events: Event) -> None:
     records = [_record(event) for event in events]
     if self._file:
-      self._file.write(b''.join(records))
+      self._write(b''.join(records))
     else:
       self._waiting += records
+
+  def _write(self, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+      left = left[self._file.write(left) :]  # an unbuffered file may take a part
 
 
 def _header() -> bytes:

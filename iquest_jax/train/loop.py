@@ -79,7 +79,7 @@ def run(
     stage = session.health.checked(stage)
     train_state, done, writer, bar = session.state, session.done, session.writer, session.bar
     groups = layer_groups.names(stage.abstract.params)
-    reporter = metrics.Reporter(config, stage.model.config, loader.sources, groups, writer, bar)
+    reporter = metrics.Reporter(config, stage.model.config, loader.sources, groups, writer, bar, done)
     session.watchdog.completed = lambda: reporter.completed
 
     def evaluate():

@@ -31,7 +31,7 @@ MAX_SKIPPED_IN_A_ROW = 3
 # Fields by layer group, in records that are due every log.layers_every steps.
 BY_LAYER = ('layer_grad_norms', 'layer_update_ratios')
 
-_FLUSH_S = 60  # a record waits no longer
+_FLUSH_S = 60  # a record that comes so long after a flush brings the next one
 
 # Fields that measure the machine, not the training: only in these may two runs differ.
 TIMES = ('step_seconds', 'data_seconds', 'tokens_per_second', 'mfu', 'timing')
@@ -64,8 +64,8 @@ def describe_held_out(figures: tuple[str, float, float] | None) -> str:
 class Writer:
   """Writes the records of a run; does nothing on processes other than the first.
 
-  On a disk a record survives a kill of this process at once. On gs:// records are written a minute late at most, and before
-  each save: a run that resumes has those of all steps before its checkpoint.
+  On a disk a record survives a kill of this process at once. On gs:// records wait until one comes a minute or more after
+  the last flush, for an evaluation or a save: a run that resumes has those of all steps before its checkpoint.
   """
 
   def __init__(self, folder: StageFolder, restored_step: int, writes: bool):
@@ -178,10 +178,8 @@ class Reporter:
   """Turns the metrics of steps into records, one step late, so that the device never waits for the host.
 
   Attributes:
-    completed: the last step whose metrics have arrived.
+    completed: the last step whose metrics have arrived; at first, the step with which the run begins.
   """
-
-  completed = 0
 
   def __init__(
       self,
@@ -191,7 +189,9 @@ class Reporter:
       groups: tuple[str, ...],
       writer: Writer,
       bar: Progress,
+      done: int,
   ):
+    self.completed = done
     self._config, self._model, self._sources, self._groups = config, model, sources, groups
     self._writer, self._bar = writer, bar
     peak = hardware.peak_flops(jax.devices()[0].device_kind)

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 
 from iquest_jax.checkpoint import fingerprint, seal
 from iquest_jax.checkpoint.store import Checkpoints
-from iquest_jax.errors import UserError
+from iquest_jax.errors import RunStopped, UserError
 from iquest_jax.run_folder import StageFolder
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -149,6 +149,34 @@ def test_a_save_that_cannot_be_sealed_is_not_a_checkpoint(tmp_path, monkeypatch)
   with pytest.raises(UserError, match='checkpoints/2: this checkpoint was not saved: No space left on device'):
     checkpoints.wait()
   assert [entry.name for entry in checkpoints.folder.iterdir()] == ['1']
+
+
+def test_a_run_whose_folder_was_taken_over_while_it_saved_commits_nothing(tmp_path):
+  checkpoints = _saved(tmp_path)
+
+  def taken_over():
+    assert (checkpoints.folder / '2.orbax-checkpoint-tmp/params/_METADATA').exists()  # all but the seal is written
+    raise RunStopped('was taken over')
+
+  checkpoints.check = taken_over
+  checkpoints.save(2, *_state(2), {})
+  with pytest.raises(RunStopped, match='^was taken over$'):
+    checkpoints.wait()
+  assert checkpoints.steps() == [1]
+
+
+def test_a_checkpoint_is_saved_although_an_older_one_cannot_be_removed(tmp_path, monkeypatch):
+  checkpoints, said = _saved(tmp_path, steps=(1, 2)), []
+
+  def refuse(step):
+    raise ValueError('of the bucket')
+
+  monkeypatch.setattr(checkpoints, '_remove', refuse)
+  monkeypatch.setattr(logging, 'warning', lambda text, *values: said.append(text % values))
+  checkpoints.save(3, *_state(3), {})
+  checkpoints.wait()
+  assert checkpoints.steps() == [1, 2, 3]
+  assert f'{checkpoints.folder}: an old checkpoint is not removed: of the bucket' in said
 
 
 def test_the_stored_lineage_has_the_fingerprint_of_the_saved_parameters(tmp_path):

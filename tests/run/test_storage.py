@@ -2,7 +2,10 @@
 
 import errno
 import pathlib
+import time
+import types
 
+import aiohttp
 import fsspec
 import jax
 import numpy as np
@@ -22,6 +25,7 @@ from iquest_jax.train import metrics
 from tests.emulator import Emulator, Fault
 from tests.run import helpers as run_helpers
 from tests.run.helpers import kill_when, train
+from tests.small_rows import plain_shards
 
 RUN = 'gs://bucket/run'
 STAGE = StageFolder(epath.Path(RUN) / 'anneal')
@@ -131,6 +135,24 @@ def test_a_bucket_that_cannot_be_used_is_one_line_at_the_start(emulator, status,
   assert emulator.refused <= bucket.TRIES
 
 
+def test_a_request_without_an_answer_is_given_up_and_tried_again(emulator, monkeypatch):
+  limits = bucket.connect().requests_timeout
+  assert limits.sock_connect and limits.sock_read  # gcsfs has none
+  silent = [2.0]
+  emulator.before = lambda line: time.sleep(silent.pop() if silent else 0)
+  monkeypatch.setattr(bucket.connect(), 'requests_timeout', aiohttp.ClientTimeout(sock_read=0.5))
+  bucket.check(RUN)
+  assert not silent
+  emulator.before = lambda line: time.sleep(2.0)
+  with pytest.raises(UserError, match=r'^gs://bucket: the bucket cannot be reached after 2 tries \(.*Timeout.*\); fix'):
+    bucket.check(RUN)
+
+
+def test_an_error_of_the_program_is_not_taken_for_one_of_the_bucket(emulator):
+  with pytest.raises(IndexError):
+    bucket.connect().call('GET', 'b/{}/{}', 'bucket')
+
+
 def test_the_seal_is_the_commit_and_what_has_none_is_removed_at_the_next_start(emulator):
   checkpoints = saved(1, 2, 3)
   assert checkpoints.steps() == [2, 3]
@@ -198,6 +220,61 @@ def test_two_writers_of_a_file_that_grows_are_told_apart(emulator):
   assert journal.read(f'{RUN}/x.jsonl') == b'a\n'
 
 
+def test_a_stale_writer_neither_stops_the_one_that_took_over_nor_is_read(emulator, monkeypatch):
+  monkeypatch.setattr(journal, '_MOST_PARTS', 5)
+  path = epath.Path(RUN) / 'x.jsonl'
+  stale = journal.Lines(path)
+  stale.append(b'kept\n')
+  stale.append(b'cut\n')
+  lines, wanted = journal.Lines.begin(path, b'kept\n'), b'kept\n'
+  for number in range(2):
+    stale.append(b'stale\n')
+    lines.append(b'%d\n' % number)
+    wanted += b'%d\n' % number
+    assert journal.read(path) == wanted
+  with pytest.raises(UserError, match='another process is writing it'):
+    for _ in range(5):
+      stale.append(b'stale\n')
+  for number in range(12):
+    lines.append(b'%d\n' % number)
+    wanted += b'%d\n' % number
+  assert journal.read(path) == wanted and len(list(path.iterdir())) <= 5
+
+
+def test_a_stale_writer_that_has_written_nothing_yet_does_not_stop_the_one_that_took_over(emulator):
+  path = epath.Path(RUN) / 'x.jsonl'
+  stale = journal.Lines.begin(path, b'')
+  lines = journal.Lines.begin(path, b'')
+  stale.append(b'stale\n')
+  lines.append(b'new\n')
+  assert journal.read(path) == b'new\n'
+
+
+def test_old_parts_that_cannot_be_removed_are_logged_and_left_out(emulator, monkeypatch, caplog):
+  monkeypatch.setattr(journal, '_MOST_PARTS', 5)
+  path = epath.Path(RUN) / 'x.jsonl'
+  lines, wanted = journal.Lines(path), b''
+  emulator.fault = Fault(403, 'DELETE')
+  for number in range(12):
+    lines.append(b'%d\n' % number)
+    wanted += b'%d\n' % number
+  assert journal.read(path) == wanted and f'{path}: old parts are not removed: permission denied' in caplog.text
+  emulator.fault = None
+  journal.Lines.begin(path, wanted).close()
+  assert journal.read(path) == wanted and len(list(path.iterdir())) == 1
+
+
+def test_a_record_that_comes_a_minute_after_a_flush_is_stored_with_those_that_wait(emulator, monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(journal, 'time', types.SimpleNamespace(monotonic=lambda: now[0]))
+  writer = metrics.Writer(STAGE, 0, writes=True)
+  stored = []
+  for step, now[0] in enumerate((30.0, 59.0, 61.0, 100.0, 122.0), 1):
+    writer.write('train', step, {'loss': 1.0})
+    stored.append(len(metrics.read(STAGE)))
+  assert stored == [0, 0, 3, 3, 5]
+
+
 def test_records_and_events_are_stored_at_every_flush_and_cut_back_to_the_restored_step(emulator, tmp_path):
   writer = metrics.Writer(STAGE, 0, writes=True)
   for step in range(1, 7):
@@ -242,3 +319,25 @@ def test_rows_are_copied_a_few_shards_ahead_and_a_changed_one_is_refused(emulato
   for wrong in ('', 'gs://bucket/cache'):
     with pytest.raises(UserError, match='data.cache_dir: must be a folder on the disk of each host.*set --exp.data'):
       fetch.Cache(where, wrong, described, sources)
+
+
+@pytest.mark.parametrize(
+    ('status', 'reason', 'tries'),
+    [
+        (403, 'permission denied', 1),
+        (404, 'it is missing', 1),
+        (503, r'the bucket cannot be reached after 2 tries \(503\)', 2),
+    ],
+)
+def test_a_bucket_that_refuses_a_shard_is_one_line_after_few_tries(emulator, tmp_path, status, reason, tries):
+  described, contents = plain_shards(1)
+  ((name, content),) = contents.items()
+  (epath.Path(RUN) / name).parent.mkdir(parents=True, exist_ok=True)
+  (epath.Path(RUN) / name).write_bytes(content)
+  cache = fetch.Cache(RUN, str(tmp_path / 'cache'), described, ['code'])
+  emulator.fault = Fault(status, 'alt=media')
+  with pytest.raises(UserError, match=f'^rows: {RUN}/{name} is not copied to .*: {reason}; fix this, then rerun'):
+    cache.local(name)
+  assert emulator.refused == tries
+  emulator.fault = None
+  assert pathlib.Path(cache.local(name)).read_bytes() == content

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from iquest_jax.config import check_closed_loop
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import StageFolder
-from iquest_jax.train import closed_loop
+from iquest_jax.train import closed_loop, preemption
 from iquest_jax.train.closed_loop import ClosedLoop, Decision, decide
 
 BENCHMARKS = (('code', 'held_out'), ('facts', 'cruxeval_input'))
@@ -144,7 +144,7 @@ def test_a_stage_that_begins_forgets_what_another_decided(folder):
 
 def test_what_the_first_process_decided_counts(folder, monkeypatch):
   run = Run(folder).start()
-  told = lambda value: value | {'factors': {'code': 1.25, 'facts': 1.0}}
+  told = lambda what, value: value | {'factors': {'code': 1.25, 'facts': 1.0}}
   monkeypatch.setattr(closed_loop, 'from_first', told)
   assert run.take(0, 0)[0].factors['code'] == 1.25 and run.loader.factors == [(0, {'code': 1.25, 'facts': 1.0})]
   assert json.loads(folder.mixture.read_text())['factors']['code'] == 1.25
@@ -157,6 +157,16 @@ def test_a_suite_is_not_asked_before_the_first_step_and_a_loss_that_is_not_finit
   assert second.reasons == {'code': 'no score', 'facts': 'first score'} and second.scores == {'facts': 30.0}
   (third,) = Run(folder, scorer=lambda names: {}).start(2, {'decisions': 1}).take(3, 4)
   assert third.reasons == {'code': 'fell', 'facts': 'no score'}
+
+
+def test_a_decision_is_interrupted_only_where_suites_are_run(folder, monkeypatch):
+  """Before that, the step may not be saved yet."""
+  monkeypatch.setattr(preemption._Process, 'asked', True)
+  assert len(Run(folder, config(benchmarks=BENCHMARKS[:1])).start().take(0, 4)) == 3
+  run = Run(folder).start()
+  run.take(0, 1)
+  with pytest.raises(preemption.Interrupt):
+    run.take(2, 2)
 
 
 @pytest.mark.parametrize('every', [0, 2, 8, 12, 40])

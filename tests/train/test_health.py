@@ -34,7 +34,7 @@ class Recorded(checks.Health):
       return lambda *arguments: self.ran.append((name, arguments[-1])) or found.get(name, [])
 
     self._replicas = types.SimpleNamespace(differences=check('replicas'))
-    self._recompute = types.SimpleNamespace(differences=check('recompute'))
+    self._recompute = types.SimpleNamespace(differences=check('recompute'), places=8)
 
 
 class State(int):
@@ -50,7 +50,7 @@ def test_checks_run_at_the_start_at_their_intervals_and_before_a_save(tmp_path):
     if done in (7, 8):
       health.compare_replicas(done, State(done))
   steps = lambda name: [step for which, step in health.ran if which == name]
-  assert steps('replicas') == [3, 4, 7, 8, 12] and steps('recompute') == [6, 12]
+  assert steps('replicas') == [3, 4, 7, 8, 12] and steps('recompute') == [3, 6, 12]
 
 
 def test_nothing_is_saved_while_replicas_differ(tmp_path):
@@ -87,6 +87,14 @@ def test_a_finding_names_leaf_device_and_host_in_one_line_and_in_a_file(tmp_path
   record = json.loads(path.read_text())
   assert record['what'] == [each.what for each in found] and record['step'] == 2
   assert {each['host'] for each in record['devices']} == {f'tpu-{each.process_index}' for each in found[0].suspects}
+
+
+def test_of_two_places_that_contradict_each_other_neither_is_called_wrong_and_no_link_is_suspected(tmp_path):
+  both = Difference('recomputed rows (losses)', tuple(device(id, id // 4) for id in range(8)), False)
+  health = Recorded(tmp_path, recompute=[both])
+  health._recompute.places = 2
+  with pytest.raises(SilentError, match='contradict each other, and nothing says which is wrong; nothing was saved since'):
+    health.between(2, State(2))
 
 
 def test_a_folder_that_refuses_does_not_hide_the_finding(tmp_path):

@@ -18,6 +18,7 @@ from iquest_jax.errors import RunStopped
 from iquest_jax.model import sizes
 from iquest_jax.run_folder import StageFolder
 from iquest_jax.train import metrics
+from iquest_jax.train.events import Events
 
 
 def write_steps(run_dir, restored, steps):
@@ -41,6 +42,19 @@ def test_records_read_back_exactly_and_events_show_them(tmp_path):
   events = EventAccumulator(str(tmp_path / 'events')).Reload()
   assert {'train/loss', 'train/loss_by_source/code', 'train/loop_gate/0', 'eval/loss'} <= set(events.Tags()['scalars'])
   assert [e.step for e in events.Scalars('train/loss')] == [1, 2, 3]
+
+
+def test_events_are_whole_where_a_disk_takes_them_in_parts(tmp_path):
+  class Slow:
+    def __init__(self, file):
+      self.write, self.fileno, self.close = lambda data: file.write(data[:7]), file.fileno, file.close
+
+  writer = Events(tmp_path, purge_step=0)
+  writer._file = Slow(writer._file)
+  writer.add({'loss': 1.0, 'lr': 2.0}, 1)
+  writer.close()
+  events = EventAccumulator(str(tmp_path)).Reload()
+  assert [events.Scalars(name)[0].value for name in ('loss', 'lr')] == [1.0, 2.0]
 
 
 def test_a_resumed_run_cuts_back_to_its_checkpoint_and_evaluates_again(tmp_path):
@@ -72,12 +86,12 @@ def test_held_out_loss_needs_two_evaluations(tmp_path):
   assert metrics.held_out(StageFolder(tmp_path)) == ('loss', 9.0, 0.5)
 
 
-def reporter(tmp_path, log_every=1, layers_every=50):
+def reporter(tmp_path, log_every=1, layers_every=50, done=0):
   log = {'every': log_every, 'layers_every': layers_every}
   config = ConfigDict({'stage': 'anneal', 'train': {'steps': 100}, 'log': log})
   writer = metrics.Writer(StageFolder(tmp_path), 0, writes=True)
   bar = metrics.Progress('anneal', 0, 100, shows=False)
-  return metrics.Reporter(config, sizes.get('tiny'), ('code', 'facts'), ('embedder', 'mlp_0-3'), writer, bar)
+  return metrics.Reporter(config, sizes.get('tiny'), ('code', 'facts'), ('embedder', 'mlp_0-3'), writer, bar, done)
 
 
 def step_metrics(loss, in_a_row):
@@ -86,6 +100,14 @@ def step_metrics(loss, in_a_row):
       'loss_S': jnp.array([loss, 0.0]), 'weight_S': jnp.array([2.0, 0.0]), 'skipped_in_a_row': jnp.int32(in_a_row),
       'z_loss': jnp.float32(0.25), 'layer_grad_norms': jnp.array([3.0, loss]), 'layer_update_ratios': jnp.array([0.5, 2.0]),
   }  # fmt: skip
+
+
+def test_a_resumed_run_has_completed_the_steps_before_it(tmp_path):
+  report = reporter(tmp_path, done=7)
+  assert report.completed == 7
+  report.note(8, step_metrics(1.0, 0), 0.0, 0.0)
+  report.flush()
+  assert report.completed == 8
 
 
 def test_three_skipped_updates_in_a_row_stop_the_run_with_step_and_sources(tmp_path):

@@ -3,8 +3,7 @@
   <cache_dir>/<source>/<split>-<hash>/<shard>       as in the folder of the rows; the hash keeps versions apart
 
 A mixture draws from all shards in any order, so a cache fills up with all rows of its stage and needs room for them. It
-outlives the run: a shard of the right size is not copied again, and ArrayRecord compares every chunk that it reads with a
-hash of its own.
+outlives the run: a shard that is there is not copied again if it has the right hash, for which every process reads it once.
 """
 
 import concurrent.futures
@@ -13,6 +12,8 @@ import os
 import pathlib
 import threading
 from collections.abc import Iterable
+
+from absl import logging
 
 from iquest_jax import bucket
 from iquest_jax.data.rows.manifest import Manifest, segments_of, shard_name, stamp
@@ -44,7 +45,9 @@ class Cache:
         for segment in segments_of(manifest, source, split)
         for number, shard in enumerate(segment['shards'])
     }
-    self._lock, self._rest, self._copies = threading.Lock(), iter(self._shards), {}
+    self._lock, self._rest = threading.Lock(), iter(self._shards)
+    self._copies: dict[str, concurrent.futures.Future] = {}
+    self._going: list[concurrent.futures.Future] = []  # those not done, so that a row need not look at all
     # One more thread than shards ahead: whoever waits for a shard gets it next.
     self._threads = concurrent.futures.ThreadPoolExecutor(_AHEAD + 1)
 
@@ -56,22 +59,28 @@ class Cache:
     """
     with self._lock:
       copy = self._begin(name)
-      ahead = sum(not other.done() for other in self._copies.values() if other is not copy)
-      for other in itertools.islice(self._rest, _AHEAD - ahead):
+      self._going = [one for one in self._going if not one.done()]
+      others = sum(one is not copy for one in self._going)
+      for other in itertools.islice(self._rest, max(0, _AHEAD - others)):  # others may wait for more than _AHEAD
         self._begin(other)
     return copy.result()
 
   def _begin(self, name: str) -> concurrent.futures.Future:
-    if name not in self._copies:
-      self._copies[name] = self._threads.submit(self._copy, name)
-    return self._copies[name]
+    copy = self._copies.get(name)
+    # What failed before anybody needed it may succeed now.
+    if copy is None or (copy.done() and copy.exception()):
+      copy = self._copies[name] = self._threads.submit(self._copy, name)
+      self._going.append(copy)
+    return copy
 
   def _copy(self, name: str) -> str:
     path, shard, origin = self._folder / name, self._shards[name], f'{self._rows_dir}/{name}'
     partial = path.with_name(f'.{path.name}.{os.getpid()}')  # processes of one host may share the folder
     try:
-      if path.exists() and path.stat().st_size == shard['bytes']:
-        return os.fspath(path)
+      if path.exists():
+        if path.stat().st_size == shard['bytes'] and stamp(path)['sha256'] == shard['sha256']:
+          return os.fspath(path)
+        logging.warning('rows: %s is not as it was prepared, and is copied again', path)
       path.parent.mkdir(parents=True, exist_ok=True)
       bucket.connect().get_file(origin, os.fspath(partial))
       if (found := stamp(partial)['sha256']) != shard['sha256']:
@@ -79,10 +88,13 @@ class Cache:
             f'rows: {origin} must have SHA-256 {shard["sha256"][:12]}, got {found[:12]}; copy the rows there again from '
             'the folder where they were prepared'
         )
+      with open(partial, 'rb') as file:
+        os.fsync(file.fileno())  # a crash of the machine leaves no name without its content
       os.replace(partial, path)
     except OSError as error:
-      reason = f'{error.strerror or "it is missing"}; fix this, then rerun the same command'
-      raise UserError(f'rows: {origin} is not copied to {self._folder}: {reason}') from error
+      reason = 'it is missing' if isinstance(error, FileNotFoundError) else error.strerror
+      fix = 'fix this, then rerun the same command'
+      raise UserError(f'rows: {origin} is not copied to {self._folder}: {reason}; {fix}') from error
     finally:
       partial.unlink(missing_ok=True)
     return os.fspath(path)

@@ -34,17 +34,20 @@ class Health:
   def __init__(self, config: ConfigDict, folder: StageFolder, stage: Stage, mesh: Mesh):
     self._config, self._folder, self._settings = config, folder, config.health
     self._replicas, self._recompute = Replicas(mesh, stage.abstract), Recompute(config, stage.model, mesh)
-    self._hosts, self._compared = hosts.gather(socket.gethostname()), None
+    self._hosts, self._compared = hosts.gather('host names', socket.gethostname()), None
 
   def between(self, done: int, state: TrainState) -> None:
-    """Runs what is due after `done` steps; the first comparison of a process holds what it restored against its replicas.
+    """Runs what is due after `done` steps; a process begins with all checks.
+
+    So what it restored is held against its replicas, and programs are compiled while the watchdog allows for it.
 
     Raises:
       SilentError: devices contradict each other.
     """
-    if self._compared is None or done % self._settings.replicas_every == 0:
+    first, every = self._compared is None, self._settings.recompute_every
+    if first or done % self._settings.replicas_every == 0:
       self.compare_replicas(done, state)
-    if self._settings.recompute_every and done % self._settings.recompute_every == 0:
+    if every and (first or done % every == 0):
       self._report(done, self._recompute.differences(state.params, done))
 
   def compare_replicas(self, done: int, state: TrainState) -> None:
@@ -69,7 +72,8 @@ class Health:
       finding = f'{first.what}: {where} contradict each other, and nothing says which is wrong'
     else:
       finding = f'{first.what} on {where} contradict{"" if several else "s"} the other devices'
-    if 2 * len(first.suspects) > jax.device_count() > 2:
+    # Of two places that contradict each other, one may be sound.
+    if 2 * len(first.suspects) > jax.device_count() > 2 and (first.outvoted or self._recompute.places > 2):
       finding += '; so many do not fail at once, so suspect links and compiler before chips'
     finding += f'; {len(others)} more like it' if others else ''
     suspects = list(dict.fromkeys(device for each in found for device in each.suspects))
@@ -98,7 +102,7 @@ class Health:
       path.parent.mkdir(parents=True, exist_ok=True)
       write_whole(path, json.dumps(record, indent=1))
     except OSError as error:  # the run stops with the same words anyway
-      logging.warning('%s: was not written (%s)', path, error)
+      logging.warning('%s: the finding cannot be written there (%s)', path, error.strerror or error)
 
   def _host(self, device: jax.Device) -> str:
     return self._hosts[device.process_index]

@@ -42,7 +42,7 @@ class Recompute:
     """At most one Difference, of all rows that two places compute differently; waits for the parameters.
 
     A third place decides between the two. If there are only two, the first is asked again: it contradicts itself after a
-    passing error. All processes must ask, and get the same answer.
+    passing error, and a lasting one leaves both suspect. All processes must ask, and get the same answer.
     """
     if self.places == 1:
       return []
@@ -63,6 +63,7 @@ class Recompute:
       odd, decided = minority(kinds.ravel())
       suspects |= {int(home + moved) % self.places for moved in np.flatnonzero(odd)}
       outvoted &= decided
+    outvoted &= len(suspects) < self.places  # where all are suspect, nobody is left who says which is wrong
     differ = np.any(tables != tables[0], axis=(0, 1, 2, 3))
     what = ', '.join(name for name, differs in zip(_RESULTS, differ, strict=True) if differs)
     devices = self._mesh.devices.reshape(self.places, -1)[sorted(suspects)]
