@@ -4,6 +4,7 @@ Otherwise the others would wait for it in a collective operation, and be aborted
 """
 
 import atexit
+import contextlib
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ from iquest_jax.errors import RunStopped
 GRACE_S = 20.0
 _NOTICES = 'notices/'
 _EVERY_S = 1.0
+_leaving = threading.Event()  # this process ends by itself, and may wait for the others
 
 
 def watch(is_asked: Callable[[], bool], ask: Callable[[], None]) -> None:
@@ -40,7 +42,7 @@ def watch(is_asked: Callable[[], bool], ask: Callable[[], None]) -> None:
         return
       if 'asked' in notices and not is_asked():
         ask()
-      if 'ended' in notices and not stop.wait(GRACE_S):
+      if 'ended' in notices and not (stop.wait(GRACE_S) or _leaving.is_set()):
         process, status, line = json.loads(notices['ended'])
         leave(status, f'process {process} has ended: {line}')
 
@@ -66,15 +68,34 @@ def is_alone() -> bool:
   return _client() is None
 
 
+def is_leaving() -> bool:
+  """Whether a thread already ends this process; what the main thread still meets follows from that."""
+  return _leaving.is_set()
+
+
 def leave(status: int, line: str) -> NoReturn:
-  """Prints `error: line` and exits with the status, which ends all processes of the run.
+  """Prints `error: line` and exits with the status, which ends all processes of the run; any thread may call it.
 
   If another process has ended before, this one prints its line too and takes over its status.
   """
+  _leaving.set()
+  client, in_main = _client(), threading.current_thread() is threading.main_thread()
+  if not (client is None and in_main):
+    late = threading.Timer(4 * GRACE_S, os._exit, [status])  # where what follows hangs, as the rest of the process may do
+    late.daemon = True
+    with contextlib.suppress(RuntimeError):  # an interpreter that is ending starts no threads
+      late.start()
   print(f'error: {line}', file=sys.stderr, flush=True)
-  client = _client()
-  if client is None:
+  if client is None and in_main:
     sys.exit(status)
+  if client is not None:
+    status = _tell(client, status, line)
+  sys.stdout.flush()
+  os._exit(status)  # sys.exit would end a thread alone, and wait for the others of the run for minutes
+
+
+def _tell(client: Any, status: int, line: str) -> int:
+  """Tells the other processes; the first one waits for them. Returns the status of whichever ended before the rest."""
   import jax
 
   process, count = jax.process_index(), jax.process_count()
@@ -91,12 +112,11 @@ def leave(status: int, line: str) -> NoReturn:
     while len(_left(client)) < count and time.monotonic() < end:
       time.sleep(0.1)
     time.sleep(0.5)  # between their last word and their end
-  sys.stdout.flush()
-  os._exit(status)  # leaving through jax.distributed would wait for the others for minutes
+  return status
 
 
 def abort(error: RunStopped) -> NoReturn:
-  """Prints the error and ends this process at once, from any thread; it tells the others nothing."""
+  """Prints the error and ends this process at once, from any thread, where it has not joined the others yet."""
   print(f'error: {error}', file=sys.stderr, flush=True)
   os._exit(error.status)
 
@@ -118,7 +138,6 @@ def _client() -> Any:
   """None in a run of one process."""
   if 'jax' not in sys.modules:  # a command that never needed it ends at once
     return None
-  from jax._src import distributed
+  from iquest_jax import hosts
 
-  client = distributed.global_state.client
-  return client if client is not None and distributed.global_state.num_processes > 1 else None
+  return hosts.client()

@@ -19,6 +19,7 @@ from iquest_jax.errors import RunStopped
 
 # One process may take this long, as to prepare rows, while the others wait for it.
 LIMIT_S = 24 * 60 * 60.0
+VISIBLE_S = 120.0  # after which every host must see a file; NFS shows one up to a minute late
 _SLICE_S = 1.0  # of a wait; between two, signals are handled
 
 # All processes make the same calls in the same order, so the number of a call names it.
@@ -26,45 +27,50 @@ _calls = itertools.count()
 _told: list[str] = []  # names that the first process will remove
 
 
-def gather(value: Any, limit_s: float = LIMIT_S) -> list[Any]:
+def gather(what: str, value: Any, limit_s: float = LIMIT_S) -> list[Any]:
   """JSON data of every process, in their order, on all of them; every process calls it.
 
+  Args:
+    what: it is about; all must ask for the same, or one has taken another way than the rest.
+
   Raises:
-    RunStopped: a process has not called it after so many seconds.
+    RunStopped: a process has not called it after so many seconds, or calls it about something else.
   """
   if jax.process_count() == 1:
     return [value]
   name, process = f'gather/{next(_calls)}', jax.process_index()
   if process:
-    put(f'{name}/{process}', value)
-    return _wait(name, limit_s)
-  values = [value, *(take(f'{name}/{other}', limit_s) for other in range(1, jax.process_count()))]
-  while _told:  # whoever came here has read what it was told before
-    _client().key_value_delete(_told.pop())
-  put(name, values)
-  _told.append(name)
-  return values
+    put(f'{name}/{process}', [what, value])
+    told = _wait(name, limit_s)
+  else:
+    told = [[what, value], *(take(f'{name}/{other}', limit_s) for other in range(1, jax.process_count()))]
+    while _told:  # whoever came here has read what it was told before
+      client().key_value_delete(_told.pop())
+    put(name, told)
+    _told.append(name)
+  places, values = zip(*told, strict=True)
+  if len(set(places)) > 1:
+    raise RunStopped(f'the processes of the run are at different places: {", ".join(sorted(set(places)))}; report this')
+  return list(values)
 
 
-def from_first(value: Any) -> Any:
+def from_first(what: str, value: Any) -> Any:
   """JSON data of the first process, on all of them; every process calls it, and waits for all."""
-  return gather(value if jax.process_index() == 0 else None)[0]
+  return gather(what, value if jax.process_index() == 0 else None)[0]
 
 
 def barrier(name: str, limit_s: float = LIMIT_S) -> None:
   """Returns when every process has called it.
 
   Raises:
-    RunStopped: one has not after so many seconds, or is at another barrier.
+    RunStopped: one has not after so many seconds, or is elsewhere.
   """
-  names = gather(name, limit_s)
-  if set(names) != {name}:
-    raise RunStopped(f'{name}: the other processes are at {", ".join(sorted(set(names) - {name}))}; report this')
+  gather(name, None, limit_s)
 
 
 def agree(what: str, value: Any) -> None:
   """Raises RunStopped on every process unless all have the same value, naming the first that has not."""
-  values = gather(value)
+  values = gather(what, value)
   for process, other in enumerate(values):
     if other != values[0]:
       raise RunStopped(
@@ -94,7 +100,7 @@ def after_first(name: str, limit_s: float = LIMIT_S) -> Iterator[bool]:
 
 def put(name: str, value: Any) -> None:
   """Leaves JSON data under a name for another process; any thread may call it."""
-  _client().key_value_set(name, json.dumps(value))
+  client().key_value_set(name, json.dumps(value))
 
 
 def take(name: str, limit_s: float) -> Any:
@@ -104,7 +110,7 @@ def take(name: str, limit_s: float) -> Any:
     RunStopped: it is not there after so many seconds.
   """
   value = _wait(name, limit_s)
-  _client().key_value_delete(name)
+  client().key_value_delete(name)
   return value
 
 
@@ -114,7 +120,7 @@ def _wait(name: str, limit_s: float) -> Any:
   while True:
     left = min(end - time.monotonic(), _SLICE_S)
     try:
-      return json.loads(_client().blocking_key_value_get(name, max(round(left * 1000), 1)))
+      return json.loads(client().blocking_key_value_get(name, max(round(left * 1000), 1)))
     except jax.errors.JaxRuntimeError as error:
       if 'DEADLINE_EXCEEDED' not in str(error):
         raise
@@ -124,5 +130,7 @@ def _wait(name: str, limit_s: float) -> Any:
       )
 
 
-def _client() -> Any:
-  return distributed.global_state.client
+def client() -> Any:
+  """The coordination service as this process reaches it; None in a run of one process."""
+  found = distributed.global_state
+  return found.client if found.client is not None and found.num_processes > 1 else None

@@ -68,6 +68,8 @@ def _run():
       _prepare([config for config in configs if not chain.is_rl(config.stage)], run_folder)
   configs = _possible(configs, run_folder)
   suites = _suites(configs, run_folder)
+  # Found from the files that each host sees: one that leaves out a stage would wait for the others, and they for it.
+  hosts.agree('what can run', suites)
   scorers = [scores.scorer(config, run_folder, FLAGS.data) for config in configs]
   for config, scorer in zip(configs, scorers):
     training.run(config, run_folder, scorer)

@@ -110,6 +110,10 @@ def run(
       line, status = 'it has said why', error.code
     except (UserError, RunStopped) as error:
       line, status = str(error), error.status
+    except KeyboardInterrupt:
+      if ending.is_alone():
+        raise
+      line, status = 'interrupted from the keyboard; rerun the same command', 130  # 128 + SIGINT, as shells report it
     except Exception as error:
       if isinstance(error, OSError) and error.errno in _REFUSALS:
         line, status = f'{error.filename or "disk"}: {error.strerror}; everything written earlier is intact', 2

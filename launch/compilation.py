@@ -6,6 +6,7 @@ place that every host sees and that outlives them. One process writes, all read.
 
 import os
 
+from iquest_jax import bucket
 from iquest_jax.run_folder import RunFolder
 
 
@@ -21,5 +22,5 @@ def keep(run_folder: RunFolder) -> None:
     return
   jax.config.update('jax_compilation_cache_dir', os.fspath(run_folder.compiled))
   # XLA's own caches for GPUs are files that it opens itself, so they cannot be on gs://.
-  if os.fspath(run_folder.path).startswith('gs://'):
+  if bucket.is_bucket(run_folder.path):
     jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')

@@ -110,17 +110,18 @@ tpu_install() {
     python3 -m uv pip install --quiet --python=.venv -e '.[tpu,gcs]'"
 }
 
-# The run outlives the connection: ~/iquest.log is its log, ~/iquest.pid its process.
+# The run outlives the connection: ~/iquest.log is its log, ~/iquest.pid its process. Nothing in the background has ssh's
+# streams, or ssh would wait for its end.
 tpu_run() {
   local command
   command="$LAUNCH$(quoted "$@")"
-  on_hosts "cd ~/iquest && . .venv/bin/activate && rm -f ~/iquest.stop && nohup setsid bash -c $(printf %q "
+  on_hosts "cd ~/iquest && . .venv/bin/activate && rm -f ~/iquest.stop && { nohup setsid bash -c $(printf %q "
     status=75
     while [[ ' $AGAIN ' == *\" \$status \"* && ! -e ~/iquest.stop ]]; do
       $command & echo \$! > ~/iquest.pid
       wait \$! && status=0 || status=\$?
       echo \"exit status \$status\"
-    done") > ~/iquest.log 2>&1 < /dev/null &"
+    done") > ~/iquest.log 2>&1 < /dev/null & }"
 }
 
 xpk_run() {

@@ -19,18 +19,24 @@ def run(
   Raises:
     UserError, RunStopped: see the loops.
   """
+  from iquest_jax import hosts
   from iquest_jax.checkpoint.store import Damaged
+  from iquest_jax.train.session import held_alone
 
   while True:
     try:
       return _run(config, run_folder, scorer, accept_new_rows)
     except Damaged as damaged:
       checkpoints, step = damaged.checkpoints, damaged.step
-      earlier = [other for other in checkpoints.steps() if other < step]
-      own_newest = checkpoints.stage.name == config.stage and checkpoints.latest_step() == step
-      if not (newest_whole and own_newest and earlier):
+      if not newest_whole or checkpoints.stage.name != config.stage:
         raise
-      aside = checkpoints.set_aside(step)
+      with held_alone(checkpoints.stage):  # nobody else changes the folder meanwhile
+        earlier = [other for other in checkpoints.steps() if other < step]
+        # One answer for all processes: what a host sees of the folder may be older.
+        own_newest, earlier = hosts.from_first('damaged', [checkpoints.latest_step() == step, earlier])
+        if not (own_newest and earlier):
+          raise
+        aside = checkpoints.set_aside(step)
       logging.warning(
           '%s: checkpoint %d is damaged (%s) and is now %s; falling back to step %d',
           config.stage, step, damaged.what, aside.name, earlier[-1],

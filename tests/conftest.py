@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import os
+import signal
 import socket
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import settings
 
 from tests.processes import Commands, xla_flags
 
+# A shell's background jobs ignore Ctrl-C, and so would the commands that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['EPATH_USE_TF'] = '0'
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {xla_flags(devices=8)}'

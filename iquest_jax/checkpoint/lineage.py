@@ -51,7 +51,9 @@ def begin(start: Start, config: ConfigDict, rows_manifest_hash: str, leaves: dic
 
 def resume(start: Start, config: ConfigDict, rows_manifest_hash: str) -> dict[str, Any]:
   """Lineage of a stage that resumes: how it began stays, and `runs` gets an entry if anything has changed."""
-  present, runs = _present(config, rows_manifest_hash), start.lineage['runs']
+  present, runs = _present(config, rows_manifest_hash), start.lineage.get('runs')
+  if runs is None:  # saved before runs were recorded, as if it had been trained in one way
+    runs = [{'from_step': 0, **{name: start.lineage[name] for name in _OF_A_RUN}, 'skip_steps': []}]
   run = _run(start.step, config, present)
   if run | {'from_step': runs[-1]['from_step']} != runs[-1]:
     runs = [*runs, run]
@@ -198,7 +200,9 @@ def _check_parent(run_folder: RunFolder, checkpoints: Checkpoints) -> list[str]:
 
 def _check_fold(parent: Checkpoints, lineage: dict[str, Any]) -> list[str]:
   """Whether a looped stage began with what the fold makes of its parent."""
-  rule, seed, leaves = (lineage['fold'][name] for name in ('rule', 'seed', 'leaves'))
+  if not (fold := lineage.get('fold')):
+    return ['was saved before folds were recorded, so that its beginning cannot be verified']
+  rule, seed, leaves = (fold[name] for name in ('rule', 'seed', 'leaves'))
   if rule not in FOLD_RULES:
     return [f'names the fold "{rule}", which does not exist']
   if fingerprint.combine(leaves) != lineage['start_fingerprint']:

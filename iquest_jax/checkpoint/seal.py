@@ -13,11 +13,12 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
-import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
+
+from iquest_jax import hosts
 
 _READERS = 8  # files hashed at once; hashlib releases the interpreter's lock
+ABSENT = FileNotFoundError, NotADirectoryError  # what a missing file is reported as, on a disk and by a bucket
 
 
 def sealing(
@@ -42,14 +43,20 @@ def sealing(
 
 
 def damage(folder: epath.Path, name: str, parts: Sequence[str] = ('',)) -> str | None:
-  """Says which file below `folder` is not as sealed in `name`; None if all are. Each process reads its share.
+  """Says, on all processes, which file below `folder` is not as sealed in `name`; None if all are. Each reads its share.
 
   Args:
     parts: folders in it whose files are compared; all by default. Another file is not read, and may be missing.
   """
+  found = hosts.gather(f'checkpoint {folder.name} verified', _damage(folder, name, parts))
+  return next(filter(None, found), None)
+
+
+def _damage(folder: epath.Path, name: str, parts: Sequence[str]) -> str | None:
+  """What this process finds."""
   try:
     hashes = from_text((folder / name).read_text())
-  except (OSError, ValueError):
+  except (*ABSENT, ValueError):
     return f'{name} is missing or has changed'
   read = lambda file: any(pathlib.PurePath(file).is_relative_to(part) for part in parts)
   hashes = {file: value for file, value in hashes.items() if read(file)}
@@ -61,10 +68,7 @@ def damage(folder: epath.Path, name: str, parts: Sequence[str] = ('',)) -> str |
   names = sorted(hashes, key=hashes.get)  # in an order that has nothing to do with size, so that shares are about equal
   share = names[jax.process_index() :: jax.process_count()]
   actual = file_hashes(folder, share)
-  bad = min((names.index(file) for file in share if actual[file] != hashes[file]), default=len(names))
-  if jax.process_count() > 1:  # all processes stop together
-    bad = int(np.min(multihost_utils.process_allgather(np.int32(bad))))
-  return f'{names[bad]} has changed since it was saved' if bad < len(names) else None
+  return next((f'{file} has changed since it was saved' for file in share if actual[file] != hashes[file]), None)
 
 
 def files(folder: epath.Path, parts: Sequence[str] = ('',)) -> list[str]:

@@ -2,18 +2,16 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from iquest_jax import hosts
-from iquest_jax.checkpoint.store import Checkpoints
+from iquest_jax.checkpoint.store import Checkpoints, Damaged
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder
-
-VISIBLE_S = 120.0  # after which every host must see a file; NFS shows one up to a minute late
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,25 +55,47 @@ def choose(config: ConfigDict, run_folder: RunFolder, checkpoints: Checkpoints) 
 
   Raises:
     UserError: the parent has no finished checkpoint, and no imported one replaces it.
-    RunStopped: a process does not see, within VISIBLE_S, the files that the first one chose.
+    RunStopped: a process does not see, within hosts.VISIBLE_S, the files that the first one chose.
   """
   checkpoints.clear_leftovers()
   if jax.process_count() == 1:
     return _choose(config, run_folder, checkpoints)
-  told = None
-  if jax.process_index() == 0:
+
+  def find():
     start = _choose(config, run_folder, checkpoints)
     stage = start.checkpoints.stage.name if start.checkpoints else ''
-    told = [start.kind, stage, start.step, start.lineage, start.checkpoints.seal_hash(start.step) if stage else '']
-  kind, stage, step, lineage, seal = hosts.from_first(told)
+    return [start.kind, stage, start.step, start.lineage, start.checkpoints.seal_hash(start.step) if stage else '']
+
+  kind, stage, step, lineage, seal = found_by_first('start', run_folder, find)
   if not stage:
     return Start(kind)
   source = checkpoints if stage == checkpoints.stage.name else Checkpoints(run_folder.stage(stage))
-  end = time.monotonic() + VISIBLE_S
+  end = time.monotonic() + hosts.VISIBLE_S
   while (seen := source.seal_hash(step)) != seal and time.monotonic() < end:
     time.sleep(1)
-  hosts.agree(f'{source.folder}: hash of the files of step {step}', seen)
+  hosts.agree(f'{stage}: hash of the files of step {step}', seen)
   return Start(kind, source, step, lineage)
+
+
+def found_by_first(what: str, run_folder: RunFolder, find: Callable[[], Any]) -> Any:
+  """JSON data that the first process finds in checkpoints, on all processes.
+
+  Raises:
+    Damaged: one of them is damaged; on all processes alike, since the caller may set it aside and go on.
+  """
+  if jax.process_count() == 1:
+    return find()
+  told = None
+  if jax.process_index() == 0:
+    try:
+      told = ['ok', find()]
+    except Damaged as damaged:
+      told = ['damaged', damaged.checkpoints.stage.name, damaged.step, damaged.what]
+  kind, *told = hosts.from_first(what, told)
+  if kind == 'ok':
+    return told[0]
+  stage, step, damage = told
+  raise Damaged(Checkpoints(run_folder.stage(stage)), step, damage)
 
 
 def _choose(config: ConfigDict, run_folder: RunFolder, checkpoints: Checkpoints) -> Start:

@@ -115,9 +115,9 @@ def run(
       records = Journal(folder / 'records.jsonl', settings, operator.itemgetter('problem', 'sample'))
     except UserError as error:
       refused = str(error)
-  if refused := from_first(refused):
+  if refused := from_first('evaluation refused', refused):
     raise UserError(refused)
-  done = {tuple(key) for key in from_first([list(key) for key in records.finished] if first else [])}
+  done = {tuple(key) for key in from_first('samples on disk', [list(key) for key in records.finished] if first else [])}
   talks = [
       _Talk(problem, prompts[problem.id], place, sample, messages=list(prompts[problem.id].messages))
       for sample in range(plan.samples)
@@ -134,7 +134,7 @@ def run(
           talk.answers.append(answer)
           if first:
             judged[answer.id] = graders.submit(_judge, suite, talk, pool, records, bar)
-        following = from_first({str(key): future.result() for key, future in judged.items()})
+        following = from_first('judged', {str(key): future.result() for key, future in judged.items()})
         talks = [talk for key, talk in by_id.items() if following[str(key)]]
         for talk in talks:
           talk.messages = following[str(talk.id - 1)]
@@ -153,7 +153,7 @@ def run(
     text = json.dumps(_results(suite, problems, prompts, settings, records.finished), indent=1)
     write_whole(folder / 'results.json', text + '\n')
     results = json.loads(text)
-  return from_first(results)
+  return from_first('results', results)
 
 
 def _judge(suite: Suite, talk: _Talk, pool: Pool, records: Journal, bar: '_Progress') -> list[Message]:

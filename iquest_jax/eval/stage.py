@@ -32,7 +32,7 @@ def no_isolation() -> str:
       runner.choose('')
     except UserError as error:
       reason = str(error)
-  return from_first(reason)
+  return from_first('isolation', reason)
 
 
 def evaluate(

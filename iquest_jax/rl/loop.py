@@ -100,6 +100,7 @@ def run(config: ConfigDict, run_folder: RunFolder, accept_new_rows: bool = False
       session.between(done, state, save)
       began, record = time.monotonic(), {}
       if session.passes_over(done + 1):
+        learner.pass_over(done + 1)
         for _ in range(learner.updates):
           state = stage.pass_over(state)
       else:

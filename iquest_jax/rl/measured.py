@@ -1,7 +1,7 @@
 """What each step measured of its prompts, in `<stage>/measured.jsonl`, for the curriculum of later steps.
 
-A step's line is on disk before its update. A resume keeps the lines up to its checkpoint, and a line that a crash of the
-machine lost is made again from the roll-outs.
+A step's line is on disk before its update, and names no prompts if the step is passed over. A resume keeps the lines up
+to its checkpoint, and a line that a crash of the machine lost is made again from the roll-outs.
 """
 
 import json
@@ -26,7 +26,7 @@ class Measured:
   def __init__(self, path: epath.Path, store: Store, done: int):
     """Follows what was measured in the first `done` steps, and forgets the rest."""
     self._writes = jax.process_index() == 0
-    lines = from_first(_read(path, done) if self._writes else {})
+    lines = from_first('measured', _read(path, done) if self._writes else {})
     self._steps: dict[int, list[tuple[str, float]]] = {int(step): prompts for step, prompts in lines.items()}
     for step in range(1, done + 1):
       if step not in self._steps:

@@ -85,6 +85,9 @@ class PairLearner:
     record |= metrics.by_layer(found, self._groups)
     return state, record | {'pairs': len(ids), 'timing': {'update_seconds': time.monotonic() - began}}
 
+  def pass_over(self, step: int) -> None:
+    """Needs no note."""
+
   def evaluate(self, state: TrainState) -> dict[str, Any]:
     """Shares of the held-out pairs, of all and by rule, and the mean margin.
 

@@ -175,6 +175,10 @@ class PolicyLearner:
     self._check(step, record)
     return state, record
 
+  def pass_over(self, step: int) -> None:
+    """Notes that a step has sampled nothing: a resume must not count groups that an earlier run stored for it."""
+    self._measured.add(step, ())
+
   def evaluate(self, state: TrainState) -> dict[str, Any]:
     """Mean pass rate of the held-out problems, and the share solved; each is answered once, by the likeliest tokens."""
     began = time.monotonic()

@@ -5,13 +5,14 @@ is certain that the step needs it: `prompts_per_step` groups are kept, so every 
 more necessary. Nothing is sampled on suspicion, so a killed step, resumed, samples exactly what was missing.
 
 Each process samples every n-th group on an engine of its own. They exchange groups through the store, which all of them
-see.
+see, if some later than others: what a step has is what they tell each other, and each waits until it sees that.
 """
 
 import collections
 import dataclasses
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import jax
@@ -118,6 +119,7 @@ class Rollouts:
 
     Raises:
       UserError: a roll-out cannot be scored on this machine at all, or the store is damaged.
+      RunStopped: a process does not see, within hosts.VISIBLE_S, what the others have stored.
       Interrupt: on all processes, if one was asked to end.
     """
     done, spent = self._stored(step, prompts, stamp), Spent(slots=self._player.engine.free)
@@ -128,10 +130,7 @@ class Rollouts:
       if any(mine(index) and index not in done for index in range(needed)):
         spent.add(_Step(self, step, prompts, version, stamp, done, mine).run())
       preemption.interrupt_together()
-      if processes > 1:
-        # All have appended, and nobody appends more before all have read: they agree on what comes next.
-        done = self._store.read(step)
-        hosts.barrier(f'rollout {step} exchanged')
+      done = self._exchanged(step, prompts, stamp, done)
       # Groups that others have dropped may have made more necessary.
       needed = self._needed(done.values())
       if all(index in done for index in range(needed)):
@@ -160,19 +159,28 @@ class Rollouts:
   def _stored(self, step: int, prompts: Sequence[Prompt], stamp: str) -> dict[int, Group]:
     """The groups of a step in the store, if they are those that this step would sample; otherwise it is emptied."""
     stored = self._store.read(step)
-    hosts.barrier(f'rollout {step} read')  # before anyone appends to it, or removes it
-    current = lambda index, group: (
-        index < len(prompts)
-        and group.prompt.id == prompts[index].id
-        and all(one.notes.get(STAMP) == stamp for one in group.trajectories)
-    )
-    if all(current(index, group) for index, group in stored.items()):
-      return stored
+    current = _current(stored, prompts, stamp)
+    # Here all wait, before anyone appends to the store, or removes from it.
+    if hosts.from_first(f'roll-outs of step {step} kept', len(current) == len(stored)):
+      return self._exchanged(step, prompts, stamp, current)
     if jax.process_index() == 0:
       logging.warning('step %d: its stored roll-outs are of other parameters or settings and are sampled again', step)
       self._store.remove(step)
-    hosts.barrier(f'rollout {step} removed')
+    hosts.barrier(f'roll-outs of step {step} removed')
     return {}
+
+  def _exchanged(self, step: int, prompts: Sequence[Prompt], stamp: str, known: dict[int, Group]) -> dict[int, Group]:
+    """The groups that any process knows, on all of them; nobody appends more before all have read them."""
+    if jax.process_count() == 1:
+      return known
+    what = f'roll-outs of step {step}'
+    wanted = set().union(*hosts.gather(what, sorted(known)))
+    end = time.monotonic() + hosts.VISIBLE_S
+    while not wanted <= (seen := _current(self._store.read(step), prompts, stamp)).keys() and time.monotonic() < end:
+      time.sleep(1)
+    found = {index: seen[index] for index in sorted(wanted & seen.keys())}
+    hosts.agree(what, list(found))
+    return found
 
   def _needed(self, known: Sequence[Group]) -> int:
     """How many groups the step needs at least, given these of them."""
@@ -274,6 +282,16 @@ class _Step:
 def invalid_because(group: Group) -> str:
   """Why a group cannot be used; '' if it can."""
   return next((one.notes[INVALID] for one in group.trajectories if INVALID in one.notes), '')
+
+
+def _current(stored: dict[int, Group], prompts: Sequence[Prompt], stamp: str) -> dict[int, Group]:
+  """Those of these prompts and with this stamp."""
+  is_current = lambda index, group: (
+      index < len(prompts)
+      and group.prompt.id == prompts[index].id
+      and all(one.notes.get(STAMP) == stamp for one in group.trajectories)
+  )
+  return {index: group for index, group in stored.items() if is_current(index, group)}
 
 
 def _void(trajectory: Trajectory, reason: str) -> Trajectory:

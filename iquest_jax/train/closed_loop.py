@@ -113,7 +113,7 @@ class ClosedLoop:
     Raises:
       UserError: the file of decisions is damaged, lacks some, or the closed loop was turned off.
     """
-    lines, problem = from_first(self._read() if lineage is not None else ([], ''))
+    lines, problem = from_first('decisions on disk', self._read() if lineage is not None else ([], ''))
     if problem:
       raise UserError(problem)
     history = [Decision(**line) for line in lines]
@@ -157,7 +157,7 @@ class ClosedLoop:
       scores = self._scores(step, held_out)
       made = decide(self._settings, self._loader.weights(step), self._history, step, scores)
       # Each process could decide for itself, but must never draw rows by other weights than the rest.
-      self._history.append(Decision(**from_first(dataclasses.asdict(made))))
+      self._history.append(Decision(**from_first('decision', dataclasses.asdict(made))))
       self._write()
       self._follow()
     decision = self._history[-1]
@@ -167,9 +167,10 @@ class ClosedLoop:
     return decision
 
   def _scores(self, step: int, held_out: Mapping[str, float]) -> dict[str, float]:
-    # Before the first step the stage has no checkpoint to answer a suite with.
-    with preemption.at_once():  # nothing is lost: the checkpoint is saved, and so is every answer
-      measured = self._scorer(self.suites) if self.suites and step else {}
+    measured = {}
+    if self.suites and step:  # before the first step the stage has no checkpoint to answer a suite with
+      with preemption.at_once():  # nothing is lost: the checkpoint is saved, and so is every answer
+        measured = self._scorer(self.suites)
     measured = {source: measured.get(benchmark) for source, benchmark in self._benchmarks.items()}
     for source, benchmark in self._benchmarks.items():
       if benchmark == HELD_OUT and source in held_out:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from absl import logging
 
+from iquest_jax import ending
 from iquest_jax.run_folder import StageFolder, write_whole
 
 # Seconds between two heartbeats. All hosts write at multiples of it by their clocks, so their steps can be compared.
@@ -36,10 +37,11 @@ class Heartbeat:
     self._step, self._since = done, time.monotonic()
 
   def close(self) -> None:
-    """Removes the file: where there is none, no run is alive, or it was killed before its first heartbeat."""
+    """Removes the file, but not of a run that stalled: where there is none, nothing is alive or hangs."""
     self._closed.set()
     self._thread.join(timeout=self._every)
-    self._try(lambda: self._path.unlink(missing_ok=True))
+    if not ending.is_leaving():
+      self._try(lambda: self._path.unlink(missing_ok=True))
 
   def _beat(self) -> None:
     while True:

@@ -80,7 +80,7 @@ def warm_up(opt_state: optax.OptState, b2: float) -> jax.Array:
   """Factor on the rate of the next update, float32: rises linearly to 1 over the first `warm_up_steps` of the moments.
 
   It depends on how many gradients the moments have seen, not on the step of the stage: carried moments have seen enough, so
-  it is exactly 1, and a stage that resumes continues the warm-up.
+  it is usually 1, and a stage that resumes continues the warm-up.
   """
   is_adam = lambda node: isinstance(node, optax.ScaleByAdamState)
   (age,) = (node.count for node in jax.tree.leaves(opt_state, is_leaf=is_adam) if is_adam(node))

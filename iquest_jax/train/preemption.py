@@ -101,7 +101,7 @@ def at_once() -> Iterator[None]:
 
 
 def asked() -> bool:
-  """Whether this process, or soon after it any other of the run, was asked to end."""
+  """Whether this or any other process of the run was asked to end; of others it learns a second later."""
   return _Process.asked
 
 
@@ -126,13 +126,13 @@ def interrupt_together() -> None:
   """Raises Interrupt on all processes if one was asked to end; all call it, and wait here for each other."""
   from iquest_jax import hosts
 
-  if any(hosts.gather(_Process.asked)):
+  if any(hosts.gather('asked to end', _Process.asked)):
     raise Interrupt
 
 
 def _end_at_last() -> None:
   time.sleep(LIMIT_S)
-  ending.abort(Preempted(LINE))
+  ending.leave(Preempted.status, LINE)
 
 
 def _c_handler() -> int:

@@ -36,15 +36,20 @@ def open_checkpoints(config: ConfigDict, run_folder: RunFolder) -> tuple[Checkpo
 
   Raises:
     UserError: they hold a model of another size.
+    Damaged: the newest of them is damaged.
   """
   folder, steps = run_folder.stage(config.stage), config.train.steps
   _check_milestones(config)
   checkpoints = Checkpoints(folder, config.checkpoint.keep, config.checkpoint.milestones)
-  first = jax.process_index() == 0
-  if first and checkpoints.latest_step() is not None:
+
+  def find():
+    if checkpoints.latest_step() is None:
+      return False
     # Also where the stage is finished: one of another size is not this one.
     restore.check_same_model(folder, checkpoints.lineage(), transformer.model_config(config.model))
-  finished = hosts.from_first(first and is_finished(checkpoints, steps))
+    return is_finished(checkpoints, steps)
+
+  finished = starts.found_by_first('whether it is finished', run_folder, find)
   if finished:
     logging.info('%s is finished: step %d', config.stage, steps)
   return checkpoints, finished
@@ -110,6 +115,8 @@ class Session:
     self._began, self._config, self._checkpoints, self._lease = time.monotonic(), config, checkpoints, lease
     self._saved = None  # the step saved last
     folder, steps, self._first = checkpoints.stage, config.train.steps, jax.process_index() == 0
+    if lease:
+      checkpoints.check = lease.check
     closing.callback(checkpoints.close)
     hosts.agree(f'{config.stage}: hash of the rows', data_hash)
     # Start: own checkpoint > parent > imported > random.
@@ -210,7 +217,7 @@ class Session:
 
     Args:
       new_tokens: since the run began.
-      more: what else belongs into the lineage.
+      more: what else belongs in the lineage.
 
     Raises:
       RunStopped: another run has taken over the folder, or replicas differ.

@@ -103,10 +103,12 @@ class Watchdog:
     )  # fmt: skip
 
   def _exit(self) -> None:
-    ending.abort(Stalled(
+    # All hosts end with this status: it says that a restart helps.
+    ending.leave(
+        Stalled.status,
         f'{self._stage}: no step for {self._waited:.0f} s after step {self._done}; start it again, and it resumes from its '
-        'newest checkpoint'
-    ))  # fmt: skip
+        'newest checkpoint',
+    )
 
 
 def _grace_s(settings: ConfigDict) -> float:

@@ -1,6 +1,8 @@
 """Damage is detected before a checkpoint is used, and reported with the file or leaf and the way out."""
 
+import errno
 import json
+import os
 import shutil
 
 import jax
@@ -75,6 +77,18 @@ def test_a_missing_or_extra_file_is_detected_and_named(checkpoints):
   (folder / 'params/d/stowaway').write_text('')
   message = _message(lambda: checkpoints.restore_params(_abstract(_params())))
   assert f'{folder}: params/d/stowaway does not belong to this checkpoint' in message
+
+
+@pytest.mark.parametrize('number', [errno.EACCES, errno.ESTALE, errno.EREMOTEIO])
+def test_a_file_that_cannot_be_read_for_now_is_not_damage(checkpoints, number, monkeypatch):
+  def refuse(path):
+    raise OSError(number, os.strerror(number), str(path))
+
+  monkeypatch.setattr(type(checkpoints.folder), 'read_text', refuse)
+  for read in (lambda: checkpoints.verify(2), lambda: checkpoints.lineage(2), lambda: checkpoints.has_optimizer(2)):
+    with pytest.raises(OSError) as caught:
+      read()
+    assert caught.value.errno == number
 
 
 def test_who_takes_the_parameters_alone_reads_no_file_of_the_optimizer(checkpoints, monkeypatch):

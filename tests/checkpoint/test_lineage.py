@@ -160,6 +160,19 @@ def test_every_way_in_which_a_stage_was_trained_is_recorded(tmp_path, monkeypatc
   assert 'rows more row' in shown[1] and 'code v2' in shown[2] and '256 x' in shown[3] and 'without 3-5' in shown[4]
 
 
+def test_a_folder_of_before_runs_and_folds_were_recorded_resumes_and_is_named_once(chain):
+  file = chain / 'loop_adapt/checkpoints/2/lineage/lineage.json'
+  record = json.loads(file.read_text())
+  first = record['runs'][0]
+  file.write_text(json.dumps({key: value for key, value in record.items() if key not in ('runs', 'fold')}))
+  problems = lineage.verify(RunFolder(chain), _STAGES[:2])
+  assert sum('was saved before folds were recorded' in problem for problem in problems) == 1
+  assert _run(chain, 'loop_adapt').lineage()['runs'] == [first]
+  _run(chain, 'loop_adapt', rows='more rows')
+  runs = lineage.tree(RunFolder(chain), _STAGES)['loop_adapt']['runs']
+  assert runs == [first, first | {'from_step': 4, 'rows_manifest_hash': 'more rows'}]
+
+
 def test_a_chain_that_was_trained_in_one_way_shows_no_runs(chain):
   assert lineage.render_runs(lineage.tree(RunFolder(chain), _STAGES)) == ''
 

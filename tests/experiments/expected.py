@@ -2,7 +2,8 @@
 
   python -m tests.experiments.expected [runs/tiny_loop]
 
-rewrites these lines in every experiment; given the folder of a finished `make demo`, records its held-out losses first.
+rewrites these lines in every experiment; given the folder of a finished `make demo`, records its held-out losses and pass
+rates first.
 """
 
 import json
@@ -12,6 +13,7 @@ import sys
 
 from experiments import chain
 from iquest_jax.run_folder import RunFolder
+from iquest_jax.train import metrics
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / 'experiments'
 TABLE, DEMO = EXPERIMENTS / 'aot/table.md', EXPERIMENTS / 'demo.json'
@@ -24,31 +26,31 @@ def stated(stage: str) -> str:
 
 
 def recorded(stage: str) -> str:
-  """The same lines, written from the records."""
+  """The same lines, written from the records; that of the speed is missing where the table has none."""
   cells = reversed(re.findall(r'^\| (\w+) \| ([\w, ]+) \| [\d.]+ GiB, ([\d.]+) s,', TABLE.read_text(), re.M))
   seconds = ', '.join(f'{size} {each}' for size, stages, each in cells if stage in stages.split(', '))
-  losses = {size: stages[stage] for size, stages in json.loads(DEMO.read_text()).items() if stage in stages}
-  falls = ', '.join(f'{size} {first:.3f} -> {last:.3f}' for size, (first, last) in losses.items())
-  speed = f'Expected seconds per step on v5p-512: {seconds} (compiled, not run).\n'
-  return f'{speed}Expected held-out loss of `make demo`: {falls}.\n'
+  figures = {size: stages[stage] for size, stages in json.loads(DEMO.read_text()).items() if stage in stages}
+  name = next(iter(figures.values()))[0].replace('_', ' ')
+  changes = ', '.join(f'{size} {metrics.describe_held_out(each).replace("→", "->")}' for size, each in figures.items())
+  speed = f'Expected seconds per step on v5p-512: {seconds} (compiled, not run).\n' if seconds else ''
+  return f'{speed}Expected held-out {name} of `make demo`: {changes}.\n'
 
 
 def record(workdir: str) -> None:
-  """Writes the first and last held-out losses of a finished chain into experiments/demo.json."""
-  from iquest_jax.train import metrics
-
+  """Writes what a finished chain first and last measured on held-out data into experiments/demo.json."""
   run, demo = RunFolder(workdir), json.loads(DEMO.read_text())
   size = json.loads(run.stage('pretrain').config.read_text())['size']
-  losses = {stage: metrics.held_out(run.stage(stage)) for stage in chain.stages_on_rows(size)}
-  demo[size] = {stage: [round(loss, 3) for loss in both] for stage, both in losses.items()}
+  figures = {stage: metrics.held_out(run.stage(stage)) for stage in chain.stages(size)}
+  demo[size] = {stage: [name, round(first, 3), round(last, 3)] for stage, (name, first, last) in figures.items()}
   # One stage per line.
-  DEMO.write_text(re.sub(r'\[\s+([\d.]+),\s+([\d.]+)\s+\]', r'[\1, \2]', json.dumps(demo, indent=2)) + '\n')
+  text = re.sub(r'\[\s+("\w+"),\s+([\d.]+),\s+([\d.]+)\s+\]', r'[\1, \2, \3]', json.dumps(demo, indent=2))
+  DEMO.write_text(text + '\n')
 
 
 def main(workdir: str = '') -> None:
   if workdir:
     record(workdir)
-  for stage in filter(lambda stage: not chain.is_rl(stage), chain.PARENTS):
+  for stage in chain.PARENTS:
     path = EXPERIMENTS / f'{stage}.py'
     path.write_text(_LINES.sub(lambda _, stage=stage: recorded(stage), path.read_text()))
 

@@ -119,15 +119,15 @@ def test_a_changed_batch_keeps_the_token_budget(stage, monkeypatch):
   assert changed.data.mixture[-1][0] == pytest.approx(config.data.mixture[-1][0] / 3, abs=1)
 
 
-@pytest.mark.parametrize('stage', ON_ROWS)
-def test_a_docstring_states_the_recorded_speed_and_losses(stage):
+@pytest.mark.parametrize('stage', chain.PARENTS)
+def test_a_docstring_states_the_recorded_speed_and_demo(stage):
   assert expected.stated(stage) == expected.recorded(stage), 'run python -m tests.experiments.expected'
 
 
-def test_the_recorded_demo_has_every_stage_and_every_loss_falls():
-  for size, losses in json.loads(expected.DEMO.read_text()).items():
-    assert tuple(losses) == chain.stages_on_rows(size)
-    assert all(last < first for first, last in losses.values())
+def test_the_recorded_demo_has_every_stage_and_every_loss_falls_and_every_rate_rises():
+  for size, figures in json.loads(expected.DEMO.read_text()).items():
+    assert tuple(figures) == chain.stages(size)
+    assert all((last < first) == (name == 'loss') and last != first for name, first, last in figures.values())
 
 
 def test_the_chain_folds_the_dense_model_of_a_looped_size():

@@ -77,13 +77,13 @@ status=$(head -1 {0}/statuses); sed -i 1d {0}/statuses
 exit "$status"'''
 
 
-def on_a_host(folder, action, statuses):
+def on_a_host(folder, action, statuses, before=''):
   """Runs an action of one slice with this machine as its only host; returns (calls of launch.tpu, log)."""
   home = folder / 'home'
   (home / 'iquest/.venv/bin').mkdir(parents=True)
   (home / 'iquest/.venv/bin/activate').touch()
   (folder / 'statuses').write_text('\n'.join(map(str, statuses)) + '\n')
-  program(folder, 'python', PYTHON.format(folder))
+  program(folder, 'python', before + PYTHON.format(folder))
   # The remote shell gets the command as ssh passes it on.
   program(folder, 'gcloud', f'for a in "$@"; do [[ $a == --command=* ]] && HOME={home} bash -c "${{a#--command=}}"; done')
   program(folder, 'srun', 'shift; exec "$@"')
@@ -107,6 +107,18 @@ def test_a_host_runs_again_after_a_preemption_and_a_stall_and_after_nothing_else
     time.sleep(0.02)
   time.sleep(0.2)
   assert calls(tmp_path) == [f'-m launch.tpu --resume=newest_whole {" ".join(STAGE)}'] * times
+
+
+def test_the_connection_ends_while_the_run_goes_on(tmp_path):
+  """ssh waits for whatever still has its streams."""
+  program(tmp_path, 'wait_for_end', f'for ((i = 0; i < 200; i++)); do [[ -e {tmp_path}/end ]] && exit; sleep 0.1; done')
+  done, log = on_a_host(tmp_path, 'tpu-run', [0], before='wait_for_end')
+  assert done.returncode == 0 and 'exit status' not in (log.read_text() if log.exists() else '')
+  (tmp_path / 'end').touch()
+  deadline = time.monotonic() + 30
+  while 'exit status 0' not in log.read_text():
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
 
 
 @pytest.mark.parametrize(('status', 'requeued'), [(75, True), (77, True), (76, False), (1, False), (0, False)])

@@ -3,13 +3,14 @@
 import os
 import signal
 import sys
+import threading
 import time
 
 import jax
 
 from iquest_jax import ending, hosts
 from iquest_jax.checkpoint import start
-from iquest_jax.checkpoint.store import Checkpoints
+from iquest_jax.checkpoint.store import Checkpoints, Damaged
 from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder
 from launch import command, devices
@@ -30,15 +31,15 @@ def _talk():
   first = jax.process_index() == 0
   for size in (0, 1, 1 << 20):
     time.sleep(0.3 * first)
-    assert hosts.from_first('x' * size if first else None) == 'x' * size
+    assert hosts.from_first('talk', 'x' * size if first else None) == 'x' * size
     time.sleep(0.3 * (not first))
-    assert hosts.gather(['x' * size, jax.process_index()]) == [['x' * size, 0], ['x' * size, 1]]
+    assert hosts.gather('talk', ['x' * size, jax.process_index()]) == [['x' * size, 0], ['x' * size, 1]]
   order = []
   with hosts.after_first('talk') as is_first:
     time.sleep(0.5 * first)
     order.append(time.time())
   assert is_first == first
-  ended = hosts.gather(order[0])
+  ended = hosts.gather('talk', order[0])
   assert ended[0] <= ended[1]
   hosts.barrier('talk')
   hosts.agree('talk', 'same')
@@ -60,6 +61,38 @@ def _other_crashes(_):
 
 def _disagree(_):
   hosts.agree('rows', ['a', 'b'][jax.process_index()])
+
+
+def _elsewhere(_):
+  """The other has taken another way."""
+  hosts.gather(['here', 'there'][jax.process_index()], {'any': 'thing'})
+
+
+def _interrupted(_):
+  if jax.process_index() == 1:
+    os.kill(os.getpid(), signal.SIGINT)
+  time.sleep(1000)
+
+
+def _stalls(_):
+  """While a main thread waits, a thread ends the run."""
+  if jax.process_index() == 1:
+    threading.Thread(target=ending.leave, args=(77, 'no step')).start()
+  time.sleep(1000)
+
+
+def _damaged(run_folder):
+  """The first process alone looks; both hear of the damage, and are in step afterwards."""
+
+  def find():
+    assert jax.process_index() == 0
+    raise Damaged(Checkpoints(run_folder.stage('anneal')), 12, 'is damaged')
+
+  try:
+    start.found_by_first('damage', run_folder, find)
+  except Damaged as damaged:
+    assert hosts.gather('what', str(damaged))[0] == str(damaged)
+    print(damaged.checkpoints.stage.name, damaged.step, damaged.what)
 
 
 def _late(_):
@@ -87,7 +120,7 @@ def _ahead(run_folder):
 
 def _different(run_folder):
   """The other process sees the same step with other files."""
-  start.VISIBLE_S = 2.0
+  hosts.VISIBLE_S = 2.0
   if jax.process_index():
     Checkpoints.seal_hash = lambda self, step: 'other'
   _choose(run_folder, lambda steps: steps)

@@ -134,6 +134,15 @@ def test_a_replayed_store_gives_the_same_update_bit_for_bit(straight, workdir, c
   run_helpers.assert_same_state(workdir / STAGE, straight / STAGE, 3)
 
 
+def test_a_step_that_is_passed_over_is_noted_without_prompts_whatever_is_stored_of_it(straight, workdir, commands):
+  shutil.copytree(straight / STAGE / 'rollouts', workdir / STAGE / 'rollouts')
+  how = {'train.skip_steps': ((2, 2),), 'checkpoint.every': 1}
+  commands.run(killed_at('iquest_jax.rl.policy:PolicyLearner.learn', 2, train(workdir, **how)), status=-signal.SIGKILL)
+  commands.run(train(workdir, **how))
+  notes = [json.loads(line) for line in (workdir / STAGE / 'measured.jsonl').read_text().splitlines()]
+  assert [(note['step'], bool(note['prompts'])) for note in notes] == [(1, True), (2, False), (3, True)]
+
+
 def replay_first_step(straight, workdir):
   (workdir / STAGE / 'rollouts').mkdir(parents=True)
   shutil.copy(straight / STAGE / 'rollouts/1.jsonl', workdir / STAGE / 'rollouts')
@@ -199,7 +208,7 @@ def test_preferences_are_learned_and_measured_on_held_out_pairs(workdir, command
   ask = lambda number: [{'role': 'user', 'content': f'Say a word, {number}.'}]
   for name, numbers in (('train', range(8)), ('held_out', range(20, 26))):
     pairs = [
-        {'messages': ask(number), 'chosen': 'yes', 'rejected': 'no', 'rule': f'say: {number % 2}'} for number in numbers
+        {'messages': ask(number), 'chosen': 'no', 'rejected': 'yes', 'rule': f'say: {number % 2}'} for number in numbers
     ]
     (workdir / f'{name}.jsonl').write_text(''.join(json.dumps(pair) + '\n' for pair in pairs))
   how = {'rl.dpo.pairs': ('train.jsonl',), 'rl.dpo.held_out': ('held_out.jsonl',), 'rl.dpo.pairs_per_step': 4}
@@ -212,7 +221,7 @@ def test_preferences_are_learned_and_measured_on_held_out_pairs(workdir, command
   assert [(record['step'], record['skipped']) for record in steps] == [(1, 0), (3, 1), (4, 1)]
   assert (first['accuracy'], first['margin']) == (0.5, 0.0) and last['accuracy'] == 1.0 and last['margin'] > 0
   assert last['accuracy_by_rule'] == {'say_0': 1.0, 'say_1': 1.0} and last['pairs'] == 6
-  # A model that has learned nothing finds one answer likelier, whether it is the chosen one or not.
+  # The model with which this begins happens to find the rejected answer likelier.
   assert last['likelier'] == 1.0 > first['likelier'] and set(last['likelier_by_rule']) == {'say_0', 'say_1'}
   assert [record['pairs'] for record in steps] == [4, 4, 4] and steps[0]['loss'] == pytest.approx(np.log(2))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from iquest_jax.errors import UserError
+from iquest_jax.rl import rollout
 from iquest_jax.rl.environment import SingleTurn, ToolUse
 from iquest_jax.rl.play import Player, Roll
 from iquest_jax.rl.rollout import INVALID, RolloutOptions, Rollouts, invalid_because
@@ -141,6 +142,28 @@ def test_finished_groups_are_not_sampled_again(tmp_path):
     assert ids(found.kept) == ids(expected.kept) and found.replayed == kept
     assert len(made.engine.requests) == 2 * (5 - kept)
     assert len((folder / 'rollouts/1.jsonl').read_bytes().splitlines()) == 5
+
+
+def test_what_another_process_stored_counts_once_it_is_seen_and_on_all_processes_alike(tmp_path, monkeypatch):
+  made = Made(tmp_path, rewarded([(0, 1)] * 6))
+  stored = dict(enumerate(made.sample().groups))
+  agreed, looks = [], []
+
+  def late(step):
+    looks.append(step)
+    return {index: group for index, group in stored.items() if index != 1 or len(looks) > 2}
+
+  monkeypatch.setattr(made.store, 'read', late)
+  monkeypatch.setattr(rollout.jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(rollout.hosts, 'gather', lambda what, value: [value, [1]])
+  monkeypatch.setattr(rollout.hosts, 'agree', lambda what, value: agreed.append(value))
+  monkeypatch.setattr(rollout.time, 'sleep', lambda seconds: None)
+  exchange = lambda: made.rollouts._exchanged(1, PROMPTS, 's', {0: stored[0]})
+  # The third group is in the store, but not in what the processes told each other.
+  assert exchange() == {0: stored[0], 1: stored[1]} and agreed == [[0, 1]] and len(looks) == 3
+  looks.clear()
+  monkeypatch.setattr(rollout.hosts, 'VISIBLE_S', 0.0)
+  assert list(exchange()) == [0] and agreed[1] == [0]
 
 
 def test_stored_groups_of_other_parameters_are_removed(tmp_path):

@@ -165,11 +165,11 @@ def test_a_lease_that_somebody_removed_is_written_again(folder):
 def test_a_failed_heartbeat_is_tried_again(folder, monkeypatch):
   beats, write = [], lease.write_whole
 
-  def full(path, content):
+  def full(path, content, **how):
     beats.append(json.loads(content)['beat'])
     if beats[-1] in (1, 2):
       raise OSError(28, 'No space left on device')
-    write(path, content)
+    write(path, content, **how)
 
   monkeypatch.setattr(lease, 'write_whole', full)
   with lease.held(folder):

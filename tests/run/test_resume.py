@@ -11,6 +11,7 @@ from iquest_jax.run_folder import RunFolder
 from tests import processes
 from tests.run import helpers as run_helpers
 from tests.run.helpers import CONTEXT, SOURCES, steps_of, train
+from tests.run.test_devices import pair
 
 
 @pytest.fixture(name='stopped')
@@ -22,8 +23,8 @@ def _stopped(shared, tmp_path):
   return workdir
 
 
-def damage(folder):
-  file = folder / 'params/manifest.ocdbt'
+def damage(folder, name='params/manifest.ocdbt'):
+  file = folder / name
   content = file.read_bytes()
   file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
@@ -40,6 +41,16 @@ def test_an_unattended_run_falls_back_to_the_checkpoint_before_a_damaged_one_and
   assert line + 'falling back to step 6' in done.stderr
   assert run_helpers.files(checkpoints / '9.damaged') == damaged
   run_helpers.assert_same_run(stopped / 'anneal', shared.straight / 'anneal')
+
+
+# Of the first, every process reads a share; the second is found by the first process, before anything is compared.
+@pytest.mark.parametrize('name', ['params/manifest.ocdbt', pytest.param('lineage/lineage.json', marks=pytest.mark.long)])
+def test_two_processes_fall_back_together(shared, stopped, unused_port, name):
+  damage(stopped / 'anneal/checkpoints/9', name)
+  command = [*train('anneal', stopped, **{'checkpoint.keep': 100}), '--resume=newest_whole']
+  for process in pair(shared, unused_port, lambda _: command):
+    assert 'and is now 9.damaged; falling back to step 6' in processes.finish(process).stderr
+  assert steps_of(stopped / 'anneal') == [3, 6, 9, 12] and (stopped / 'anneal/checkpoints/9.damaged').exists()
 
 
 def test_an_unattended_run_stops_where_no_earlier_checkpoint_is_whole(shared, stopped):

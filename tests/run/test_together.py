@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from iquest_jax.errors import Preempted, RunStopped, UserError
+from iquest_jax.errors import Preempted, RunStopped, Stalled, UserError
 
 from tests import processes
 from tests.run.test_devices import pair
@@ -29,14 +29,18 @@ def together(commands, port, what, workdir='.', statuses=(0, 0)):
         ('asked', Preempted.status, 'interrupted by SIGTERM; what is finished is kept, rerun the same command'),
         pytest.param('other_crashes', 1, 'ValueError: no such thing', marks=pytest.mark.long),
         pytest.param('late', RunStopped.status, 'process 0 waited 2 s for another', marks=pytest.mark.long),
+        ('elsewhere', RunStopped.status, 'the processes of the run are at different places: here, there; report this'),
+        ('stalls', Stalled.status, 'no step'),
+        pytest.param('interrupted', 130, 'interrupted from the keyboard', marks=pytest.mark.long),
         pytest.param('disagree', RunStopped.status, 'rows: process 1 has b, the first process', marks=pytest.mark.long),
     ],
 )
 def test_what_ends_one_process_ends_all_with_its_line_and_status(commands, unused_port, what, status, line):
   done, seconds = together(commands, unused_port, what, statuses=(status, status))
   assert seconds < LIMIT_S
-  for one in done:
+  for process, one in enumerate(done):
     errors = [text for text in one.stderr.splitlines() if text.startswith('error: ')]
+    assert f'process {process} has ended' not in one.stderr  # of itself it knows
     assert any(line in text for text in errors), one.stderr
     assert 'Check failure stack trace' not in one.stderr
 
@@ -49,6 +53,18 @@ def test_every_process_starts_from_what_the_first_one_chose(shared, unused_port,
   expected = ['talked', f'resume {newest["steps"]} {newest["end_fingerprint"]}']
   for one in done:
     assert [line for line in one.stdout.splitlines() if not line.startswith('[Gloo]')] == expected
+
+
+def test_damage_that_the_first_process_finds_is_raised_on_all(shared, unused_port):
+  done, _ = together(shared, unused_port, 'damaged', shared.straight)
+  assert all('anneal 12 is damaged' in one.stdout for one in done)
+
+
+def test_a_thread_ends_a_run_of_one_process(commands):
+  code = "import threading, time; from iquest_jax import ending; "
+  code += "threading.Thread(target=ending.leave, args=(77, 'no step')).start(); time.sleep(60)"
+  done = processes.finish(commands.start(['-c', code], fresh=True), Stalled.status)
+  assert done.stderr == 'error: no step\n'
 
 
 @pytest.mark.long
