@@ -3,7 +3,7 @@
   python -m launch.tpu --exp=pretrain:size=7b --workdir=DIR
 
 Expected seconds per step on v5p-512: 7b 3.2, 14b 6.2, 40b 17.5 (compiled, not run).
-Expected held-out loss of `make demo`: tiny_loop 6.946 -> 4.582.
+Expected held-out loss of `make demo`: tiny_loop 6.941 -> 4.176.
 Source: IQuest-Coder-V1 report, section on pre-training (12T+ tokens, general -> code).
 """
 

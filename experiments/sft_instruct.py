@@ -3,7 +3,7 @@
   python -m launch.tpu --exp=sft_instruct:size=7b --workdir=DIR
 
 Expected seconds per step on v5p-512: 7b 3.8, 14b 7.3, 40b 20.6, 40b_loop 40.9 (compiled, not run).
-Expected held-out loss of `make demo`: tiny_loop 2.871 -> 2.075.
+Expected held-out loss of `make demo`: tiny_loop 3.538 -> 2.124.
 Source: IQuest-Coder-V1 report, section on supervised fine-tuning: packing with cross-sample masking, a cosine with a
 conservative peak and an extended low-rate phase, a curriculum of three phases, replay of pre-training samples.
 """

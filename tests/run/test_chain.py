@@ -88,17 +88,18 @@ def test_verify_names_the_file_with_a_changed_byte(shared, straight, tmp_path):
   assert 'problems found: ' in processes.refusal(done)
 
 
-def test_the_tiny_chain_trains_every_stage_on_real_input_and_samples(shared, tmp_path):
-  command = ['-m', 'tests.programs.trial_chain', 'run', '--size=tiny_loop', f'--workdir={tmp_path}', '--steps=1']
+@pytest.mark.parametrize('size', ['tiny', pytest.param('tiny_loop', marks=pytest.mark.long)])
+def test_the_tiny_chain_trains_every_stage_on_real_input_and_samples(shared, tmp_path, size):
+  command = ['-m', 'tests.programs.trial_chain', 'run', f'--size={size}', f'--workdir={tmp_path}', '--steps=1']
   process = shared.start(command)
   out, err = process.communicate()
   assert process.returncode == 0, err[-2000:]
-  for stage in stages.stages_on_rows('tiny_loop'):
+  for stage in stages.stages_on_rows(size):
     assert steps_of(tmp_path / stage) == [1]
     losses = run_helpers.losses(tmp_path / stage)
     assert np.isfinite([losses['train', 1], losses['eval', 0], losses['eval', 1]]).all()
   assert out.count(' continues ') == 3
-  assert out.count(' bits_per_byte ') == len(stages.stages_on_rows('tiny_loop'))  # the table at the end
+  assert out.count(' bits_per_byte ') == len(stages.stages_on_rows(size))  # the table at the end
   assert out.count(' small_programs ') == 2 or 'small_programs is left out: ' in err
   assert 'sft_instruct: train.steps is 1, but data.mixture changes at step ' in err  # two phases are not reached
 

@@ -44,12 +44,12 @@ _FIRST = {
 # The same on what such an operation gave: level 2.
 _SECOND = {
     'number': (
-        ('twice {}', '2 * {}'),
+        ('double {}', '2 * {}'),
         ('the square of {}', '{} ** 2'),
         ('one less than {}', '{} - 1'),
     ),
-    'list': (('{}, without the first', '{}[1:]'), ('{}, twice', '{} * 2')),
-    'text': (('{}, without the first', '{}[1:]'), ('{}, twice', '{} * 2')),
+    'list': (('{}, without the first', '{}[1:]'), ('{}, twice over', '{} * 2')),
+    'text': (('{}, without the first', '{}[1:]'), ('{}, twice over', '{} * 2')),
 }
 _BUILTINS = {function.__name__: function for function in (abs, len, max, min, sorted, str, sum)}
 
