@@ -96,13 +96,19 @@ def connect() -> Any:
           raise
         raise _refused(error, SCHEME + self._strip_protocol(rpath)) from error
 
+    async def _delete_files(self, files, batchsize):
+      # One by one, as on emulators: what is refused in gcsfs's batches comes back without a status.
+      removals = [self._rm_file(file) for file in files]
+      return await fsspec.asyn._run_coros_in_chunks(removals, batch_size=batchsize, return_exceptions=True)
+
     call = fsspec.asyn.sync_wrapper(_call)  # uploads of open files call it, and gcsfs's own is bound to its `_call`
 
   fsspec.register_implementation('gcs', Bucket, clobber=True)
   settings = fsspec.config.conf.setdefault('gcs', {})
   # TensorStore writes objects that gcsfs does not hear of, so listings are never cached.
   settings['use_listings_cache'] = False
-  # gcsfs has no limit, so a connection that died without a word would be waited for until the watchdog ends the run.
+  # gcsfs has no limit, so an answer that never comes would be waited for until the watchdog ends the run. Uploads have none
+  # here either: if the connection dies, the operating system gives it up after a quarter of an hour.
   settings.setdefault('requests_timeout', aiohttp.ClientTimeout(sock_connect=_CONNECT_S, sock_read=_SILENCE_S))
   return epath.backend.fsspec_backend.fs(SCHEME)
 
@@ -129,7 +135,7 @@ def write(path: str | os.PathLike, content: bytes, new: bool = False) -> None:
 
 
 def remove(paths: Sequence[str | os.PathLike]) -> None:
-  """Removes objects, many per request; those that are gone already do not matter."""
+  """Removes objects, several at a time; those that are gone already do not matter."""
   with contextlib.suppress(FileNotFoundError):
     connect().rm([os.fspath(path) for path in paths])
 

@@ -9,13 +9,13 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from jax._src import distributed  # the coordination service, which has no public name
 
-from iquest_jax.errors import RunStopped
+from iquest_jax.errors import RunStopped, UserError
 
 # One process may take this long, as to prepare rows, while the others wait for it.
 LIMIT_S = 24 * 60 * 60.0
@@ -48,10 +48,13 @@ def gather(what: str, value: Any, limit_s: float = LIMIT_S) -> list[Any]:
       client().key_value_delete(_told.pop())
     put(name, told)
     _told.append(name)
-  places, values = zip(*told, strict=True)
-  if len(set(places)) > 1:
-    raise RunStopped(f'the processes of the run are at different places: {", ".join(sorted(set(places)))}; report this')
-  return list(values)
+  for other, (place, _) in enumerate(told):
+    if place != told[0][0]:
+      raise RunStopped(
+          f'process {other} is at another place ({place}) than the first process ({told[0][0]}); report this with the logs '
+          'of both'
+      )
+  return [value for _, value in told]
 
 
 def from_first(what: str, value: Any) -> Any:
@@ -79,6 +82,20 @@ def agree(what: str, value: Any) -> None:
       )
 
 
+def refuse_together(what: str, act: Callable[[], Any]) -> Any:
+  """What `act` returns here; if it raises UserError on any process, all processes raise that of the first of them."""
+  if jax.process_count() == 1:
+    return act()
+  result, refused = None, ''
+  try:
+    result = act()
+  except UserError as error:
+    refused = str(error)
+  if refused := next(filter(None, gather(what, refused)), ''):
+    raise UserError(refused)
+  return result
+
+
 @contextlib.contextmanager
 def after_first(name: str, limit_s: float = LIMIT_S) -> Iterator[bool]:
   """The first process runs the body, then the others; yields whether this is the first.
@@ -86,16 +103,12 @@ def after_first(name: str, limit_s: float = LIMIT_S) -> Iterator[bool]:
   Raises:
     RunStopped: the first has not ended after so many seconds. If it fails, all processes end; see ending.py.
   """
-  if jax.process_count() == 1:
-    yield True
-    return
-  name = f'after_first/{name}/{next(_calls)}'
   first = jax.process_index() == 0
-  if not first:
-    _wait(name, limit_s)
-  yield first
   if first:
-    put(name, True)
+    yield True
+  barrier(name, limit_s)
+  if not first:
+    yield False
 
 
 def put(name: str, value: Any) -> None:

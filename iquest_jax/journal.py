@@ -101,9 +101,10 @@ class Lines:
       raise self._shared() from None
     self._next, self._waiting = number + 1, b''
     if self._next % _MOST_PARTS == 0:
-      if [part for part in _parts(self._path) if part[1] >= number] != [(number, number)]:
-        raise self._shared()  # whoever took over must not lose its parts to this process
-      self._join(read(self._path))
+      parts = _parts(self._path)
+      if [part for part in parts if part[1] >= number] != [(number, number)]:
+        raise self._shared()
+      self._join(read(self._path), parts)
 
   def _shared(self) -> UserError:
     return UserError(f'{self._path}: another process is writing it; end one of the two')
@@ -114,15 +115,17 @@ class Lines:
     if bucket.is_bucket(path):
       lines = cls(path)
       # A stale run stops when it would join its parts, at the latest after so many.
-      lines._join(content, spare=_MOST_PARTS)
+      lines._join(content, _parts(path), spare=_MOST_PARTS)
       return lines
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
     return cls(path)
 
-  def _join(self, content: bytes, spare: int = 0) -> None:
-    """Replaces all parts by one that covers them and as many numbers after them as are to spare."""
-    parts = _parts(self._path)
+  def _join(self, content: bytes, parts: list[tuple[int, int]], spare: int = 0) -> None:
+    """Replaces these parts by one that covers them and as many numbers after them as are to spare.
+
+    What another process has added since they were listed stays: a run that takes over loses nothing to a stale one.
+    """
     joined = 0, max((last for _, last in parts), default=-1) + spare
     bucket.write(self._path / _part(*joined), content)
     self._next = joined[1] + 1

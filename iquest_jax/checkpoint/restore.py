@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from iquest_jax import sharding
+from iquest_jax.checkpoint import start
 from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.errors import UserError
 from iquest_jax.model import transformer
@@ -29,12 +30,13 @@ def newest_model(folder: StageFolder) -> tuple[Transformer, Any]:
   than using them; the other devices hold replicas for slots of their own.
   """
   checkpoints = Checkpoints(folder)
-  config = trained_as(checkpoints.lineage())
+  step = start.newest(checkpoints)
+  config = trained_as(checkpoints.lineage(step))
   model = Transformer(config, jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16)
   tensor = math.gcd(jax.device_count(), config.kv_heads)
   mesh = sharding.make_mesh({'data': -1, 'fsdp': 1, 'context': 1, 'tensor': tensor})
   boxed = _boxed_params(config)
-  params = checkpoints.restore_params(with_shardings(boxed, mesh))
+  params = checkpoints.restore_params(with_shardings(boxed, mesh), step)
   if model.dtype != jnp.float32:
     params = jax.tree.map(lambda leaf, boxed: leaf.astype(model.dtype) if 'embed' in boxed.names else leaf, params, boxed)
   return model, params

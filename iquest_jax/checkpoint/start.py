@@ -70,11 +70,32 @@ def choose(config: ConfigDict, run_folder: RunFolder, checkpoints: Checkpoints) 
   if not stage:
     return Start(kind)
   source = checkpoints if stage == checkpoints.stage.name else Checkpoints(run_folder.stage(stage))
-  end = time.monotonic() + hosts.VISIBLE_S
-  while (seen := source.seal_hash(step)) != seal and time.monotonic() < end:
-    time.sleep(1)
-  hosts.agree(f'{stage}: hash of the files of step {step}', seen)
+  _see(source, step, seal)
   return Start(kind, source, step, lineage)
+
+
+def newest(checkpoints: Checkpoints) -> int | None:
+  """The newest step that the first process sees, on all processes, once all of them see its files; None without one.
+
+  Raises:
+    RunStopped: a process does not see them within hosts.VISIBLE_S.
+  """
+  step = checkpoints.latest_step()
+  if jax.process_count() == 1:
+    return step
+  own = [step, None if step is None else checkpoints.seal_hash(step)]
+  step, seal = hosts.from_first('newest checkpoint', own)
+  if step is not None:
+    _see(checkpoints, step, seal)
+  return step
+
+
+def _see(checkpoints: Checkpoints, step: int, seal: str) -> None:
+  """Waits until this process, and all others, see a checkpoint whose files have this hash."""
+  end = time.monotonic() + hosts.VISIBLE_S
+  while (seen := checkpoints.seal_hash(step)) != seal and time.monotonic() < end:
+    time.sleep(1)
+  hosts.agree(f'{checkpoints.stage.name}: hash of the files of step {step}', seen)
 
 
 def found_by_first(what: str, run_folder: RunFolder, find: Callable[[], Any]) -> Any:

@@ -29,7 +29,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
 from iquest_jax import bucket, hosts
 from iquest_jax.checkpoint import fingerprint, seal, shares, stream
@@ -216,8 +215,7 @@ class Checkpoints:
         unfinished = entry.name.isdecimal() and int(entry.name) not in steps
         if unfinished or re.fullmatch(rf'\d+{re.escape(_LEFTOVER)}.*', entry.name):
           self._clear(entry)
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices('checkpoints.clear_leftovers')
+    hosts.barrier('leftovers removed')
 
   def _clear(self, leftover: epath.Path):
     try:

@@ -16,8 +16,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 from etils import epath
-from jax.experimental import multihost_utils
 
+from iquest_jax import hosts
 from iquest_jax.checkpoint import fingerprint
 
 # Of a stored chunk, and of a piece; but a piece is at least one layer.
@@ -71,7 +71,7 @@ class _Writer(ocp.type_handlers.NumpyHandler):
 
 def over_processes(sums: Sequence[np.ndarray]) -> list[str]:
   """The fingerprints of leaves from what each process summed up of them, uint32 [2] each; all call it together."""
-  gathered = multihost_utils.process_allgather(np.asarray(sums, np.uint32))
+  gathered = np.asarray(hosts.gather('fingerprints', np.asarray(sums, np.uint32).tolist()), np.uint32)
   return [fingerprint.of_sums(gathered[:, leaf]) for leaf in range(len(sums))]
 
 

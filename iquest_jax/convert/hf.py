@@ -13,8 +13,8 @@ from typing import Any
 import flax.traverse_util
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
+from iquest_jax import hosts
 from iquest_jax.checkpoint.stream import Source
 from iquest_jax.convert import files, hf_config, names, tokenizer_files
 from iquest_jax.errors import UserError, check_name
@@ -95,15 +95,15 @@ def to_hf(
   if out_dir.exists():
     raise UserError(f'export: {out_dir} exists; choose another --out or remove it')
   partial, first = out_dir.with_name(out_dir.name + '.partial'), jax.process_index() == 0
-  _wait_for_all('checked')
+  hosts.barrier('export checked')
   try:
     if first:
       # A killed export leaves one.
       shutil.rmtree(partial, ignore_errors=True)
       partial.mkdir(parents=True)
-    _wait_for_all('made')
+    hosts.barrier('export made')
     _write_tensors(partial, model, pieces, dtype)
-    _wait_for_all('written')
+    hosts.barrier('export written')
     if first:
       if tokenizer:
         config |= tokenizer_files.ids(tokenizer)
@@ -129,11 +129,6 @@ def readers(model: ModelConfig, dtype: str) -> Callable[[str, int, int], list[in
     return sorted({writer.get((ours, layer), 0) for layer in range(start, stop)})
 
   return of_piece
-
-
-def _wait_for_all(step: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(f'export.{step}')
 
 
 def _source(ours: str, shape: tuple[int, ...], stored: list[tuple[names.Tensor, files.Stored]]) -> Source:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iquest_jax.checkpoint import restore
+from iquest_jax.checkpoint import restore, start
 from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.eval.suite import Prompt
 from iquest_jax.infer.engine import Engine, Request
@@ -69,7 +69,8 @@ class EngineAnswers:
     """
     folder = run.stage(stage)
     self._tokenizer = Tokenizer.load(run.tokenizer)
-    lineage = Checkpoints(folder).lineage()
+    checkpoints = Checkpoints(folder)
+    lineage = checkpoints.lineage(start.newest(checkpoints))
     self.settings: dict[str, Any] = {
         'stage': stage,
         'size': lineage['size'],

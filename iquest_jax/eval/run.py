@@ -24,7 +24,7 @@ from rich import progress
 from iquest_jax.errors import UserError
 from iquest_jax.eval.answers import Answer, Asked
 from iquest_jax.eval.suite import MISSING, Outcome, Problem, Prompt, Suite
-from iquest_jax.hosts import from_first
+from iquest_jax.hosts import from_first, refuse_together
 from iquest_jax.infer.sampler import Sampling
 from iquest_jax.journal import Journal
 from iquest_jax.run_folder import write_whole
@@ -109,14 +109,8 @@ def run(
       'answers': answers.settings,
   }
   first = jax.process_index() == 0
-  records, refused = None, ''
-  if first:
-    try:
-      records = Journal(folder / 'records.jsonl', settings, operator.itemgetter('problem', 'sample'))
-    except UserError as error:
-      refused = str(error)
-  if refused := from_first('evaluation refused', refused):
-    raise UserError(refused)
+  journal = lambda: Journal(folder / 'records.jsonl', settings, operator.itemgetter('problem', 'sample'))
+  records = refuse_together('records of an evaluation', lambda: journal() if first else None)
   done = {tuple(key) for key in from_first('samples on disk', [list(key) for key in records.finished] if first else [])}
   talks = [
       _Talk(problem, prompts[problem.id], place, sample, messages=list(prompts[problem.id].messages))
@@ -134,7 +128,8 @@ def run(
           talk.answers.append(answer)
           if first:
             judged[answer.id] = graders.submit(_judge, suite, talk, pool, records, bar)
-        following = from_first('judged', {str(key): future.result() for key, future in judged.items()})
+        results = lambda judged=judged: {str(key): future.result() for key, future in judged.items()}
+        following = from_first('what follows', refuse_together('judged', results))
         talks = [talk for key, talk in by_id.items() if following[str(key)]]
         for talk in talks:
           talk.messages = following[str(talk.id - 1)]

@@ -16,7 +16,7 @@ from iquest_jax.eval import bits_per_byte, suites
 from iquest_jax.eval import run as runs
 from iquest_jax.eval.answers import EngineAnswers
 from iquest_jax.eval.suite import Suite
-from iquest_jax.hosts import from_first
+from iquest_jax.hosts import from_first, refuse_together
 from iquest_jax.run_folder import RunFolder
 from iquest_jax.sandbox import runner
 from iquest_jax.sandbox.pool import Pool
@@ -58,7 +58,7 @@ def evaluate(
   Raises:
     UserError: a suite, its files or the checkpoint is missing, or programs cannot be isolated.
   """
-  tasks = [(name, *read(name, data, run)) for name in names]
+  tasks = refuse_together('suites', lambda: [(name, *read(name, data, run)) for name in names])
   answers = EngineAnswers(run, stage, slots)
   out = out or run.stage(stage).evaluation / str(answers.settings['step'])
   results = []

@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -188,8 +187,7 @@ class PolicyLearner:
     for index, answer in answers.items():
       rate = 0.0 if rollout.INVALID in answer.notes else pass_rate(answer)
       sums[index] = rate, rate == 1.0, sum(len(turn.tokens) for turn in answer.turns)
-    if jax.process_count() > 1:
-      sums = np.sum(multihost_utils.process_allgather(sums.astype(np.float32)), axis=0)
+    sums = np.sum(hosts.gather('answers to held-out problems', sums.tolist()), axis=0)
     rate, solved, length = np.mean(sums, axis=0).tolist()
     figures = {'pass_rate': rate, 'solved': solved, 'length': length, 'problems': len(self._held_out)}
     return figures | {'timing': {'eval_seconds': time.monotonic() - began}}

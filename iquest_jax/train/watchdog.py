@@ -114,6 +114,6 @@ class Watchdog:
 def _grace_s(settings: ConfigDict) -> float:
   """Seconds from the report to the end, in which the watchdogs of the other hosts, who began to wait later, report too.
 
-  As soon as one process ends, the others are ended by the coordination service.
+  Once one process has ended, the others end ending.GRACE_S later.
   """
   return min(60.0, settings.floor_s / 2)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import errno
+import os
 import pathlib
 import shutil
 import threading
@@ -115,3 +116,27 @@ def test_a_shard_with_a_changed_byte_is_copied_again_by_the_next_process_and_a_s
   times = origin.asked.count(path.name)
   opened(tmp_path, manifest).local(name)
   assert times == origin.asked.count(path.name) == 3
+
+
+def test_partial_files_of_killed_processes_are_removed_and_of_others_not(origin, shards, tmp_path):
+  manifest, contents = shards
+  name = next(iter(contents))
+  shard = tmp_path / 'cache' / name
+  shard.parent.mkdir(parents=True)
+  killed, running = (shard.with_name(f'.{shard.name}.{other}') for other in ('1-1', '2-2'))
+  killed.touch()
+  running.touch()
+  os.utime(killed, (time.time() - 7200,) * 2)
+  opened(tmp_path, manifest).local(name)
+  assert running.exists() and not killed.exists()
+
+
+def test_the_process_ends_although_a_shard_is_on_its_way(origin, shards, tmp_path):
+  manifest, contents = shards
+  before = set(threading.enumerate())
+  origin.may_end.clear()
+  cache = opened(tmp_path, manifest)
+  cache._begin(next(iter(contents)))
+  wait_until(lambda: origin.asked)
+  assert all(thread.daemon for thread in set(threading.enumerate()) - before)
+  origin.may_end.set()

@@ -1,6 +1,7 @@
 """A stage with a small random model, as if it were trained: tokenizer, rows, configuration, and answers of its model."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -41,5 +42,6 @@ def answers(run: RunFolder, monkeypatch, slots: int = 3, devices: int = 1) -> En
   params = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), random_params(MODEL), abstract)
   lineage = {'size': 'small', 'steps': 12, 'end_fingerprint': 'f' * 16}
   monkeypatch.setattr(answers_module.restore, 'newest_model', lambda folder: (Transformer(MODEL, jnp.float32), params))
-  monkeypatch.setattr(answers_module, 'Checkpoints', lambda folder: type('Saved', (), {'lineage': lambda self: lineage})())
+  saved = types.SimpleNamespace(latest_step=lambda: lineage['steps'], lineage=lambda step: lineage)
+  monkeypatch.setattr(answers_module, 'Checkpoints', lambda folder: saved)
   return EngineAnswers(run, 'sft_instruct', slots)

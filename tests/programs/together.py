@@ -68,6 +68,16 @@ def _elsewhere(_):
   hosts.gather(['here', 'there'][jax.process_index()], {'any': 'thing'})
 
 
+def _refused(_):
+  """One process alone refuses; the other comes from the same call."""
+
+  def act():
+    if jax.process_index() == 1:
+      raise UserError('no sandbox on this host')
+
+  hosts.refuse_together('act', act)
+
+
 def _interrupted(_):
   if jax.process_index() == 1:
     os.kill(os.getpid(), signal.SIGINT)
@@ -133,7 +143,9 @@ def _choose(run_folder, seen):
   if jax.process_index():
     steps = Checkpoints.steps
     Checkpoints.steps = lambda self: seen(steps(self))
-  chosen = start.choose(config, run_folder, Checkpoints(run_folder.stage('anneal')))
+  checkpoints = Checkpoints(run_folder.stage('anneal'))
+  chosen = start.choose(config, run_folder, checkpoints)
+  assert start.newest(checkpoints) == chosen.step
   print(chosen.kind, chosen.step, chosen.lineage['end_fingerprint'])
 
 

@@ -138,12 +138,12 @@ def test_a_bucket_that_cannot_be_used_is_one_line_at_the_start(emulator, status,
 def test_a_request_without_an_answer_is_given_up_and_tried_again(emulator, monkeypatch):
   limits = bucket.connect().requests_timeout
   assert limits.sock_connect and limits.sock_read  # gcsfs has none
-  silent = [2.0]
+  silent = [5.0]
   emulator.before = lambda line: time.sleep(silent.pop() if silent else 0)
-  monkeypatch.setattr(bucket.connect(), 'requests_timeout', aiohttp.ClientTimeout(sock_read=0.5))
+  monkeypatch.setattr(bucket.connect(), 'requests_timeout', aiohttp.ClientTimeout(sock_read=1.5))
   bucket.check(RUN)
   assert not silent
-  emulator.before = lambda line: time.sleep(2.0)
+  emulator.before = lambda line: time.sleep(5.0)
   with pytest.raises(UserError, match=r'^gs://bucket: the bucket cannot be reached after 2 tries \(.*Timeout.*\); fix'):
     bucket.check(RUN)
 
@@ -248,6 +248,24 @@ def test_a_stale_writer_that_has_written_nothing_yet_does_not_stop_the_one_that_
   stale.append(b'stale\n')
   lines.append(b'new\n')
   assert journal.read(path) == b'new\n'
+
+
+def test_whoever_takes_over_while_a_stale_writer_joins_its_parts_loses_nothing(emulator, monkeypatch):
+  monkeypatch.setattr(journal, '_MOST_PARTS', 5)
+  path, read, taken_over = epath.Path(RUN) / 'x.jsonl', journal.read, []
+
+  def slow(path):
+    if not taken_over:
+      taken_over.append(journal.Lines.begin(path, b'kept\n'))
+      taken_over[0].append(b'new\n')
+    return read(path)
+
+  stale = journal.Lines(path)
+  for _ in range(4):
+    stale.append(b'old\n')
+  monkeypatch.setattr(journal, 'read', slow)
+  stale.append(b'old\n')
+  assert taken_over and read(path) == b'kept\nnew\n'
 
 
 def test_old_parts_that_cannot_be_removed_are_logged_and_left_out(emulator, monkeypatch, caplog):

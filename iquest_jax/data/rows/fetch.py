@@ -7,10 +7,12 @@ outlives the run: a shard that is there is not copied again if it has the right 
 """
 
 import concurrent.futures
+import contextlib
 import itertools
 import os
 import pathlib
 import threading
+import time
 from collections.abc import Iterable
 
 from absl import logging
@@ -21,6 +23,8 @@ from iquest_jax.errors import UserError
 
 # Shards on their way that nobody waits for.
 _AHEAD = 4
+# A partial file that has not grown for so long belongs to nobody: a request is given up much earlier.
+_ABANDONED_S = 3600.0
 
 
 class Cache:
@@ -48,8 +52,6 @@ class Cache:
     self._lock, self._rest = threading.Lock(), iter(self._shards)
     self._copies: dict[str, concurrent.futures.Future] = {}
     self._going: list[concurrent.futures.Future] = []  # those not done, so that a row need not look at all
-    # One more thread than shards ahead: whoever waits for a shard gets it next.
-    self._threads = concurrent.futures.ThreadPoolExecutor(_AHEAD + 1)
 
   def local(self, name: str) -> str:
     """The path of a shard on this disk, given its path below the rows' folder; waits for it.
@@ -69,19 +71,32 @@ class Cache:
     copy = self._copies.get(name)
     # What failed before anybody needed it may succeed now.
     if copy is None or (copy.done() and copy.exception()):
-      copy = self._copies[name] = self._threads.submit(self._copy, name)
+      copy = self._copies[name] = concurrent.futures.Future()
       self._going.append(copy)
+      # A thread that does not keep the process alive: one that ends must not wait for what is on its way.
+      threading.Thread(target=self._run, args=(name, copy), daemon=True).start()
     return copy
+
+  def _run(self, name: str, copy: concurrent.futures.Future) -> None:
+    try:
+      copy.set_result(self._copy(name))
+    except BaseException as error:  # of the thread that waits for it
+      copy.set_exception(error)
 
   def _copy(self, name: str) -> str:
     path, shard, origin = self._folder / name, self._shards[name], f'{self._rows_dir}/{name}'
-    partial = path.with_name(f'.{path.name}.{os.getpid()}')  # processes of one host may share the folder
+    # Processes of one host may share the folder.
+    partial = path.with_name(f'.{path.name}.{os.getpid()}-{threading.get_ident()}')
     try:
       if path.exists():
         if path.stat().st_size == shard['bytes'] and stamp(path)['sha256'] == shard['sha256']:
           return os.fspath(path)
         logging.warning('rows: %s is not as it was prepared, and is copied again', path)
       path.parent.mkdir(parents=True, exist_ok=True)
+      for left in path.parent.glob(f'.{path.name}.*'):  # by a process that was killed
+        with contextlib.suppress(FileNotFoundError):
+          if time.time() - left.stat().st_mtime > _ABANDONED_S:
+            left.unlink()
       bucket.connect().get_file(origin, os.fspath(partial))
       if (found := stamp(partial)['sha256']) != shard['sha256']:
         raise UserError(
