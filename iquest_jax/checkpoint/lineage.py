@@ -224,7 +224,7 @@ def _readable(checkpoints: Checkpoints, step: int) -> dict[str, Any] | None:
 
 
 def render(lineages: dict[str, dict[str, Any]], held_out: dict[str, str]) -> str:
-  """The result of `tree` as text of at most 100 columns: a stage hangs below the one it starts from.
+  """The result of `tree` as text of at most 110 columns: a stage hangs below the one it starts from.
 
   Args:
     held_out: by stage, what was measured on held-out data, as text.
@@ -268,4 +268,4 @@ def _cells(lineage: dict[str, Any], held_out: str) -> tuple[str, ...]:
 
 
 def _row(stage: str, steps: str, tokens: str, held_out: str, parameters: str, source: str) -> str:
-  return f'{stage:<27} {steps:>9} {tokens:>17} {held_out:>13} {parameters:<16} {source}'[:100].rstrip()
+  return f'{stage:<29} {steps:>9} {tokens:>18} {held_out:>13} {parameters:<16} {source}'[:110].rstrip()

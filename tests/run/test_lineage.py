@@ -36,18 +36,21 @@ def test_tokens_seen_are_right_after_a_change_of_settings_which_is_logged(shared
 
 
 @pytest.mark.parametrize(
-    ('stage', 'name', 'better', 'says'),
-    [('anneal', 'loss', 2.0, 'loss did not fall'), ('rl_thinking', 'pass_rate', 4.0, 'pass rate did not rise')],
+    ('stage', 'name', 'well', 'wrong', 'says'),
+    [
+        ('anneal', 'loss', (2.0,), (3.0, 4.0, float('nan')), 'loss did not fall'),
+        ('rl_thinking', 'pass_rate', (4.0, 3.0), (2.0, float('nan')), 'pass rate fell'),
+    ],
 )
-def test_a_chain_that_got_no_better_on_held_out_data_ends_in_an_error(tmp_path, stage, name, better, says):
+def test_a_chain_that_got_worse_on_held_out_data_ends_in_an_error(tmp_path, stage, name, well, wrong, says):
   config = command.experiment(f'{stage}:tiny')
   (tmp_path / stage).mkdir()
-  for last in (better, 3.0, 6.0 - better, float('nan')):
+  for last in (*well, *wrong):
     writer = metrics.Writer(StageFolder(tmp_path / stage), restored_step=0, writes=True)
     for step, value in ((0, 3.0), (10, last)):
       writer.write('eval', step, {name: value})
     writer.close()
-    if last == better:
+    if last in well:
       chain._check_progress([config], RunFolder(tmp_path))
       continue
     with pytest.raises(RunStopped, match=f'{stage}: held-out {says}'):
