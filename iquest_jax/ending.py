@@ -68,11 +68,6 @@ def is_alone() -> bool:
   return _client() is None
 
 
-def is_leaving() -> bool:
-  """Whether a thread already ends this process; what the main thread still meets follows from that."""
-  return _leaving.is_set()
-
-
 def leave(status: int, line: str) -> NoReturn:
   """Prints `error: line` and exits with the status, which ends all processes of the run; any thread may call it.
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from iquest_jax import ending
+from iquest_jax.errors import RunStopped, UserError
 from iquest_jax.run_folder import StageFolder, write_whole
 
 # Seconds between two heartbeats. All hosts write at multiples of it by their clocks, so their steps can be compared.
@@ -36,11 +36,14 @@ class Heartbeat:
     del state
     self._step, self._since = done, time.monotonic()
 
-  def close(self) -> None:
-    """Removes the file, but not of a run that stalled: where there is none, nothing is alive or hangs."""
+  def __enter__(self) -> 'Heartbeat':
+    return self
+
+  def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    """Removes the file, unless the run crashed, as all do of which one process hangs or dies: it says who was behind."""
     self._closed.set()
     self._thread.join(timeout=self._every)
-    if not ending.is_leaving():
+    if not isinstance(error, Exception) or isinstance(error, UserError | RunStopped):
       self._try(lambda: self._path.unlink(missing_ok=True))
 
   def _beat(self) -> None:

@@ -145,10 +145,11 @@ class Session:
     closing.callback(self.writer.close)
     self.bar = metrics.Progress(config.stage, self.done, steps, shows=self._first)
     closing.callback(self.bar.close)
-    self.watchdog, heartbeat, profile = Watchdog(config, self.done), Heartbeat(folder, self.done), Profile(config, folder)
+    self.watchdog, profile = Watchdog(config, self.done), Profile(config, folder)
+    heartbeat = closing.enter_context(Heartbeat(folder, self.done))
     self.health = Health(config, folder, stage, mesh)
     self.tasks = [profile, heartbeat, self.watchdog, self.health]
-    for task in (profile, heartbeat, self.watchdog):
+    for task in (profile, self.watchdog):
       closing.callback(task.close)
 
   @property

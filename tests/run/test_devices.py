@@ -98,8 +98,9 @@ def test_two_processes_train_like_one_and_write_one_set_of_metrics(shared, strai
 
 def test_one_process_resumes_what_two_killed_processes_saved(shared, workdir, unused_port):
   run_dir, command = workdir / 'anneal', train('anneal', workdir)
-  # Only the first process seals; the other would wait for it, so both are killed.
-  deadly = lambda process: killed_at('iquest_jax.train.metrics:Reporter.note', 8, command, 1.5)
+  # The third save has waited for the second to be committed. Only the first process commits, and the other would wait for
+  # it, so both are killed.
+  deadly = lambda process: killed_at('iquest_jax.checkpoint.store:_Save', 3, command, 3.0)
   for process in pair(shared, unused_port, deadly):
     processes.finish(process, -signal.SIGKILL)
   assert steps_of(run_dir) == [3, 6]

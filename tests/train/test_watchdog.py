@@ -4,10 +4,13 @@ import json
 import time
 import types
 
+import pytest
 from ml_collections import ConfigDict
 
+from iquest_jax.errors import UserError
 from iquest_jax.run_folder import StageFolder
 from iquest_jax.train import heartbeat, watchdog
+from iquest_jax.train.preemption import Interrupt
 
 SETTINGS = ConfigDict({'multiple': 10.0, 'floor_s': 60.0, 'extra_s': 1000.0})
 NOW = 1.8e9
@@ -105,8 +108,19 @@ def test_a_heartbeat_is_written_while_the_main_thread_waits_and_removed_at_the_e
   while heartbeat.read(StageFolder(tmp_path))[0]['step'] < 4 and time.monotonic() < deadline:
     time.sleep(0.02)
   assert heartbeat.read(StageFolder(tmp_path))[0]['step'] == 4 and len(seen) >= 2
-  beating.close()
+  beating.__exit__(None, None, None)
   assert heartbeat.read(StageFolder(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ('error', 'stays'), [(UserError('disk full'), False), (Interrupt(), False), (RuntimeError('connection closed'), True)]
+)
+def test_a_heartbeat_stays_where_a_run_crashed_since_another_process_hung_or_died(tmp_path, error, stays):
+  with pytest.raises(type(error)), heartbeat.Heartbeat(StageFolder(tmp_path), done=3, every_s=0.05):
+    while not heartbeat.read(StageFolder(tmp_path)):
+      time.sleep(0.01)
+    raise error
+  assert bool(heartbeat.read(StageFolder(tmp_path))) == stays
 
 
 def test_a_folder_that_refuses_heartbeats_is_logged_once_and_ends_no_run(tmp_path, monkeypatch):
@@ -116,5 +130,5 @@ def test_a_folder_that_refuses_heartbeats_is_logged_once_and_ends_no_run(tmp_pat
   beating = heartbeat.Heartbeat(StageFolder(tmp_path), done=0, every_s=0.02)
   time.sleep(0.2)
   beating.between(1, None)
-  beating.close()
+  beating.__exit__(None, None, None)
   assert len(logged) == 1
