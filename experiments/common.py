@@ -152,11 +152,11 @@ def base_of_rl(stage: str, text: str) -> tuple[ConfigDict, Arguments]:
   rl.held_out = run.pick(full=('problems/held_out.jsonl',), tiny=('corpus/small_programs/held_out.jsonl',))
   rl.max_tests = 20  # report: hidden tests per problem; the reward is the fraction passed
   rl.pass_rate_window = (0.0, 1.0)  # ours: prompts whose last pass rate is outside are left out for a while
-  rl.prompts_per_step = run.pick(full=64, tiny=16)  # report
+  rl.prompts_per_step = run.pick(full=64, tiny=32)  # report
   rl.group_size = run.pick(full=16, tiny=8)  # report: roll-outs per prompt
   rl.max_turns = run.pick(full=16, tiny=4)  # ours: replies of a roll-out whose prompt names tools that are executed
   rl.dynamic_sampling = True  # DAPO: groups of equal rewards are dropped and replaced
-  rl.max_groups = run.pick(full=192, tiny=32)  # ours: groups that are sampled at most
+  rl.max_groups = run.pick(full=192, tiny=64)  # ours: groups that are sampled at most
 
   # Divides the logits of the policy. ours: at 1 a model trained for minutes fails most often by a stray token.
   rl.temperature = run.pick(full=1.0, tiny=0.5)
