@@ -18,7 +18,7 @@ def get_config(arg: str = ''):
 
   config.train.batch_rows = run.pick(full=32, tiny=4)  # ours: 4 Mi tokens per step, as before
   tokens = 5000 * 2**22  # ours: about 21B packed tokens; unpublished
-  # At tiny, a checkpoint that solves about a quarter of small_programs, so that something is left to rl_thinking.
+  # At tiny, a checkpoint that solves about a third of small_programs, so that something is left to rl_thinking.
   config.train.steps = run.pick(full=common.steps(config, tokens), tiny=90)
   phases = [phase | ({} if run.tiny else mixtures.SFT_TASKS) for phase in mixtures.SFT_THINKING]
   config.data.mixture = mixtures.staged(config.train.steps, *phases)
