@@ -326,7 +326,8 @@ class Checkpoints:
   def _json(self, step: int, name: str) -> dict[str, Any]:
     try:
       return json.loads((self._of(step) / name).read_text())
-    except (*seal.ABSENT, ValueError) as error:  # another refusal, such as of a bucket, is no damage and may pass
+    # Other errors, such as a bucket that cannot be reached, may go away and do not mean damage.
+    except (*seal.ABSENT, ValueError) as error:
       raise Damaged(self, step, f'{name} is missing or has changed') from error
 
   def _tree(self, step: int, item: str, abstract: Any) -> Any:
