@@ -268,4 +268,4 @@ def _cells(lineage: dict[str, Any], held_out: str) -> tuple[str, ...]:
 
 
 def _row(stage: str, steps: str, tokens: str, held_out: str, parameters: str, source: str) -> str:
-  return f'{stage:<29} {steps:>9} {tokens:>18} {held_out:>13} {parameters:<16} {source}'[:110].rstrip()
+  return f'{stage:<29} {steps:>11} {tokens:>18} {held_out:>13} {parameters:<16} {source}'[:110].rstrip()

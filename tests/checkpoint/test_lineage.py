@@ -306,6 +306,19 @@ def test_lineage_json_is_replaced_atomically(chain, monkeypatch):
   assert json.loads(folder.lineage.read_text())['steps'] == 99
 
 
+def test_the_columns_of_a_whole_chain_at_full_size_do_not_shift():
+  parents = ('pretrain', 'loop_adapt', 'anneal', 'midtrain_32k', 'midtrain_128k', 'sft_thinking', 'rl_thinking')
+  stage = dict(steps=2_861_023, tokens_seen=12_000_000_000_000, finished=False, end_fingerprint='f' * 16, imported=None)
+  tree = {
+      name: stage | {'parent': parent and {'stage': parent}, 'transform': None if parent else 'dense_to_loop'}
+      for name, parent in zip(parents, (None, *parents))
+  }
+  header, *lines = lineage.render(tree, dict.fromkeys(parents, '43.3% → 46.7%')).splitlines()
+  assert len(lines) == len(parents) and max(map(len, lines)) <= 110
+  for line, source in zip(lines, ('dense_to_loop', *parents)):
+    assert line[header.index('comes from') :] == source and line[header.index('parameters') :].startswith('f' * 16)
+
+
 def test_the_tree_hangs_every_stage_below_its_parent_within_110_columns(chain):
   text = lineage.render(lineage.tree(RunFolder(chain), _STAGES), {'loop_adapt': '6.900 → 2.300'})
   stages = [re.match(r'[│├└─ ]*\w+', line).group() for line in text.splitlines()[1:]]

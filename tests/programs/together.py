@@ -69,13 +69,16 @@ def _elsewhere(_):
 
 
 def _refused(_):
-  """One process alone refuses; the other comes from the same call."""
+  """One process alone refuses; both hear of it, and are in step afterwards."""
 
   def act():
     if jax.process_index() == 1:
       raise UserError('no sandbox on this host')
 
-  hosts.refuse_together('act', act)
+  try:
+    hosts.refuse_together('act', act)
+  except UserError as error:
+    print(hosts.gather('what', str(error)))
 
 
 def _interrupted(_):

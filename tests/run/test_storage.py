@@ -212,6 +212,20 @@ def test_a_file_that_grows_is_read_from_its_parts_and_joined_when_they_are_many(
   assert journal.read(path) == b'' and not path.exists()
 
 
+def test_a_removal_that_is_refused_is_an_error_with_a_reason_where_gcsfs_would_send_batches(emulator, monkeypatch):
+  monkeypatch.setattr(type(bucket.connect()), 'on_google', True)
+  paths = [f'{RUN}/{name}' for name in 'ab']
+  for path in paths:
+    bucket.write(path, b'content')
+  emulator.fault = Fault(403, 'DELETE')
+  with pytest.raises(PermissionError, match='permission denied'):
+    bucket.remove(paths)
+  emulator.fault = None
+  bucket.remove(paths)
+  assert not any(epath.Path(path).exists() for path in paths)
+  bucket.remove(paths)
+
+
 def test_two_writers_of_a_file_that_grows_are_told_apart(emulator):
   first, second = (journal.Lines(epath.Path(RUN) / 'x.jsonl') for _ in range(2))
   first.append(b'a\n')
@@ -255,17 +269,17 @@ def test_whoever_takes_over_while_a_stale_writer_joins_its_parts_loses_nothing(e
   path, read, taken_over = epath.Path(RUN) / 'x.jsonl', journal.read, []
 
   def slow(path):
-    if not taken_over:
-      taken_over.append(journal.Lines.begin(path, b'kept\n'))
-      taken_over[0].append(b'new\n')
-    return read(path)
+    content = read(path)
+    taken_over.append(journal.Lines.begin(path, b'kept\n'))
+    taken_over[0].append(b'new\n')
+    return content
 
   stale = journal.Lines(path)
   for _ in range(4):
     stale.append(b'old\n')
   monkeypatch.setattr(journal, 'read', slow)
   stale.append(b'old\n')
-  assert taken_over and read(path) == b'kept\nnew\n'
+  assert len(taken_over) == 1 and read(path) == b'kept\nnew\n'
 
 
 def test_old_parts_that_cannot_be_removed_are_logged_and_left_out(emulator, monkeypatch, caplog):

@@ -30,7 +30,6 @@ def together(commands, port, what, workdir='.', statuses=(0, 0)):
         pytest.param('other_crashes', 1, 'ValueError: no such thing', marks=pytest.mark.long),
         pytest.param('late', RunStopped.status, 'process 0 waited 2 s for another', marks=pytest.mark.long),
         ('elsewhere', RunStopped.status, 'process 1 is at another place (there) than the first process (here)'),
-        ('refused', UserError.status, 'no sandbox on this host'),
         ('stalls', Stalled.status, 'no step'),
         pytest.param('interrupted', 130, 'interrupted from the keyboard', marks=pytest.mark.long),
         pytest.param('disagree', RunStopped.status, 'rows: process 1 has b, the first process', marks=pytest.mark.long),
@@ -59,6 +58,11 @@ def test_every_process_starts_from_what_the_first_one_chose(shared, unused_port,
 def test_damage_that_the_first_process_finds_is_raised_on_all(shared, unused_port):
   done, _ = together(shared, unused_port, 'damaged', shared.straight)
   assert all('anneal 12 is damaged' in one.stdout for one in done)
+
+
+def test_what_one_process_refuses_is_refused_on_all(commands, unused_port):
+  done, _ = together(commands, unused_port, 'refused')
+  assert all("['no sandbox on this host', 'no sandbox on this host']" in one.stdout for one in done)
 
 
 def test_a_thread_ends_a_run_of_one_process(commands):
