@@ -217,7 +217,7 @@ def test_a_removal_that_is_refused_is_an_error_with_a_reason_where_gcsfs_would_s
   paths = [f'{RUN}/{name}' for name in 'ab']
   for path in paths:
     bucket.write(path, b'content')
-  emulator.fault = Fault(403, 'DELETE')
+  emulator.fault = Fault(403, '^DELETE')  # not of a batch, which is a POST
   with pytest.raises(PermissionError, match='permission denied'):
     bucket.remove(paths)
   emulator.fault = None
