@@ -97,6 +97,7 @@ def measure(lowered) -> dict:
   return versions | {
       'peak_bytes': memory.peak_memory_in_bytes,
       'argument_bytes': memory.argument_size_in_bytes,
+      'code_bytes': memory.generated_code_size_in_bytes,
       'host_bytes': memory.host_temp_size_in_bytes,
       'allocations': module.allocations()[:5],
       'transfers': _merged([_moved(each) for each in alone]),

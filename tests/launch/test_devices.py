@@ -32,6 +32,7 @@ def machine(monkeypatch):
 @pytest.fixture
 def joined(machine, monkeypatch):
   """`joined(chips, platforms, **environment)`: whether jax.distributed was asked to find the other hosts."""
+  before = jax.config.jax_enable_compilation_cache
 
   def start(chips=False, platforms='', **environment):
     calls = []
@@ -41,10 +42,12 @@ def joined(machine, monkeypatch):
       monkeypatch.setenv(name, value)
     machine(['/dev/accel0'] if chips else [], platforms=platforms)
     monkeypatch.setattr(jax.distributed, 'initialize', lambda **_: calls.append(True))
+    jax.config.update('jax_enable_compilation_cache', True)
     devices.start('tiny')
     return bool(calls)
 
-  return start
+  yield start
+  jax.config.update('jax_enable_compilation_cache', before)
 
 
 def test_a_laptop_joins_no_other_host(joined):
@@ -56,6 +59,16 @@ def test_hosts_of_pods_and_clusters_find_each_other(joined):
   assert joined(TPU_WORKER_HOSTNAMES='a,b') and joined(SLURM_NTASKS='4') and joined(OMPI_COMM_WORLD_SIZE='2')
   assert joined(TPU_WORKER_HOSTNAMES='a', MEGASCALE_NUM_SLICES='2')
   assert not joined(chips=True, TPU_WORKER_HOSTNAMES='localhost')
+
+
+def test_processes_that_share_cpus_read_no_compiled_programs(joined, monkeypatch):
+  def cached(platforms, **environment):
+    monkeypatch.setattr(type(jax.config), 'jax_platforms', property(lambda _: platforms), raising=False)
+    joined(**environment)
+    return jax.config.jax_enable_compilation_cache
+
+  assert not cached('cpu', SLURM_NTASKS='4')
+  assert cached('cpu') and cached('tpu,cpu', SLURM_NTASKS='4')
 
 
 def test_a_number_of_hosts_that_is_not_a_number_is_refused(joined):

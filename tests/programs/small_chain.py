@@ -22,7 +22,7 @@ _experiment = command.experiment
 def small(text):
   config = _experiment(text)
   config.update_from_flattened_dict(_RL if stages.is_rl(config.stage) else {})
-  config.checkpoint.every, config.eval.suites = SAVE_EVERY, ()
+  config.checkpoint.every, config.log.every, config.eval.suites = SAVE_EVERY, 1, ()
   return config
 
 

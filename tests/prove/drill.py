@@ -27,11 +27,11 @@ from tests.processes import ROOT, Commands
 from tests.programs.small_chain import STAGES
 from tests.run import chains
 
-CHAINS, KILLS, STEPS = 20, 10, 5
+CHAINS, KILLS, STEPS = 20, 10, 40
 SIZES, PROCESSES = ('tiny', 'tiny_loop'), (1, 2)
 # Seconds until a chain has restored its state, those that others have to end once one was told to, and those after which a
-# chain counts as hanging.
-START_S, GRACE_S, LIMIT_S = 12.0, 60.0, 3600.0
+# chain counts as hanging: two processes take three minutes undisturbed.
+START_S, GRACE_S, LIMIT_S = 4.0, 60.0, 600.0
 
 
 @dataclasses.dataclass(frozen=True)

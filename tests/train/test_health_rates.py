@@ -78,22 +78,33 @@ def test_errors_of_activations_are_seen_without_replicas_and_errors_of_weight_gr
   hashes = with_fault(recompute.Recompute(run.config, run.stage.model, run.mesh).hashes.__wrapped__)
   how = dict(num_sources=2, accumulation=1, chunk=8, z_loss=1e-4)
   gradients = with_fault(lambda params, batch: step.gradients(run.stage.model, params, batch, **how)[0])
-  summed = lambda tree: [np.asarray(fingerprint.device_sum(leaf)) for leaf in jax.tree.leaves(tree)]
-  none, seen, wrong = np.full(5, -1, np.int32), dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0)
+  leaves = lambda numbers: jax.tree.leaves(gradients(numbers, params, batch))
+  summed = lambda numbers: [np.asarray(fingerprint.device_sum(leaf)) for leaf in leaves(numbers)]
+  sums = dtype == 'float32'  # XLA's CPU compiler aborts on sums over devices in bfloat16
+  none, seen, wrong = np.full(5, -1, np.int32), {kind: [] for kind in KINDS}, dict.fromkeys(KINDS, 0)
   with jax.set_mesh(run.mesh):
-    clean, clean_gradients = np.asarray(hashes(none, params, 0, 0)), summed(gradients(none, params, batch))
+    clean, clean_gradients = np.asarray(hashes(none, params, 0, 0)), sums and summed(none)
     assert np.array_equal(np.roll(np.asarray(hashes(none, params, 0, 1)), -1, axis=1), clean)
     for kind in KINDS:
-      for _ in range(FLIPS):
+      for flip in range(FLIPS):
         room, name = NAMES[rng.choice(list(NAMES))]
         weight = params['layers'][room][name][rng.integers(run.config.model.layers)].astype(dtype)
         target = np.asarray(fingerprint.device_sum(weight)).astype(np.int32)
-        numbers = np.array([KINDS.index(kind), target, rng.integers(8), rng.integers(1 << 30), rng.integers(32)], np.int32)
-        seen[kind] += not np.array_equal(np.asarray(hashes(numbers, params, 0, 0)), clean)
-        wrong[kind] += summed(gradients(numbers, params, batch)) != clean_gradients
-  print(f'\n{dtype}, of {FLIPS} flips each: seen by the recompute {seen}, gradients of the step wrong {wrong}')
-  assert min(seen['result'], seen['gradient of activations']) >= 0.9 * FLIPS and seen['gradient of weights'] == 0
-  assert wrong['gradient of weights'] >= 0.9 * FLIPS
+        numbers = np.array([KINDS.index(kind), target, rng.integers(8), rng.integers(1 << 30), flip % 32], np.int32)
+        seen[kind].append(not np.array_equal(np.asarray(hashes(numbers, params, 0, 0)), clean))
+        wrong[kind] += sums and summed(numbers) != clean_gradients
+  bits = np.arange(FLIPS) % (32 if dtype == 'float32' else 16)
+  by_bit = {kind: np.bincount(bits, values) for kind, values in seen.items()}
+  print(f'\n{dtype}, of {FLIPS} flips each: seen by the recompute', {kind: sum(values) for kind, values in seen.items()})
+  print('by bit, the lowest first:', {kind: values.astype(int).tolist() for kind, values in by_bit.items()})
+  print('gradients of the step wrong:', wrong if sums else 'not measured')
+  # What is not seen is rounded away in the sum with larger values: never an error of many orders of magnitude, and in
+  # float32 hardly one of a 128th.
+  tried = np.bincount(bits)
+  assert not by_bit['gradient of weights'].any() and not (sums and wrong['gradient of weights'] < 0.9 * FLIPS)
+  for kind in ('result', 'gradient of activations'):
+    assert by_bit[kind][-2] == tried[-2] and by_bit[kind][0] < tried[0]
+    assert dtype != 'float32' or np.sum(by_bit[kind][16:]) >= 0.95 * np.sum(tried[16:])
 
 
 def test_a_weight_that_is_wrong_where_it_is_stored_is_not_seen_without_replicas():

@@ -1,7 +1,8 @@
 """libtpu's own checker: the train step, compiled a second time so that every operation is repeated and compared.
 
-Such a step takes about twice as long, so it runs at the start of every process, and once more after an update that was not
-finite. Its result is dropped: which program takes a step does not depend on restarts, so neither do the trained bits.
+Such a step should take about twice as long, which libtpu's estimates do not show and nobody has measured. So it runs at the
+start of every process, and once more after an update that was not finite. Its result is dropped: which program takes a step
+does not depend on restarts, so neither do the trained bits.
 """
 
 import collections

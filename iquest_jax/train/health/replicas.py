@@ -1,7 +1,9 @@
 """Replicas held against each other: an integer hash of every device's own part of every leaf.
 
 Devices that hold the same part of a leaf must hold the same bits. An error that stays on one device (a flipped bit, a
-product taken wrongly by the optimizer) makes them differ, and no average over replicas ever removes it.
+product taken wrongly by the optimizer) makes them differ, and no average over replicas ever removes it. A wrong gradient is
+seen in the state that an update makes of it; if it changes the norm by which gradients are clipped, all devices that share
+the norm, those of one replica, are suspect.
 """
 
 import dataclasses
