@@ -129,6 +129,11 @@ def write(folder: StageFolder, lineage: dict[str, Any]) -> None:
     raise UserError(f'{folder.lineage}: not written: {error.strerror}; fix this, then rerun the same command') from error
 
 
+def is_copied(folder: StageFolder, lineage: dict[str, Any]) -> bool:
+  """Whether the stage's lineage.json is this lineage."""
+  return folder.lineage.exists() and folder.lineage.read_text() == _text(lineage)
+
+
 def _text(lineage: dict[str, Any]) -> str:
   return json.dumps(lineage, indent=1, sort_keys=True) + '\n'
 

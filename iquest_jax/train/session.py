@@ -56,9 +56,10 @@ def open_checkpoints(config: ConfigDict, run_folder: RunFolder) -> tuple[Checkpo
 
 
 def is_finished(checkpoints: Checkpoints, steps: int) -> bool:
-  """Whether the last step is saved and evaluated."""
-  saved = checkpoints.latest_step() == steps and checkpoints.stage.lineage.exists()
-  return saved and any((record['kind'], record['step']) == ('eval', steps) for record in metrics.read(checkpoints.stage))
+  """Whether the last step is saved and evaluated, and lineage.json says so; a kill may have left that of an earlier end."""
+  if checkpoints.latest_step() != steps or not lineage.is_copied(checkpoints.stage, checkpoints.lineage()):
+    return False
+  return any((record['kind'], record['step']) == ('eval', steps) for record in metrics.read(checkpoints.stage))
 
 
 @contextlib.contextmanager

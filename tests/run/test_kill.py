@@ -1,9 +1,14 @@
 """A stage killed at any moment resumes and ends bit-identical to one that was never interrupted."""
 
+import json
+import shutil
 import time
 
 import numpy as np
 import pytest
+
+from iquest_jax.checkpoint import lineage
+from iquest_jax.run_folder import StageFolder
 
 from tests import processes
 from tests.run import helpers as run_helpers
@@ -74,6 +79,17 @@ def test_a_finished_stage_run_again_changes_nothing(shared, workdir):
   assert 'pretrain is finished: step 3' in done.stderr
   assert run_helpers.files(workdir) == before
   assert [path.stat().st_mtime_ns for path in sorted(workdir.rglob('*'))] == times
+
+
+def test_a_stage_killed_after_its_last_save_does_not_keep_the_lineage_of_an_earlier_end(shared, workdir):
+  run_dir = shutil.copytree(shared.straight / 'anneal', workdir / 'anneal')
+  earlier = run_dir / 'checkpoints' / str(steps_of(run_dir)[-2]) / 'lineage/lineage.json'
+  lineage.write(StageFolder(run_dir), json.loads(earlier.read_text()))  # as SIGTERM does
+  (run_dir / 'heartbeats').mkdir(exist_ok=True)
+  (run_dir / 'heartbeats/0.json').write_text('{}')
+  shared.run(train('anneal', workdir))
+  run_helpers.assert_same_run(run_dir, shared.straight / 'anneal')
+  assert not list((run_dir / 'heartbeats').iterdir())
 
 
 def test_runs_with_and_without_the_compilation_cache_are_bit_equal(shared, workdir):
