@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 
 from iquest_jax.errors import Preempted
 
@@ -116,7 +117,8 @@ def _drilled(
     try:
       chains.assert_same_chain(folder, straight, STEPS)
     except AssertionError as error:
-      problem = problem or f'differs: {" ".join(str(error).split())[:200]}'
+      asserted = traceback.extract_tb(error.__traceback__)[-1].line  # without pytest an assertion says nothing
+      problem = problem or f'differs: {asserted} {" ".join(str(error).split())[:200]}'
   if not problem:
     shutil.rmtree(folder)
   minutes = (time.monotonic() - began) / 60
