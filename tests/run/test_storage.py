@@ -81,7 +81,8 @@ def test_a_stage_killed_in_the_middle_of_a_save_resumes_bit_equal_and_imports_no
   assert [record['step'] for record in metrics.read(STAGE) if record['kind'] == 'train'][:3] == [1, 2, 3]
 
   imported = tmp_path / 'imported'
-  shared.run(['-m', 'tests.programs.imported', str(imported), *command], fresh=True)
+  # The command itself must turn it off: a user's environment does not.
+  shared.run(['-m', 'tests.programs.imported', str(imported), *command], fresh=True, EPATH_USE_TF='true')
   assert 'gcsfs' in imported.read_text().split() and 'tensorflow' not in imported.read_text().split()
   local = download(tmp_path / 'run')
   run_helpers.assert_same_run(local / 'anneal', shared.straight / 'anneal')
