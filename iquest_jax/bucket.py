@@ -61,14 +61,14 @@ def connect() -> Any:
   Raises:
     UserError: the packages are missing.
   """
+  for name in ('gcsfs', 'fsspec'):
+    std_logging.getLogger(name).setLevel(std_logging.CRITICAL)  # logs what is raised with a traceback, and every open file
   try:
     import aiohttp
     import fsspec
     from gcsfs import core, retry
   except ImportError as error:
     raise UserError(f'{SCHEME} needs the package {error.name}; install it with {INSTALL}') from error
-  for name in ('gcsfs', 'fsspec'):
-    std_logging.getLogger(name).setLevel(std_logging.CRITICAL)  # logs what is raised with a traceback, and every open file
   _limit_tensorstore()
 
   # Not gcsfs's class for zonal buckets, which asks for the kind of every bucket over gRPC.
@@ -138,6 +138,13 @@ def remove(paths: Sequence[str | os.PathLike]) -> None:
   """Removes objects, several at a time; those that are gone already do not matter."""
   with contextlib.suppress(FileNotFoundError):
     connect().rm([os.fspath(path) for path in paths])
+
+
+def copy(folder: str | os.PathLike, to: str | os.PathLike) -> None:
+  """Copies all objects below a folder to below another one; raises OSError where one is missing or refused."""
+  names, begin = sorted(sizes(folder)), len(os.fspath(folder))
+  # Two lists, and not two folders: of those fsspec would pass over an object that is missing.
+  connect().copy(names, [os.fspath(to) + name[begin:] for name in names], on_error='raise')
 
 
 def read_all(paths: Sequence[str | os.PathLike]) -> list[bytes]:

@@ -7,6 +7,9 @@ On a disk such a file is one file. On gs://, where objects cannot be appended to
 
 A joined part is written before those that it replaces are removed, and readers leave out what another part covers. Where a
 run takes over, its first part covers more numbers than there are parts: what a stale run still adds is then left out.
+
+A run folder may be copied from one to the other: both kinds are read in both places, and go on where they were made, or,
+from a disk, on gs://.
 """
 
 import fcntl
@@ -41,12 +44,18 @@ class Lines:
 
     Raises:
       BlockingIOError: another process has it open.
+      UserError: it is a folder of parts on a disk.
     """
     self._path, self._bucket = epath.Path(path), bucket.is_bucket(path)
     self._waiting, self._flushed = b'', time.monotonic()
     if self._bucket:
       self._next = max((last for _, last in _parts(self._path)), default=-1) + 1
+      if not self._next and (content := read(self._path)):  # as a disk had it
+        self._join(content, [], spare=1)
+        bucket.remove([self._path])
       return
+    if self._path.is_dir():
+      raise UserError(f'{self._path}: is a folder of parts, copied from gs://; continue this run there')
     self._path.parent.mkdir(parents=True, exist_ok=True)
     new = not self._path.exists()
     self._file = open(path, 'a+b', buffering=0)
@@ -149,10 +158,11 @@ class Lines:
 
 def read(path: str | os.PathLike) -> bytes:
   """The whole lines of a file that grows; b'' if there is none."""
-  if bucket.is_bucket(path):
-    return _joined(epath.Path(path))
+  path = epath.Path(path)
+  if _parts(path):
+    return _joined(path)
   try:
-    data = pathlib.Path(path).read_bytes()
+    data = path.read_bytes()
   except FileNotFoundError:
     return b''
   return data[: data.rfind(b'\n') + 1]
@@ -172,7 +182,7 @@ def _joined(path: epath.Path, tries: int = 3) -> bytes:
       parts.append(path / _part(first, last))
       covered = last
   try:
-    return b''.join(bucket.read_all(parts))
+    return b''.join(bucket.read_all(parts) if bucket.is_bucket(path) else [part.read_bytes() for part in parts])
   except FileNotFoundError:
     if tries == 1:
       raise
@@ -183,7 +193,7 @@ def _parts(path: epath.Path) -> list[tuple[int, int]]:
   """(first, last) of the parts in a folder, in reading order: of two that begin alike, the wider first."""
   try:
     found = [_PART.fullmatch(entry.name) for entry in path.iterdir()]
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     return []
   return sorted(((int(match[1]), int(match[2])) for match in found if match), key=lambda part: (part[0], -part[1]))
 

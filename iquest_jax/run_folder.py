@@ -42,6 +42,9 @@ class StageFolder:
 
   path: epath.Path
 
+  def __post_init__(self):
+    object.__setattr__(self, 'path', epath.Path(self.path))
+
   name = property(lambda self: self.path.name)
   config = property(lambda self: self.path / 'config.json')
   checkpoints = property(lambda self: self.path / 'checkpoints')

@@ -57,3 +57,37 @@ def unused_port():
   with socket.socket() as listener:
     listener.bind(('localhost', 0))
     return listener.getsockname()[1]
+
+
+@pytest.fixture(scope='module')
+def _served():
+  """The bucket that this process and commands see; few tries, so that what fails does so soon."""
+  import fsspec
+  from etils import epath
+
+  from iquest_jax import bucket
+
+  from tests.emulator import Emulator
+
+  emulator = Emulator()
+  with pytest.MonkeyPatch.context() as patch:
+    for name, value in emulator.environment.items():
+      patch.setenv(name, value)
+    patch.setitem(fsspec.config.conf, 'gcs', {'token': 'anon'})  # the variable is read when fsspec is imported
+    patch.setattr(bucket, 'TRIES', 2)
+    bucket.connect.cache_clear()
+    epath.backend.fsspec_backend._get_filesystem.cache_clear()
+    bucket.connect()
+    yield emulator
+  emulator.close()
+
+
+@pytest.fixture
+def emulator(_served):
+  """The bucket gs://bucket, which serves everything and is empty."""
+  from etils import epath
+
+  _served.fault, _served.before, _served.refused = None, lambda line: None, 0
+  for entry in epath.Path('gs://bucket').iterdir():
+    entry.rmtree()
+  return _served

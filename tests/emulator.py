@@ -8,7 +8,9 @@ import dataclasses
 import functools
 import http.server
 import json
+import pathlib
 import re
+import shutil
 import threading
 import urllib.parse
 from collections.abc import Callable
@@ -16,6 +18,8 @@ from collections.abc import Callable
 from gcp_storage_emulator import exceptions, server
 from gcp_storage_emulator.handlers import buckets
 from gcp_storage_emulator.storage import Storage
+
+from iquest_jax import bucket, journal
 
 
 @dataclasses.dataclass
@@ -88,6 +92,22 @@ class Emulator:
         refuse(412)
         return
       answer()
+
+
+def upload(folder: pathlib.Path, run: str) -> None:
+  """Copies a local folder to a bucket, as `gcloud storage rsync` does."""
+  bucket.connect().put(str(folder), run, recursive=True)
+
+
+def download(run: str, folder: pathlib.Path) -> pathlib.Path:
+  """A copy of a run's folder on this disk, with its growing files joined."""
+  bucket.connect().get(run, str(folder), recursive=True)
+  for path in sorted(folder.rglob('*.jsonl')):
+    if path.is_dir():
+      content = journal.read(path)
+      shutil.rmtree(path)
+      path.write_bytes(content)
+  return folder
 
 
 class _Handler(server.RequestHandler):

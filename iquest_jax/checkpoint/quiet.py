@@ -2,6 +2,7 @@
 
 import logging as std_logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -9,7 +10,8 @@ import warnings
 from absl import logging
 
 _ORBAX = f'{os.sep}orbax{os.sep}'
-_UNFINISHED = '.orbax-checkpoint-tmp'  # in the path of every file of a save that is not committed
+# In the path of every file of a save that is not committed; in a bucket it has its final name from the beginning.
+_UNFINISHED = re.compile(r'\.orbax-checkpoint-tmp|gs://\S+/checkpoints/\d+/')
 # Exceptions of tasks whose event loop Orbax has abandoned.
 _ABANDONED = ('Event loop is closed', 'sys.meta_path is None, Python is likely shutting down')
 
@@ -37,4 +39,5 @@ def _is_of_orbax(record: std_logging.LogRecord) -> bool:
   """Whether asyncio complains about a task of Orbax, an exception that passed through one, or a write of TensorStore."""
   frames = traceback.walk_tb(record.exc_info[2]) if record.exc_info else ()
   paths = [frame.f_code.co_filename for frame, _ in frames]
-  return _UNFINISHED in record.getMessage() or any(_ORBAX in text for text in [record.getMessage(), *paths])
+  message = record.getMessage()
+  return bool(_UNFINISHED.search(message)) or any(_ORBAX in text for text in [message, *paths])

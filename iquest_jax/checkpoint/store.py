@@ -228,14 +228,18 @@ class Checkpoints:
   def set_aside(self, step: int) -> epath.Path:
     """Renames a checkpoint to a name that is never read and never removed; returns it. All processes call it.
 
-    In a bucket, which has no folders, this copies its objects.
+    In a bucket, which has no folders, its objects are copied and then removed.
     """
     name, number = f'{step}.damaged', 1
     if jax.process_index() == 0:
       while (self.folder / name).exists():
         number += 1
         name = f'{step}.damaged-{number}'
-      self._of(step).rename(self.folder / name)
+      if self._renames:
+        self._of(step).rename(self.folder / name)
+      else:
+        bucket.copy(self._of(step), self.folder / name)
+        self._remove(step)
     return self.folder / hosts.from_first('checkpoint set aside', name)
 
   # ---------------------------------------------------------------- Verify and restore

@@ -81,9 +81,9 @@ def run(config: ConfigDict, run_folder: RunFolder, accept_new_rows: bool = False
     def report(record, seconds):
       record |= {'step_seconds': seconds, 'tokens_per_second': record.get('tokens', 0) / seconds}
       bad = record.get('skipped_in_a_row', 0)
-      if not (by_layer := bad or session.due(done, config.log.layers_every)):
-        record = {name: value for name, value in record.items() if name not in metrics.BY_LAYER}
-      if by_layer or session.due(done, config.log.every):
+      if not (rare := bad or session.due(done, config.log.layers_every)):
+        record = {name: value for name, value in record.items() if name not in metrics.RARE}
+      if rare or session.due(done, config.log.every):
         session.writer.write('train', done, record)
         session.bar.update(done, _news(record))
       if bad >= metrics.MAX_SKIPPED_IN_A_ROW:

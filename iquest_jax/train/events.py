@@ -1,5 +1,6 @@
 """Scalars for TensorBoard: one event file per run on a disk, one per flush on gs://, where none can be appended to."""
 
+import contextlib
 import os
 import socket
 import struct
@@ -13,17 +14,19 @@ from tensorboardX.record_writer import masked_crc32c
 
 from iquest_jax import bucket
 
+_PREFIX = 'events.out.tfevents.'
+
 
 class Events:
-  """Writes scalars of steps; TensorBoard reads the files of a folder in the order of their names, which is that of time."""
+  """Writes scalars of steps; TensorBoard reads the files of a folder by their names, which begin with a time."""
 
   def __init__(self, folder: epath.Path, purge_step: int):
     """Hides what earlier runs wrote of `purge_step` and later ones."""
     # Not tensorboardX's writer, which appends from a thread, and uploads a file again from its start at every flush.
-    self._path = os.fspath(folder / f'events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}')
     self._parts, self._file, self._waiting = 0, None, []
+    folder.mkdir(parents=True, exist_ok=True)
+    self._path = os.fspath(folder / f'{_PREFIX}{_after_others(folder):017.6f}.{socket.gethostname()}')
     if not bucket.is_bucket(folder):
-      folder.mkdir(parents=True, exist_ok=True)
       self._file = open(self._path, 'ab', buffering=0)
       self._write(_header())
     self._add(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
@@ -57,6 +60,15 @@ class Events:
     left = memoryview(data)
     while left:
       left = left[self._file.write(left) :]  # an unbuffered file may take a part
+
+
+def _after_others(folder: epath.Path) -> float:
+  """The time, or what follows the newest file where clocks were put back: read before it, this run's would be hidden."""
+  stamps = [0.0]
+  for path in folder.glob(f'{_PREFIX}*'):
+    with contextlib.suppress(ValueError):
+      stamps.append(float(path.name.removeprefix(_PREFIX)[:17]))
+  return max(time.time(), max(stamps) + 1e-3)
 
 
 def _header() -> bytes:

@@ -1,4 +1,7 @@
-"""Heartbeats: every process says in a small file of the run folder at which step it is, so that a host behind is found."""
+"""Heartbeats: every process says in a small file of the run folder at which step it is, so that a host behind is found.
+
+Clocks of hosts differ and may jump, so times are those of the files, which have one clock: that of the storage.
+"""
 
 import json
 import os
@@ -13,12 +16,13 @@ from absl import logging
 from iquest_jax.errors import RunStopped, UserError
 from iquest_jax.run_folder import StageFolder, write_whole
 
-# Seconds between two heartbeats. All hosts write at multiples of it by their clocks, so their steps can be compared.
-EVERY_S = 15.0
+EVERY_S = 15.0  # between two heartbeats
 # A process that has not written for so many intervals is silent: dead, frozen, or cut off from the run folder.
 _SILENT = 4
 # Hosts are up to this many steps apart without a reason: a step is dispatched before the one before it is completed.
 _APART = 1
+# One file may reach the storage so much later than another that was written at the same time.
+_LATE_S = 2.0
 
 
 class Heartbeat:
@@ -49,7 +53,7 @@ class Heartbeat:
   def _beat(self) -> None:
     while True:
       self._try(self._write)
-      if self._closed.wait(self._every - time.time() % self._every):
+      if self._closed.wait(self._every):
         return
 
   def _write(self) -> None:
@@ -61,7 +65,6 @@ class Heartbeat:
         'pid': os.getpid(),
         'step': self._step,
         'seconds_since_step': round(time.monotonic() - self._since, 1),
-        'time': round(time.time(), 1),
     }
     write_whole(self._path, json.dumps(record))
 
@@ -75,12 +78,17 @@ class Heartbeat:
 
 
 def read(folder: StageFolder) -> list[dict[str, Any]]:
-  """The newest heartbeats by process, of the processes that the newest of them counts; a damaged file is left out."""
+  """The newest heartbeats by process, of the processes that the newest of them counts; a damaged file is left out.
+
+  Returns:
+    What `Heartbeat` wrote, and as `time` when it arrived, in seconds by the clock of the storage.
+  """
   beats = []
   for path in folder.heartbeats.glob('*.json') if folder.heartbeats.exists() else ():
     try:
       beat = json.loads(path.read_text())
-      beats.append({name: beat[name] for name in ('process', 'processes', 'host', 'step', 'seconds_since_step', 'time')})
+      beat = {name: beat[name] for name in ('process', 'processes', 'host', 'step', 'seconds_since_step')}
+      beats.append(beat | {'time': path.stat().mtime})
     except (OSError, ValueError, KeyError, TypeError):
       continue
   # A run on more processes may have left the files of those that there are no more.
@@ -92,7 +100,8 @@ def describe(beats: list[dict[str, Any]], now: float, every_s: float = EVERY_S) 
   """What the heartbeats of a stage say, one line for all and one per host that is behind or silent; [] without any.
 
   Args:
-    now: seconds, as time.time().
+    beats: from `read`.
+    now: seconds, as time.time(); only for how long ago the last was heard.
   """
   if not beats:
     return []
@@ -101,16 +110,22 @@ def describe(beats: list[dict[str, Any]], now: float, every_s: float = EVERY_S) 
   lines = [f'{len(beats)} of {beats[0]["processes"]} processes heard, step {newest:,}, last {_ago(now - last)}']
   for beat in beats:
     # Compared with the newest heartbeat, not with this machine's clock: a run that ended long ago has no silent host.
-    silent, behind = last - beat['time'] > _SILENT * every_s, newest - beat['step'] > _APART
+    silent = last - beat['time'] > _SILENT * every_s
     where = f'process {beat["process"]} ({beat["host"]}), step {beat["step"]:,}'
     if silent:
       lines.append(f'silent: {where}, last heard {_ago(now - beat["time"])}')
-    elif behind:
+    elif any(_is_ahead(other, beat) for other in beats):
       lines.append(f'behind: {where}, {beat["seconds_since_step"]:.0f} s after its last one')
   if missing:
     absent = sorted(set(range(beats[0]['processes'])) - {beat['process'] for beat in beats})
     lines.append(f'never heard: process {", ".join(map(str, absent[:8]))}' + (' ...' if missing > 8 else ''))
   return lines
+
+
+def _is_ahead(other: dict[str, Any], beat: dict[str, Any]) -> bool:
+  """Whether another process had begun a later step when this one wrote that it had not."""
+  began = other['time'] - other['seconds_since_step']
+  return other['step'] - beat['step'] > _APART and began + _LATE_S < beat['time']
 
 
 def _ago(seconds: float) -> str:

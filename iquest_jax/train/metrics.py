@@ -28,8 +28,9 @@ from iquest_jax.train.events import Events
 # A run stops after this many updates in a row whose loss or gradient is not finite.
 MAX_SKIPPED_IN_A_ROW = 3
 
-# Fields by layer group, in records that are due every log.layers_every steps.
+# Fields by layer group, and all fields that are due every log.layers_every steps.
 BY_LAYER = ('layer_grad_norms', 'layer_update_ratios')
+RARE = (*BY_LAYER, 'z_loss')
 
 _FLUSH_S = 60  # a record that comes so long after a flush brings the next one
 
@@ -227,10 +228,10 @@ class Reporter:
       record['mfu'] = cost.TRAIN_PASSES * useful / seconds / self._peak
     bad = int(metrics['skipped_in_a_row'])
     due = lambda every: bad or step == self._config.train.steps or step % every == 0
-    if by_layer_too := due(self._config.log.layers_every):
+    if rare := due(self._config.log.layers_every):
       record |= {name: float(metrics[name]) for name in ('z_loss',) if name in metrics}
       record |= by_layer(metrics, self._groups)
-    if by_layer_too or due(self._config.log.every):
+    if rare or due(self._config.log.every):
       self._writer.write('train', step, record)
       self._bar.update(step, _news(record))
     if bad >= MAX_SKIPPED_IN_A_ROW:

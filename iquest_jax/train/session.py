@@ -101,7 +101,7 @@ class Session:
       closing: contextlib.ExitStack,
       on_start: Callable[[starts.Start], None] = lambda start: None,
   ):
-    """Opens the stage's folder, restores its state and says where it starts.
+    """Opens the stage's folder, restores its state, says where it starts and checks what it starts with.
 
     Args:
       lease: of the stage's folder, on the first process.
@@ -112,6 +112,7 @@ class Session:
 
     Raises:
       UserError: checkpoints, mesh or configuration do not fit.
+      SilentError: devices contradict each other about the state.
     """
     self._began, self._config, self._checkpoints, self._lease = time.monotonic(), config, checkpoints, lease
     self._saved = None  # the step saved last
@@ -152,6 +153,7 @@ class Session:
     self.tasks = [profile, heartbeat, self.watchdog, self.health]
     for task in (profile, self.watchdog):
       closing.callback(task.close)
+    self.health.between(self.done, self.state)  # before it is evaluated, or answers anything
 
   @property
   def resumes(self) -> bool:

@@ -25,6 +25,7 @@ STEPS = {
     'context': ('midtrain_128k:size=40b_loop', 'v5p:4x4x4', (2, 2, 16, 1), 4, {}),
     'ring': ('midtrain_128k:size=40b_loop', 'v5p:4x4x4', (1, 4, 16, 1), 4, {'context_transport': 'ring'}),
     'torus': ('anneal:size=40b', 'v6e:16x16', (1, 256, 1, 1), 256, {}),
+    'slices': ('pretrain:size=40b', 'v5p-8x2', (2, 4, 1, 1), 8, {}),
 }
 # Peak HBM per chip, reported by libtpu 0.0.42 under jax 0.10.2.
 PEAK_BYTES = {'fsdp': 5_494_611_168, 'context': 6_170_206_464, 'ring': 5_115_929_344, 'torus': 3_348_326_624}
@@ -94,6 +95,17 @@ def test_nothing_as_large_as_a_weight_is_all_reduced(name):
     for dims in arrays(transfer):
       assert math.prod(dims) <= M.d_model * M.vocab / STEPS[name][2][1], transfer
       assert len(set(dims) & {M.d_model, M.d_ff}) < 2, transfer
+
+
+def test_of_two_slices_each_has_all_weights_and_only_gradients_cross_the_network_once():
+  layer = 2 * M.d_model * M.head_dim * (M.heads + M.kv_heads) + 3 * M.d_model * M.d_ff
+  crosses = of_kind('slices', 'between slices')
+  # Summed in float32; a chip sends what it has, a quarter of the parameters, 2 (n - 1) / n times.
+  own = (LAYERS * layer + 2 * M.vocab * M.d_model) / 4
+  assert sum(each['moved'] for each in crosses) == pytest.approx(4 * own, rel=0.01)
+  # Gathering weights and scattering gradients stay within a slice.
+  gathered = 3 / 4 * 2 * (2 * LAYERS * layer + 2 * M.vocab * M.d_model)
+  assert moved('slices', 'all-gather') == pytest.approx(gathered, rel=0.05)
 
 
 @pytest.mark.parametrize('name', ['context', pytest.param('ring', marks=pytest.mark.long)])

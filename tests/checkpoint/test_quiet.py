@@ -34,6 +34,7 @@ def test_only_information_and_tracebacks_of_orbax_are_dropped(path, level, excep
     ('message', 'dropped'),
     [
         ("future: <Future finished exception=ValueError('Failed to write /run/9.orbax-checkpoint-tmp/d/f9')>", True),
+        ("future: <Future finished exception=ValueError('Error reading gs://b/run/anneal/checkpoints/9/params/x')>", True),
         ('Task was destroyed but it is pending! task: <Task coro=<save() at /lib/orbax/checkpoint/handler.py:1>>', True),
         ("future: <Future finished exception=ValueError('Error reading /run/rows/code.array_record')>", False),
     ],

@@ -118,17 +118,24 @@ def test_a_shard_with_a_changed_byte_is_copied_again_by_the_next_process_and_a_s
   assert times == origin.asked.count(path.name) == 3
 
 
-def test_partial_files_of_killed_processes_are_removed_and_of_others_not(origin, shards, tmp_path):
+def test_partial_files_of_killed_processes_are_removed_and_of_others_not_whatever_the_clock_says(origin, shards, tmp_path):
   manifest, contents = shards
   name = next(iter(contents))
   shard = tmp_path / 'cache' / name
-  shard.parent.mkdir(parents=True)
-  killed, running = (shard.with_name(f'.{shard.name}.{other}') for other in ('1-1', '2-2'))
+  origin.may_end.clear()
+  first = opened(tmp_path, manifest)._begin(name)  # and nothing ahead of it
+  wait_until(lambda: origin.asked)
+  (running,) = shard.parent.iterdir()
+  killed = shard.with_name(f'.{shard.name}.1-1')
   killed.touch()
-  running.touch()
-  os.utime(killed, (time.time() - 7200,) * 2)
-  opened(tmp_path, manifest).local(name)
-  assert running.exists() and not killed.exists()
+  os.utime(running, (0, 0))  # as after a jump of the clock
+  second = opened(tmp_path, manifest)._begin(name)
+  wait_until(lambda: len(origin.asked) == 2)
+  assert running.exists() and not killed.exists() and len(list(shard.parent.iterdir())) == 2
+  origin.may_end.set()
+  for copied in (first, second):
+    assert pathlib.Path(copied.result(60)).read_bytes() == contents[name]
+  assert list(shard.parent.iterdir()) == [shard]
 
 
 def test_the_process_ends_although_a_shard_is_on_its_way(origin, shards, tmp_path):

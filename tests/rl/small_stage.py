@@ -17,6 +17,7 @@ from launch import command
 
 from tests.model.small_models import random_params
 
+STAGE = 'rl_instruct'
 TEXTS = ['user\nSay a word, please.\n', 'assistant\nyes, a word of mine\n', 'the end of a line, or two']
 FIELDS = dict(vocab=320, d_model=32, d_ff=64, layers=2, heads=2, kv_heads=2, head_dim=16, max_context=128)
 # A model that is not trained keeps to some of these now and then.
@@ -65,6 +66,21 @@ def write_problems(workdir: pathlib.Path, problems=None, held_out=None) -> None:
     (workdir / f'{name}.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
 
 
+def write_pairs(workdir: pathlib.Path) -> dict[str, Any]:
+  """Writes preference pairs, eight to learn from and six held out, with two rules; returns how to learn from them."""
+  for name, numbers in (('train', range(8)), ('held_out', range(20, 26))):
+    pairs = [
+        {'messages': [{'role': 'user', 'content': f'Say a word, {number}.'}], 'chosen': 'no', 'rejected': 'yes',
+         'rule': f'say: {number % 2}'}
+        for number in numbers
+    ]  # fmt: skip
+    (workdir / f'{name}.jsonl').write_text(''.join(json.dumps(pair) + '\n' for pair in pairs))
+  return {
+      'rl.objective': 'dpo', 'rl.dpo.pairs': ('train.jsonl',), 'rl.dpo.held_out': ('held_out.jsonl',),
+      'rl.dpo.pairs_per_step': 4,
+  }  # fmt: skip
+
+
 def write_parent(folder, tokenizer: str, params: Any = None, **fields: Any) -> None:
   """A finished stage with these parameters, or random ones, of a model with these fields changed."""
   model = {**vars(sizes.get('tiny')), **FIELDS, **fields}
@@ -82,19 +98,19 @@ def overrides(**changes: Any) -> list[str]:
 
 def train(workdir: pathlib.Path, **changes: Any) -> list[str]:
   """The arguments of python that train the stage."""
-  return ['-m', 'launch.tpu', '--exp=rl_instruct:size=tiny', f'--workdir={workdir}', *overrides(**changes)]
+  return ['-m', 'launch.tpu', f'--exp={STAGE}:size=tiny', f'--workdir={workdir}', *overrides(**changes)]
 
 
 def config(changes: Mapping[str, Any]):
   """The configuration for a call within this process, on its eight devices."""
-  made = command.experiment('rl_instruct:size=tiny')
+  made = command.experiment(f'{STAGE}:size=tiny')
   made.update_from_flattened_dict({**SMALL, 'mesh.data': 8, 'mesh.fsdp': 1, 'train.batch_rows': 8, **changes})
   return made
 
 
 def records(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """metrics.jsonl without times."""
-  path = workdir / 'rl_instruct' / 'metrics.jsonl'
+  path = workdir / STAGE / 'metrics.jsonl'
   times = ('timing', 'step_seconds', 'tokens_per_second')
   found = [json.loads(line) for line in path.read_text().splitlines()]
   return [{key: value for key, value in record.items() if key not in times} for record in found]
@@ -102,11 +118,11 @@ def records(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 def lines(workdir: pathlib.Path) -> dict[str, list[str]]:
   """{file: its groups}, sorted, since they are stored as they finish."""
-  return {path.name: sorted(path.read_text().splitlines()) for path in (workdir / 'rl_instruct' / 'rollouts').iterdir()}
+  return {path.name: sorted(path.read_text().splitlines()) for path in (workdir / STAGE / 'rollouts').iterdir()}
 
 
 def stored(workdir: pathlib.Path) -> list[tuple[int, int]]:
   """(step, index) of every group in the store, in order of the files."""
-  paths = sorted((workdir / 'rl_instruct' / 'rollouts').iterdir())
+  paths = sorted((workdir / STAGE / 'rollouts').iterdir())
   found = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
   return [(record['step'], record['index']) for record in found]

@@ -14,11 +14,10 @@ from iquest_jax.text.tokenizer import Tokenizer
 
 from tests import processes
 from tests.rl import small_stage
-from tests.rl.small_stage import records, stored, train
+from tests.rl.small_stage import STAGE, records, stored, train, write_pairs
 from tests.run import helpers as run_helpers
 from tests.run.helpers import killed_at
 
-STAGE = 'rl_instruct'
 # Where a run is killed, one after the other: the call of a function, counted from the start of that run.
 FEW = (
     ('iquest_jax.rl.store:Store.append', 2),  # in the first roll-out, when one group is finished
@@ -35,26 +34,6 @@ MANY = (
     ('iquest_jax.rl.store:Store.append', 1),  # in the last roll-out
     ('iquest_jax.train.session:Session.finish', 1),
 )
-
-
-@pytest.fixture(name='straight', scope='session')
-def _straight(session_folder, commands):
-  """A run folder with a finished stage that nothing interrupted, and all its checkpoints."""
-  folder = session_folder / 'small_rl'
-  folder.parent.mkdir(exist_ok=True)
-  with run_helpers.locked(session_folder / 'small_rl.lock'):
-    if not (folder / 'made').exists():
-      folder.mkdir()
-      small_stage.write(folder)
-      commands.run(train(folder, **{'checkpoint.every': 1, 'checkpoint.keep': 9}))
-      (folder / 'made').touch()
-  return folder
-
-
-@pytest.fixture(name='workdir')
-def _workdir(straight, tmp_path):
-  """The same before the stage began."""
-  return shutil.copytree(straight, tmp_path / 'run', ignore=shutil.ignore_patterns(STAGE))
 
 
 def params(workdir, step):
@@ -205,15 +184,9 @@ def test_several_updates_per_roll_out_move_away_from_its_policy_and_from_the_ref
 
 
 def test_preferences_are_learned_and_measured_on_held_out_pairs(workdir, commands):
-  ask = lambda number: [{'role': 'user', 'content': f'Say a word, {number}.'}]
-  for name, numbers in (('train', range(8)), ('held_out', range(20, 26))):
-    pairs = [
-        {'messages': ask(number), 'chosen': 'no', 'rejected': 'yes', 'rule': f'say: {number % 2}'} for number in numbers
-    ]
-    (workdir / f'{name}.jsonl').write_text(''.join(json.dumps(pair) + '\n' for pair in pairs))
-  how = {'rl.dpo.pairs': ('train.jsonl',), 'rl.dpo.held_out': ('held_out.jsonl',), 'rl.dpo.pairs_per_step': 4}
+  how = write_pairs(workdir)
   # The second of four steps is passed over.
-  how |= {'rl.objective': 'dpo', 'train.steps': 4, 'eval.every': 4, 'train.skip_steps': ((2, 2),)}
+  how |= {'train.steps': 4, 'eval.every': 4, 'train.skip_steps': ((2, 2),)}
   command = train(workdir, **how)
   commands.run(killed_at('iquest_jax.rl.pairs:PairLearner.learn', 3, command), status=-signal.SIGKILL)
   commands.run(command)

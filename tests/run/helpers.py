@@ -54,7 +54,7 @@ class Shared:
 
   Attributes:
     template: a run folder with tokenizer, rows of pretrain and anneal, and a finished pretrain.
-    straight: the same with a finished anneal that nothing interrupted, and all its checkpoints.
+    straight: the same with a finished anneal that nothing interrupted, all its checkpoints, and a trace of steps 3 and 4.
   """
 
   folder: pathlib.Path
@@ -92,7 +92,8 @@ def shared_folder(folder: pathlib.Path, commands: Commands) -> Shared:
         write_rows(shared.template, stage, CONTEXT, SOURCES)
       shared.run(train('pretrain', shared.template, **{'train.steps': 3}))
       shutil.copytree(shared.template, shared.straight)
-      shared.run(train('anneal', shared.straight, **{'checkpoint.keep': 100}))
+      # Traced, so that every run which ends like it also shows that a trace changes nothing.
+      shared.run(train('anneal', shared.straight, **{'checkpoint.keep': 100, 'log.profile': (3, 4)}))
       (folder / 'made').touch()
   return shared
 
@@ -237,6 +238,16 @@ def steps_of(run_dir: pathlib.Path) -> list[int]:
 def losses(run_dir: pathlib.Path) -> dict[tuple[str, int], float]:
   """{(kind, step): loss} of metrics.jsonl, in file order."""
   return {(record['kind'], record['step']): record['loss'] for record in metrics.read(StageFolder(run_dir))}
+
+
+def traced(run_dir: pathlib.Path) -> dict[str, list[int]]:
+  """{file: steps marked in it} of the traces in a stage's folder."""
+  found = {}
+  for path in (run_dir / 'profile').rglob('*.xplane.pb'):
+    planes = jax.profiler.ProfileData.from_file(str(path)).planes
+    events = [event for plane in planes for line in plane.lines for event in line.events if event.name == 'train']
+    found[str(path.relative_to(run_dir / 'profile'))] = sorted({dict(event.stats)['step_num'] for event in events})
+  return found
 
 
 def files(folder: pathlib.Path) -> dict[str, str]:

@@ -55,6 +55,8 @@ SETTINGS = {
     'a save every no steps': (1, {'checkpoint.every': 0}, 'config: checkpoint.every must be at least 1, got 0'),
     'an evaluation of no rows': (1, {'eval.rows': 0}, 'config: eval.rows must be at least 1, got 0'),
     'a vocabulary of nothing': (1, {'model.vocab': 0}, 'model: vocab must be at least 1, got 0'),
+    'a milestone that is never saved': (
+        1, {'checkpoint.milestones': (6, 7)}, 'checkpoint.milestones must be multiples of checkpoint.every = 3, got 7'),
     'no checkpoint to be kept': (1, {'checkpoint.keep': 0}, 'checkpoint.keep must be at least 1, got 0'),
 }  # fmt: skip
 

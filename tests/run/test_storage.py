@@ -1,28 +1,31 @@
 """A run on a bucket keeps the promises of one on a disk: killed it resumes bit-equal, and what fails is one line."""
 
+import concurrent.futures
 import errno
+import json
 import pathlib
+import re
+import shutil
+import threading
 import time
-import types
 
 import aiohttp
-import fsspec
 import jax
 import numpy as np
 import pytest
 from etils import epath
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from iquest_jax import bucket, journal
+from iquest_jax import bucket, lease
 from iquest_jax.checkpoint import lineage
 from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.data.rows import fetch, manifest
 from iquest_jax.data.rows.read import OpenShards, Rows
-from iquest_jax.errors import UserError
+from iquest_jax.errors import RunStopped, UserError
 from iquest_jax.run_folder import RunFolder, StageFolder, write_whole
-from iquest_jax.train import metrics
+from iquest_jax.train import heartbeat, metrics
 
-from tests.emulator import Emulator, Fault
+from tests.emulator import Fault, download, upload
+from tests.processes import refusal
 from tests.run import helpers as run_helpers
 from tests.run.helpers import kill_when, train
 from tests.small_rows import plain_shards
@@ -31,48 +34,9 @@ RUN = 'gs://bucket/run'
 STAGE = StageFolder(epath.Path(RUN) / 'anneal')
 
 
-@pytest.fixture(scope='module')
-def emulator():
-  """The bucket that this process and commands see; few tries, so that what fails does so soon."""
-  emulator = Emulator()
-  with pytest.MonkeyPatch.context() as patch:
-    for name, value in emulator.environment.items():
-      patch.setenv(name, value)
-    patch.setitem(fsspec.config.conf, 'gcs', {'token': 'anon'})  # the variable is read when fsspec is imported
-    patch.setattr(bucket, 'TRIES', 2)
-    bucket.connect.cache_clear()
-    epath.backend.fsspec_backend._get_filesystem.cache_clear()
-    bucket.connect()
-    yield emulator
-  emulator.close()
-
-
-@pytest.fixture(autouse=True)
-def served(emulator):
-  """Serves everything, from an empty bucket."""
-  emulator.fault, emulator.before, emulator.refused = None, lambda line: None, 0
-  if (folder := epath.Path(RUN)).exists():
-    folder.rmtree()
-
-
-def upload(folder: pathlib.Path) -> None:
-  """Copies a local folder to the bucket, as `gcloud storage rsync` does."""
-  bucket.connect().put(str(folder), RUN, recursive=True)
-
-
-def download(folder: pathlib.Path) -> pathlib.Path:
-  """A copy of the run's folder on this disk, with its growing files joined."""
-  bucket.connect().get(RUN, str(folder), recursive=True)
-  for path in folder.glob('*/metrics.jsonl'):
-    parts = journal.read(f'{RUN}/{path.parent.name}/metrics.jsonl')
-    path.rename(path.with_name('parts'))
-    path.write_bytes(parts)
-  return folder
-
-
 def test_a_stage_killed_in_the_middle_of_a_save_resumes_bit_equal_and_imports_no_tensorflow(shared, emulator, tmp_path):
-  upload(shared.template)
-  command = train('anneal', RUN, **{'data.cache_dir': str(tmp_path / 'cache')})
+  upload(shared.template, RUN)
+  command = train('anneal', RUN, **{'data.cache_dir': str(tmp_path / 'cache'), 'checkpoint.milestones': (3,)})
   reached = []
   emulator.before = lambda line: reached.append(line) if 'checkpoints/6/' in line and 'POST /upload' in line else None
   kill_when(shared.start(command, fresh=True), lambda: len(reached) > 8, seconds=280)
@@ -84,10 +48,98 @@ def test_a_stage_killed_in_the_middle_of_a_save_resumes_bit_equal_and_imports_no
   # The command itself must turn it off: a user's environment does not.
   shared.run(['-m', 'tests.programs.imported', str(imported), *command], fresh=True, EPATH_USE_TF='true')
   assert 'gcsfs' in imported.read_text().split() and 'tensorflow' not in imported.read_text().split()
-  local = download(tmp_path / 'run')
+  local = download(RUN, tmp_path / 'run')
   run_helpers.assert_same_run(local / 'anneal', shared.straight / 'anneal')
-  assert Checkpoints(STAGE).steps() == [9, 12]
+  assert Checkpoints(STAGE).steps() == [3, 9, 12]  # a milestone and the newest two
   assert lineage.verify(RunFolder(RUN), ['pretrain', 'anneal']) == []
+
+
+@pytest.mark.parametrize(
+    'faults',
+    [
+        {403: 'permission denied', 404: 'bucket does not exist'},
+        pytest.param(
+            {429: 'quota or rate limit exceeded|rateLimitExceeded', 503: 'the bucket cannot be reached after'},
+            marks=pytest.mark.long,
+        ),  # tried again for half a minute
+    ],
+    ids=['refused', 'tried again'],
+)
+def test_a_bucket_that_is_lost_in_the_middle_of_a_run_is_one_line_and_the_run_resumes_bit_equal(
+    shared, emulator, tmp_path, faults
+):
+  upload(shared.template, RUN)
+  command = train('anneal', RUN, **{'data.cache_dir': str(tmp_path / 'cache')})
+  for status, reason in faults.items():
+
+    def lose(line, status=status):
+      if 'checkpoints/6/' in line and 'POST /upload' in line:
+        emulator.fault = Fault(status)
+
+    emulator.before = lose
+    done = shared.run(command, status=2)
+    done.stderr = re.sub('.*google_auth_provider.*\n', '', done.stderr)  # TensorStore says which credentials it uses
+    line = refusal(done)
+    assert re.match(rf'{RUN}/anneal/\S+: .*({reason}).*; fix this, then rerun the same command$', line), line
+    emulator.fault, emulator.before = None, lambda line: None
+    assert Checkpoints(STAGE).steps() == [3]
+  shared.run(command)
+  run_helpers.assert_same_run(download(RUN, tmp_path / 'run') / 'anneal', shared.straight / 'anneal')
+
+
+def test_an_unattended_run_sets_a_damaged_checkpoint_aside_and_ends_bit_equal(shared, emulator, tmp_path):
+  stopped = shutil.copytree(shared.straight, tmp_path / 'stopped')
+  shutil.rmtree(stopped / 'anneal/checkpoints/12')
+  (stopped / 'anneal/lineage.json').unlink()
+  upload(stopped, RUN)
+  damaged = STAGE.checkpoints / '9/params/manifest.ocdbt'
+  damaged.write_bytes(damaged.read_bytes()[:-1] + b'?')
+  kept = bucket.sizes(STAGE.checkpoints / '9')
+  command = train('anneal', RUN, **{'data.cache_dir': str(tmp_path / 'cache'), 'checkpoint.keep': 100})
+  done = shared.run([*command, '--resume=newest_whole'])
+  assert 'is now 9.damaged; falling back to step 6' in done.stderr
+  assert Checkpoints(STAGE).steps() == [3, 6, 9, 12]
+  assert bucket.sizes(STAGE.checkpoints / '9.damaged') == {
+      name.replace('/checkpoints/9/', '/checkpoints/9.damaged/'): size for name, size in kept.items()
+  }
+  run_helpers.assert_same_run(download(RUN, tmp_path / 'run') / 'anneal', shared.straight / 'anneal')
+
+
+# ---------------------------------------------------------------- What tells runs and hosts apart
+
+
+@pytest.mark.parametrize('left', ['nothing', 'a dead host'])
+def test_of_two_starts_on_a_bucket_one_gets_the_lease(emulator, monkeypatch, left):
+  for name, seconds in {'BEAT_S': 0.1, 'LIMIT_S': 1.0, 'SETTLE_S': 0.5}.items():
+    monkeypatch.setattr(lease, name, seconds)
+  if left == 'a dead host':
+    STAGE.lease.write_text(json.dumps({'host': 'far-1', 'machine': 'far', 'pid': 7, 'started': 7, 'token': 'x', 'beat': 0}))
+  together, ended = threading.Barrier(2, timeout=60), threading.Barrier(2, timeout=60)
+
+  def start(_):
+    together.wait()
+    try:
+      with lease.held(STAGE) as held:
+        time.sleep(lease.SETTLE_S)
+        held.check()
+        ended.wait()
+        return True
+    except (UserError, RunStopped):
+      ended.wait()
+      return False
+
+  with concurrent.futures.ThreadPoolExecutor(2) as starts:
+    assert sum(starts.map(start, range(2))) == 1
+  assert not STAGE.lease.exists()
+
+
+def test_heartbeats_on_a_bucket_have_its_clock(emulator):
+  with heartbeat.Heartbeat(STAGE, done=3, every_s=0.1):
+    end = time.monotonic() + 30
+    while not (beats := heartbeat.read(STAGE)) and time.monotonic() < end:
+      time.sleep(0.05)
+    assert [beat['step'] for beat in beats] == [3] and abs(beats[0]['time'] - time.time()) < 60
+  assert heartbeat.read(STAGE) == []
 
 
 # ---------------------------------------------------------------- Checkpoints
@@ -191,137 +243,6 @@ def test_an_old_checkpoint_that_cannot_be_removed_is_logged_and_the_new_one_stan
   monkeypatch.undo()
   checkpoints.clear_leftovers()
   assert [entry.name for entry in checkpoints.folder.iterdir()] == ['3']
-
-
-# ---------------------------------------------------------------- Files that grow
-
-
-def test_a_file_that_grows_is_read_from_its_parts_and_joined_when_they_are_many(emulator, monkeypatch):
-  monkeypatch.setattr(journal, '_MOST_PARTS', 5)
-  path = epath.Path(RUN) / 'x.jsonl'
-  lines = journal.Lines(path)
-  wanted = b''
-  for number in range(12):
-    lines.append(f'{number}\n'.encode(), sync=number % 3 > 0)
-    wanted += f'{number}\n'.encode()
-    assert journal.read(path) == (wanted if number % 3 else wanted[: wanted.rfind(b'\n', 0, -1) + 1])
-  assert len(list(path.iterdir())) < 5
-  (path / '00000001-00000001.jsonl').write_bytes(b'1\n')  # as a kill while parts are removed would leave it
-  assert journal.read(path) == wanted
-  assert journal.read(path.with_name('y.jsonl')) == b''
-  journal.remove(path)
-  assert journal.read(path) == b'' and not path.exists()
-
-
-def test_a_removal_that_is_refused_is_an_error_with_a_reason_where_gcsfs_would_send_batches(emulator, monkeypatch):
-  monkeypatch.setattr(type(bucket.connect()), 'on_google', True)
-  paths = [f'{RUN}/{name}' for name in 'ab']
-  for path in paths:
-    bucket.write(path, b'content')
-  emulator.fault = Fault(403, '^DELETE')  # not of a batch, which is a POST
-  with pytest.raises(PermissionError, match='permission denied'):
-    bucket.remove(paths)
-  emulator.fault = None
-  bucket.remove(paths)
-  assert not any(epath.Path(path).exists() for path in paths)
-  bucket.remove(paths)
-
-
-def test_two_writers_of_a_file_that_grows_are_told_apart(emulator):
-  first, second = (journal.Lines(epath.Path(RUN) / 'x.jsonl') for _ in range(2))
-  first.append(b'a\n')
-  with pytest.raises(UserError, match='another process is writing it'):
-    second.append(b'b\n')
-  assert journal.read(f'{RUN}/x.jsonl') == b'a\n'
-
-
-def test_a_stale_writer_neither_stops_the_one_that_took_over_nor_is_read(emulator, monkeypatch):
-  monkeypatch.setattr(journal, '_MOST_PARTS', 5)
-  path = epath.Path(RUN) / 'x.jsonl'
-  stale = journal.Lines(path)
-  stale.append(b'kept\n')
-  stale.append(b'cut\n')
-  lines, wanted = journal.Lines.begin(path, b'kept\n'), b'kept\n'
-  for number in range(2):
-    stale.append(b'stale\n')
-    lines.append(b'%d\n' % number)
-    wanted += b'%d\n' % number
-    assert journal.read(path) == wanted
-  with pytest.raises(UserError, match='another process is writing it'):
-    for _ in range(5):
-      stale.append(b'stale\n')
-  for number in range(12):
-    lines.append(b'%d\n' % number)
-    wanted += b'%d\n' % number
-  assert journal.read(path) == wanted and len(list(path.iterdir())) <= 5
-
-
-def test_a_stale_writer_that_has_written_nothing_yet_does_not_stop_the_one_that_took_over(emulator):
-  path = epath.Path(RUN) / 'x.jsonl'
-  stale = journal.Lines.begin(path, b'')
-  lines = journal.Lines.begin(path, b'')
-  stale.append(b'stale\n')
-  lines.append(b'new\n')
-  assert journal.read(path) == b'new\n'
-
-
-def test_whoever_takes_over_while_a_stale_writer_joins_its_parts_loses_nothing(emulator, monkeypatch):
-  monkeypatch.setattr(journal, '_MOST_PARTS', 5)
-  path, read, taken_over = epath.Path(RUN) / 'x.jsonl', journal.read, []
-
-  def slow(path):
-    content = read(path)
-    taken_over.append(journal.Lines.begin(path, b'kept\n'))
-    taken_over[0].append(b'new\n')
-    return content
-
-  stale = journal.Lines(path)
-  for _ in range(4):
-    stale.append(b'old\n')
-  monkeypatch.setattr(journal, 'read', slow)
-  stale.append(b'old\n')
-  assert len(taken_over) == 1 and read(path) == b'kept\nnew\n'
-
-
-def test_old_parts_that_cannot_be_removed_are_logged_and_left_out(emulator, monkeypatch, caplog):
-  monkeypatch.setattr(journal, '_MOST_PARTS', 5)
-  path = epath.Path(RUN) / 'x.jsonl'
-  lines, wanted = journal.Lines(path), b''
-  emulator.fault = Fault(403, 'DELETE')
-  for number in range(12):
-    lines.append(b'%d\n' % number)
-    wanted += b'%d\n' % number
-  assert journal.read(path) == wanted and f'{path}: old parts are not removed: permission denied' in caplog.text
-  emulator.fault = None
-  journal.Lines.begin(path, wanted).close()
-  assert journal.read(path) == wanted and len(list(path.iterdir())) == 1
-
-
-def test_a_record_that_comes_a_minute_after_a_flush_is_stored_with_those_that_wait(emulator, monkeypatch):
-  now = [0.0]
-  monkeypatch.setattr(journal, 'time', types.SimpleNamespace(monotonic=lambda: now[0]))
-  writer = metrics.Writer(STAGE, 0, writes=True)
-  stored = []
-  for step, now[0] in enumerate((30.0, 59.0, 61.0, 100.0, 122.0), 1):
-    writer.write('train', step, {'loss': 1.0})
-    stored.append(len(metrics.read(STAGE)))
-  assert stored == [0, 0, 3, 3, 5]
-
-
-def test_records_and_events_are_stored_at_every_flush_and_cut_back_to_the_restored_step(emulator, tmp_path):
-  writer = metrics.Writer(STAGE, 0, writes=True)
-  for step in range(1, 7):
-    writer.write('train', step, {'loss': float(step)})
-    if step in (3, 5):
-      writer.flush()
-  assert [record['step'] for record in metrics.read(STAGE)] == [1, 2, 3, 4, 5]  # killed here, the sixth is lost
-  writer = metrics.Writer(STAGE, 3, writes=True)
-  writer.write('train', 4, {'loss': 40.0})
-  writer.close()
-  assert [record['loss'] for record in metrics.read(STAGE)] == [1.0, 2.0, 3.0, 40.0]
-  bucket.connect().get(str(STAGE.events), str(tmp_path / 'events'), recursive=True)
-  events = EventAccumulator(str(tmp_path / 'events')).Reload()
-  assert [(event.step, event.value) for event in events.Scalars('train/loss')] == [(1, 1), (2, 2), (4, 40)]
 
 
 # ---------------------------------------------------------------- Rows

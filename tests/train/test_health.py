@@ -27,7 +27,8 @@ class Recorded(checks.Health):
 
   def __init__(self, folder, **found):
     self._config = ConfigDict({'stage': 'anneal', 'health': {'replicas_every': 4, 'recompute_every': 6}})
-    self._settings, self._folder, self._compared = self._config.health, StageFolder(epath.Path(folder)), None
+    self._settings, self._folder = self._config.health, StageFolder(epath.Path(folder))
+    self._checked = self._compared = None
     self._hosts, self.ran = ['tpu-0', 'tpu-1'], []
 
     def check(name):
@@ -45,7 +46,7 @@ class State(int):
 
 def test_checks_run_at_the_start_at_their_intervals_and_before_a_save(tmp_path):
   health = Recorded(tmp_path)
-  for done in range(3, 14):
+  for done in (3, *range(3, 14)):  # before the first evaluation, and before the first step
     health.between(done, State(done))
     if done in (7, 8):
       health.compare_replicas(done, State(done))

@@ -57,6 +57,16 @@ def test_events_are_whole_where_a_disk_takes_them_in_parts(tmp_path):
   assert [events.Scalars(name)[0].value for name in ('loss', 'lr')] == [1.0, 2.0]
 
 
+def test_events_of_a_resumed_run_follow_the_earlier_ones_where_the_clock_was_put_back(tmp_path, monkeypatch):
+  for now, step, loss in ((2e9, 1, 1.0), (2e9 + 60, 2, 2.0), (1.9e9, 2, 20.0), (1.9e9 + 1, 3, 30.0)):
+    monkeypatch.setattr(time, 'time', lambda now=now: now)
+    writer = Events(tmp_path, purge_step=step)
+    writer.add({'loss': loss}, step)
+    writer.close()
+  found = EventAccumulator(str(tmp_path)).Reload().Scalars('loss')
+  assert [(event.step, event.value) for event in found] == [(1, 1.0), (2, 20.0), (3, 30.0)]
+
+
 def test_a_resumed_run_cuts_back_to_its_checkpoint_and_evaluates_again(tmp_path):
   write_steps(tmp_path, 0, range(1, 6))
   with open(tmp_path / 'metrics.jsonl', 'a') as file:

@@ -8,6 +8,8 @@ from ml_collections import ConfigDict
 from iquest_jax.run_folder import StageFolder
 from iquest_jax.train import profile
 
+from tests.run.helpers import traced
+
 
 def run(folder, steps, begin=0, end=5):
   """Runs steps begin + 1 .. end as the loops do."""
@@ -19,16 +21,6 @@ def run(folder, steps, begin=0, end=5):
     with profile.annotated(done + 1):
       state = step(state)
   tracing.close()
-
-
-def traced(folder):
-  """{file: steps marked in it} of the traces in a stage's folder."""
-  found = {}
-  for path in (folder / 'profile').rglob('*.xplane.pb'):
-    planes = jax.profiler.ProfileData.from_file(str(path)).planes
-    events = [event for plane in planes for line in plane.lines for event in line.events if event.name == 'train']
-    found[str(path.relative_to(folder / 'profile'))] = sorted({dict(event.stats)['step_num'] for event in events})
-  return found
 
 
 @pytest.mark.parametrize(

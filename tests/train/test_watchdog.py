@@ -1,6 +1,7 @@
 """How long a step may take, and what heartbeats say; tests/run has runs that hang."""
 
 import json
+import os
 import time
 import types
 
@@ -81,6 +82,33 @@ def test_hosts_behind_silent_or_never_heard_are_named():
   ]
 
 
+def test_a_host_is_behind_only_if_another_was_ahead_when_it_wrote():
+  """Hosts write at moments of their own, and a step may be fast."""
+  fast = [beat(0, 50, 2, since=0.1), beat(1, 41, 2, ago=9.0, since=0.1)]
+  assert len(heartbeat.describe(fast, NOW)) == 1
+  stuck = [beat(0, 50, 2, since=12.0), beat(1, 41, 2, ago=9.0, since=30.0)]
+  assert heartbeat.describe(stuck, NOW)[1:] == ['behind: process 1 (host-1), step 41, 30 s after its last one']
+
+
+def test_the_clock_of_a_host_has_no_part_in_it(tmp_path, monkeypatch):
+  """One that is an hour ahead and one whose clock is put back while it runs, beside one that is right."""
+  beatings = []
+  for process, (jump, step) in enumerate(((3600.0, 12), (-86400.0, 12), (0.0, 12))):
+    monkeypatch.setattr(heartbeat.jax, 'process_index', lambda process=process: process)
+    monkeypatch.setattr(heartbeat.jax, 'process_count', lambda: 3)
+    monkeypatch.setattr(heartbeat.time, 'time', lambda jump=jump: NOW + jump)
+    beatings.append(heartbeat.Heartbeat(StageFolder(tmp_path), step, every_s=60.0))
+    deadline = time.monotonic() + 30
+    while len(found := heartbeat.read(StageFolder(tmp_path))) <= process and time.monotonic() < deadline:
+      time.sleep(0.01)
+  monkeypatch.undo()
+  assert abs(found[0]['time'] - time.time()) < 60
+  now = max(beat['time'] for beat in found)
+  assert heartbeat.describe(found, now) == ['3 of 3 processes heard, step 12, last 0 s ago']
+  for beating in beatings:
+    beating.__exit__(None, None, None)
+
+
 def test_a_run_that_ended_long_ago_has_no_silent_host():
   assert heartbeat.describe([beat(0, 41, 2), beat(1, 41, 2)], NOW + 86400) == [
       '2 of 2 processes heard, step 41, last 1,440 min ago'
@@ -91,7 +119,9 @@ def test_files_of_processes_that_are_no_more_and_damaged_files_are_left_out(tmp_
   folder = StageFolder(tmp_path).heartbeats
   folder.mkdir()
   for found in (beat(0, 12, 2), beat(1, 12, 2), beat(2, 9, 3, ago=500.0)):
-    (folder / f'{found["process"]}.json').write_text(json.dumps(found))
+    path = folder / f'{found["process"]}.json'
+    path.write_text(json.dumps(found))
+    os.utime(path, (found['time'],) * 2)
   for name, broken in (('3', '{"process": 3'), ('4', '[]'), ('5', ''), ('6', '{"process": 6}')):
     (folder / f'{name}.json').write_text(broken)
   assert [found['process'] for found in heartbeat.read(StageFolder(tmp_path))] == [0, 1]

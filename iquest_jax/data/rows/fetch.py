@@ -8,12 +8,12 @@ outlives the run: a shard that is there is not copied again if it has the right 
 
 import concurrent.futures
 import contextlib
+import fcntl
 import itertools
 import os
 import pathlib
 import threading
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from absl import logging
 
@@ -23,8 +23,6 @@ from iquest_jax.errors import UserError
 
 # Shards on their way that nobody waits for.
 _AHEAD = 4
-# A partial file that has not grown for so long belongs to nobody: a request is given up much earlier.
-_ABANDONED_S = 3600.0
 
 
 class Cache:
@@ -93,19 +91,16 @@ class Cache:
           return os.fspath(path)
         logging.warning('rows: %s is not as it was prepared, and is copied again', path)
       path.parent.mkdir(parents=True, exist_ok=True)
-      for left in path.parent.glob(f'.{path.name}.*'):  # by a process that was killed
-        with contextlib.suppress(FileNotFoundError):
-          if time.time() - left.stat().st_mtime > _ABANDONED_S:
-            left.unlink()
-      bucket.connect().get_file(origin, os.fspath(partial))
-      if (found := stamp(partial)['sha256']) != shard['sha256']:
-        raise UserError(
-            f'rows: {origin} must have SHA-256 {shard["sha256"][:12]}, got {found[:12]}; copy the rows there again from '
-            'the folder where they were prepared'
-        )
-      with open(partial, 'rb') as file:
-        os.fsync(file.fileno())  # a crash of the machine leaves no name without its content
-      os.replace(partial, path)
+      with _owned(partial, f'.{path.name}.*'):
+        bucket.connect().get_file(origin, os.fspath(partial))
+        if (found := stamp(partial)['sha256']) != shard['sha256']:
+          raise UserError(
+              f'rows: {origin} must have SHA-256 {shard["sha256"][:12]}, got {found[:12]}; copy the rows there again from '
+              'the folder where they were prepared'
+          )
+        with open(partial, 'rb') as file:
+          os.fsync(file.fileno())  # a crash of the machine leaves no name without its content
+        os.replace(partial, path)
     except OSError as error:
       reason = 'it is missing' if isinstance(error, FileNotFoundError) else error.strerror
       fix = 'fix this, then rerun the same command'
@@ -113,3 +108,33 @@ class Cache:
     finally:
       partial.unlink(missing_ok=True)
     return os.fspath(path)
+
+
+@contextlib.contextmanager
+def _owned(partial: pathlib.Path, alike: str) -> Iterator[None]:
+  """Locks a partial file while this process fills it, and first removes those of `alike` whose processes were killed.
+
+  A lock ends with its process, in another container as well, and needs no clock. Where a disk has none, all are left.
+  """
+  with contextlib.ExitStack() as closing:
+    with _opened(partial.parent, os.O_RDONLY) as folder:
+      with contextlib.suppress(OSError):
+        fcntl.flock(folder, fcntl.LOCK_EX)  # so that nobody removes a file between its creation and its lock
+      for left in partial.parent.glob(alike):
+        with contextlib.suppress(OSError), _opened(left, os.O_RDONLY) as file:
+          fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+          left.unlink()
+      own = closing.enter_context(_opened(partial, os.O_WRONLY | os.O_CREAT))
+      with contextlib.suppress(OSError):
+        fcntl.flock(own, fcntl.LOCK_EX)
+    yield
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path, how: int) -> Iterator[int]:
+  """The descriptor of a file or folder; closing it ends its locks."""
+  descriptor = os.open(path, how, 0o644)
+  try:
+    yield descriptor
+  finally:
+    os.close(descriptor)

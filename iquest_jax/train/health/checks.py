@@ -34,21 +34,26 @@ class Health:
   def __init__(self, config: ConfigDict, folder: StageFolder, stage: Stage, mesh: Mesh):
     self._config, self._folder, self._settings = config, folder, config.health
     self._replicas, self._recompute = Replicas(mesh, stage.abstract), Recompute(config, stage.model, mesh)
-    self._hosts, self._compared = hosts.gather('host names', socket.gethostname()), None
+    self._hosts = hosts.gather('host names', socket.gethostname())
+    self._checked = self._compared = None  # after which step `between` and `compare_replicas` last found nothing
 
   def between(self, done: int, state: TrainState) -> None:
-    """Runs what is due after `done` steps; a process begins with all checks.
+    """Runs what is due after `done` steps, once; a process begins with all checks.
 
-    So what it restored is held against its replicas, and programs are compiled while the watchdog allows for it.
+    So what it restored is checked before anything is done with it, and programs are compiled while the watchdog allows
+    for it.
 
     Raises:
       SilentError: devices contradict each other.
     """
-    first, every = self._compared is None, self._settings.recompute_every
+    if done == self._checked:
+      return
+    first, every = self._checked is None, self._settings.recompute_every
     if first or done % self._settings.replicas_every == 0:
       self.compare_replicas(done, state)
     if every and (first or done % every == 0):
       self._report(done, self._recompute.differences(state.params, done))
+    self._checked = done
 
   def compare_replicas(self, done: int, state: TrainState) -> None:
     """As `between`, of replicas alone; what is about to be saved must have passed it."""
