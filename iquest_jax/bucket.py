@@ -82,10 +82,10 @@ def connect() -> Any:
       try:
         return await super()._call(method, path, *args, **kwargs)
       except Exception as error:
-        gone = isinstance(error, FileNotFoundError) and method in ('GET', 'DELETE')
+        gone = isinstance(error, FileNotFoundError) and (method in ('GET', 'DELETE') or 'rewriteTo' in path)
         if isinstance(error, FileExistsError) or gone or not _is_refusal(error):
           raise
-        raise _refused(error, SCHEME + ('/'.join(args) or re.sub('.*/b/([^/]+)/.*', r'\1', path))) from error
+        raise _refused(error, SCHEME + ('/'.join(args[:2]) or re.sub('.*/b/([^/]+)/.*', r'\1', path))) from error
 
     async def _get_file(self, rpath, lpath, **kwargs):
       try:
@@ -143,7 +143,7 @@ def remove(paths: Sequence[str | os.PathLike]) -> None:
 def copy(folder: str | os.PathLike, to: str | os.PathLike) -> None:
   """Copies all objects below a folder to below another one; raises OSError where one is missing or refused."""
   names, begin = sorted(sizes(folder)), len(os.fspath(folder))
-  # Two lists, and not two folders: of those fsspec would pass over an object that is missing.
+  # Two lists, and not two folders, of which fsspec also asks for objects that are named like them.
   connect().copy(names, [os.fspath(to) + name[begin:] for name in names], on_error='raise')
 
 

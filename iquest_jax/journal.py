@@ -19,7 +19,7 @@ import pathlib
 import re
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from absl import logging
@@ -50,12 +50,11 @@ class Lines:
     self._waiting, self._flushed = b'', time.monotonic()
     if self._bucket:
       self._next = max((last for _, last in _parts(self._path)), default=-1) + 1
-      if not self._next and (content := read(self._path)):  # as a disk had it
+      if not self._next and (content := read(self._path)):  # one object, as copied from a disk
         self._join(content, [], spare=1)
-        bucket.remove([self._path])
+      self._remove([self._path])
       return
-    if self._path.is_dir():
-      raise UserError(f'{self._path}: is a folder of parts, copied from gs://; continue this run there')
+    _check_no_parts(self._path)
     self._path.parent.mkdir(parents=True, exist_ok=True)
     new = not self._path.exists()
     self._file = open(path, 'a+b', buffering=0)
@@ -126,6 +125,7 @@ class Lines:
       # A stale run stops when it would join its parts, at the latest after so many.
       lines._join(content, _parts(path), spare=_MOST_PARTS)
       return lines
+    _check_no_parts(epath.Path(path))
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
     return cls(path)
@@ -138,9 +138,12 @@ class Lines:
     joined = 0, max((last for _, last in parts), default=-1) + spare
     bucket.write(self._path / _part(*joined), content)
     self._next = joined[1] + 1
+    self._remove([self._path / _part(*part) for part in parts if part != joined])
+
+  def _remove(self, paths: Sequence[epath.Path]) -> None:
     try:
-      bucket.remove([self._path / _part(*part) for part in parts if part != joined])
-    except OSError as error:  # readers leave them out, and the next join removes them
+      bucket.remove(paths)
+    except OSError as error:  # readers leave them out, and the next join or start removes them
       logging.warning('%s: old parts are not removed: %s', self._path, error.strerror or error)
 
   def close(self) -> None:
@@ -171,7 +174,12 @@ def read(path: str | os.PathLike) -> bytes:
 def remove(path: str | os.PathLike) -> None:
   """Removes such a file, if there is one."""
   path = epath.Path(path)
-  path.rmtree(missing_ok=True) if bucket.is_bucket(path) else path.unlink(missing_ok=True)
+  path.rmtree(missing_ok=True) if bucket.is_bucket(path) or path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _check_no_parts(path: epath.Path) -> None:
+  if path.is_dir():
+    raise UserError(f'{path}: is a folder of parts, copied from gs://; continue this run there')
 
 
 def _joined(path: epath.Path, tries: int = 3) -> bytes:

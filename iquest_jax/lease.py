@@ -27,7 +27,7 @@ from etils import epath
 
 from iquest_jax import bucket
 from iquest_jax.errors import RunStopped, UserError
-from iquest_jax.run_folder import StageFolder, write_whole
+from iquest_jax.run_folder import StageFolder, size_and_time, write_whole
 
 BEAT_S = 5.0
 # A lease that does not change for so long belongs to nobody. NFS may show a host a file up to a minute late.
@@ -236,6 +236,6 @@ def _owner(found: dict[str, Any]) -> str:
 def _age(path: epath.Path) -> float:
   """Seconds since a lease was written, by the clock of this host."""
   try:
-    return max(time.time() - path.stat().mtime, 0.0)
+    return max(time.time() - size_and_time(path)[1], 0.0)
   except OSError:
     return 0.0

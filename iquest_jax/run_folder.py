@@ -141,6 +141,18 @@ def located(flag: str, text: str | os.PathLike) -> epath.Path:
   return epath.Path(bucket.SCHEME + rest)
 
 
+def size_and_time(path: str | os.PathLike) -> tuple[int, float]:
+  """(bytes, when it was last written, in seconds by the clock of the storage) of a file.
+
+  NFS and gs:// have clocks of their own; Lustre takes that of the host which writes.
+  """
+  if bucket.is_bucket(path):
+    found = epath.Path(path).stat()
+    return found.length, found.mtime
+  found = os.stat(path)  # epath's fails where the owner of a file has no name, as in many containers
+  return found.st_size, found.st_mtime
+
+
 def write_whole(path: str | os.PathLike, content: str | bytes, partial: str = 'partial') -> None:
   """Writes a file so that readers see the old content or the new one, never a part, even after a crash of the machine.
 

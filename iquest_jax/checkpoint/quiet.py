@@ -10,8 +10,8 @@ import warnings
 from absl import logging
 
 _ORBAX = f'{os.sep}orbax{os.sep}'
-# In the path of every file of a save that is not committed; in a bucket it has its final name from the beginning.
-_UNFINISHED = re.compile(r'\.orbax-checkpoint-tmp|gs://\S+/checkpoints/\d+/')
+# In the path of every file of a save that is not committed; in a bucket a save has its final name from the beginning.
+_SAVE = re.compile(r'\.orbax-checkpoint-tmp|gs://\S+/checkpoints/\d+/')
 # Exceptions of tasks whose event loop Orbax has abandoned.
 _ABANDONED = ('Event loop is closed', 'sys.meta_path is None, Python is likely shutting down')
 
@@ -36,8 +36,8 @@ def _is_chatter(record: std_logging.LogRecord) -> bool:
 
 
 def _is_of_orbax(record: std_logging.LogRecord) -> bool:
-  """Whether asyncio complains about a task of Orbax, an exception that passed through one, or a write of TensorStore."""
+  """Whether asyncio complains about a task of Orbax, what passed through one, or TensorStore in a checkpoint."""
   frames = traceback.walk_tb(record.exc_info[2]) if record.exc_info else ()
   paths = [frame.f_code.co_filename for frame, _ in frames]
   message = record.getMessage()
-  return bool(_UNFINISHED.search(message)) or any(_ORBAX in text for text in [message, *paths])
+  return bool(_SAVE.search(message)) or any(_ORBAX in text for text in [message, *paths])

@@ -16,6 +16,7 @@ from etils import epath
 
 from iquest_jax import hosts
 from iquest_jax.checkpoint import seal
+from iquest_jax.run_folder import size_and_time
 
 _TEMPORARY = re.compile(rf'{re.escape(ocp.path.atomicity.TMP_DIR_SUFFIX)}[^/]*(?=/)')
 _PATIENCE_S = 60  # for a share: it was put before the barrier of Orbax that the first process has passed
@@ -90,7 +91,7 @@ class _Then(ocp.future.Future):
 def _hashed(folder: epath.Path, names: list[str], **times: float) -> Share:
   began = time.monotonic()
   hashes = seal.file_hashes(folder, names)
-  size = sum((folder / name).stat().length for name in names)
+  size = sum(size_and_time(folder / name)[0] for name in names)
   return Share(hashes, size, time.monotonic() - began, **times)
 
 

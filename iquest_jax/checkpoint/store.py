@@ -228,7 +228,7 @@ class Checkpoints:
   def set_aside(self, step: int) -> epath.Path:
     """Renames a checkpoint to a name that is never read and never removed; returns it. All processes call it.
 
-    In a bucket, which has no folders, its objects are copied and then removed.
+    In a bucket, which has no folders, its objects are copied and then removed; a kill meanwhile leaves a part of the copy.
     """
     name, number = f'{step}.damaged', 1
     if jax.process_index() == 0:

@@ -43,7 +43,8 @@ class Files:
     """JSON values of a file of lines, at most so many. A line that a kill cut off is left out; damaged ones are noted."""
     damaged, count = 0, 0
     try:
-      with io.BytesIO(journal.read(path)) if bucket.is_bucket(path) else open(path, 'rb') as file:
+      parted = bucket.is_bucket(path) or path.is_dir()
+      with io.BytesIO(journal.read(path)) if parted else open(path, 'rb') as file:
         for line in file:
           if most is not None and count == most:
             break

@@ -18,7 +18,7 @@ _PREFIX = 'events.out.tfevents.'
 
 
 class Events:
-  """Writes scalars of steps; TensorBoard reads the files of a folder by their names, which begin with a time."""
+  """Writes scalars of steps; TensorBoard reads files in the order of their names, which begin with a time."""
 
   def __init__(self, folder: epath.Path, purge_step: int):
     """Hides what earlier runs wrote of `purge_step` and later ones."""
@@ -63,7 +63,7 @@ class Events:
 
 
 def _after_others(folder: epath.Path) -> float:
-  """The time, or what follows the newest file where clocks were put back: read before it, this run's would be hidden."""
+  """The time, or what follows the newest file where clocks were put back: read before that, this run's would be hidden."""
   stamps = [0.0]
   for path in folder.glob(f'{_PREFIX}*'):
     with contextlib.suppress(ValueError):

@@ -1,6 +1,6 @@
 """Heartbeats: every process says in a small file of the run folder at which step it is, so that a host behind is found.
 
-Clocks of hosts differ and may jump, so times are those of the files, which have one clock: that of the storage.
+Clocks of hosts differ and may jump, so times are those of the files, which NFS and gs:// take from one clock.
 """
 
 import json
@@ -14,14 +14,14 @@ import jax
 from absl import logging
 
 from iquest_jax.errors import RunStopped, UserError
-from iquest_jax.run_folder import StageFolder, write_whole
+from iquest_jax.run_folder import StageFolder, size_and_time, write_whole
 
 EVERY_S = 15.0  # between two heartbeats
 # A process that has not written for so many intervals is silent: dead, frozen, or cut off from the run folder.
 _SILENT = 4
 # Hosts are up to this many steps apart without a reason: a step is dispatched before the one before it is completed.
 _APART = 1
-# One file may reach the storage so much later than another that was written at the same time.
+# A file may reach the storage so much later than another that was written at the same time.
 _LATE_S = 2.0
 
 
@@ -30,7 +30,7 @@ class Heartbeat:
 
   def __init__(self, folder: StageFolder, done: int, every_s: float = EVERY_S):
     self._path, self._every = folder.heartbeats / f'{jax.process_index()}.json', every_s
-    self._step, self._since, self._failed = done, time.monotonic(), False
+    self._step, self._failed = (done, time.monotonic()), False  # the last step, and when it was dispatched
     self._closed = threading.Event()
     self._thread = threading.Thread(target=self._beat, name='heartbeat', daemon=True)
     self._thread.start()
@@ -38,7 +38,7 @@ class Heartbeat:
   def between(self, done: int, state: Any) -> None:
     """Takes note that `done` steps are dispatched; writes nothing itself."""
     del state
-    self._step, self._since = done, time.monotonic()
+    self._step = done, time.monotonic()
 
   def __enter__(self) -> 'Heartbeat':
     return self
@@ -58,13 +58,14 @@ class Heartbeat:
 
   def _write(self) -> None:
     self._path.parent.mkdir(parents=True, exist_ok=True)
+    step, since = self._step
     record = {
         'process': jax.process_index(),
         'processes': jax.process_count(),
         'host': socket.gethostname(),
         'pid': os.getpid(),
-        'step': self._step,
-        'seconds_since_step': round(time.monotonic() - self._since, 1),
+        'step': step,
+        'seconds_since_step': round(time.monotonic() - since, 1),
     }
     write_whole(self._path, json.dumps(record))
 
@@ -88,7 +89,7 @@ def read(folder: StageFolder) -> list[dict[str, Any]]:
     try:
       beat = json.loads(path.read_text())
       beat = {name: beat[name] for name in ('process', 'processes', 'host', 'step', 'seconds_since_step')}
-      beats.append(beat | {'time': path.stat().mtime})
+      beats.append(beat | {'time': size_and_time(path)[1]})
     except (OSError, ValueError, KeyError, TypeError):
       continue
   # A run on more processes may have left the files of those that there are no more.
@@ -105,16 +106,18 @@ def describe(beats: list[dict[str, Any]], now: float, every_s: float = EVERY_S) 
   """
   if not beats:
     return []
-  newest, last = max(beat['step'] for beat in beats), max(beat['time'] for beat in beats)
+  last = max(beat['time'] for beat in beats)
+  # Compared with the newest heartbeat, not with this machine's clock: a run that ended long ago has no silent host.
+  is_silent = lambda beat: last - beat['time'] > _SILENT * every_s
+  heard = [beat for beat in beats if not is_silent(beat)]
+  newest = max(beat['step'] for beat in heard)
   missing = beats[0]['processes'] - len(beats)
   lines = [f'{len(beats)} of {beats[0]["processes"]} processes heard, step {newest:,}, last {_ago(now - last)}']
   for beat in beats:
-    # Compared with the newest heartbeat, not with this machine's clock: a run that ended long ago has no silent host.
-    silent = last - beat['time'] > _SILENT * every_s
     where = f'process {beat["process"]} ({beat["host"]}), step {beat["step"]:,}'
-    if silent:
+    if is_silent(beat):
       lines.append(f'silent: {where}, last heard {_ago(now - beat["time"])}')
-    elif any(_is_ahead(other, beat) for other in beats):
+    elif any(_is_ahead(other, beat) for other in heard):
       lines.append(f'behind: {where}, {beat["seconds_since_step"]:.0f} s after its last one')
   if missing:
     absent = sorted(set(range(beats[0]['processes'])) - {beat['process'] for beat in beats})
@@ -124,8 +127,8 @@ def describe(beats: list[dict[str, Any]], now: float, every_s: float = EVERY_S) 
 
 def _is_ahead(other: dict[str, Any], beat: dict[str, Any]) -> bool:
   """Whether another process had begun a later step when this one wrote that it had not."""
-  began = other['time'] - other['seconds_since_step']
-  return other['step'] - beat['step'] > _APART and began + _LATE_S < beat['time']
+  began, stays = other['time'] - other['seconds_since_step'], beat['seconds_since_step'] > _LATE_S
+  return other['step'] - beat['step'] > _APART and stays and began + _LATE_S < beat['time']
 
 
 def _ago(seconds: float) -> str:

@@ -3,9 +3,6 @@
 import shutil
 import signal
 
-from iquest_jax.checkpoint.store import Checkpoints
-from iquest_jax.run_folder import RunFolder
-
 from tests.emulator import download, upload
 from tests.rl.small_stage import STAGE, lines, records, train
 from tests.run import helpers as run_helpers
@@ -18,10 +15,9 @@ def test_killed_in_a_roll_out_it_resumes_bit_equal_and_samples_no_group_again(st
   workdir = shutil.copytree(straight, tmp_path / 'begun', ignore=shutil.ignore_patterns(STAGE))
   upload(workdir, RUN)
   place, groups = 'iquest_jax.rl.store:Store.append', sum(map(len, lines(straight).values()))
-  # The checkpoint of step 2 is committed meanwhile.
-  commands.run(killed_at(place, groups, train(RUN), delay=3.0), status=-signal.SIGKILL)
+  commands.run(killed_at(place, groups, train(RUN), delay=1.0), status=-signal.SIGKILL)
   kept = lines(download(RUN, tmp_path / 'killed'))
-  assert sum(map(len, kept.values())) == groups - 1 and Checkpoints(RunFolder(RUN).stage(STAGE)).steps() == [2]
+  assert sum(map(len, kept.values())) == groups - 1
   commands.run(train(RUN))
   ended = download(RUN, tmp_path / 'run')
   now = lines(ended)

@@ -8,6 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from iquest_jax import bucket, journal
 from iquest_jax.errors import UserError
+from iquest_jax.report.files import Files
 from iquest_jax.run_folder import StageFolder
 from iquest_jax.train import metrics
 
@@ -43,7 +44,7 @@ def test_a_file_that_grew_on_a_disk_goes_on_in_a_bucket_and_is_read_where_it_is_
     bucket.connect().put_file(str(here), str(there))
     assert journal.read(there) == b'1\n2\n'
     lines = journal.Lines(there)
-    assert journal.read(there) == b'1\n2\n'
+    assert journal.read(there) == b'1\n2\n' and list(bucket.sizes(there.parent)) == [f'{there}/00000000-00000000.jsonl']
     lines.append(b'4\n')
     assert journal.read(there) == b'1\n2\n4\n'
     journal.Lines(there).append(b'5\n')
@@ -51,8 +52,23 @@ def test_a_file_that_grew_on_a_disk_goes_on_in_a_bucket_and_is_read_where_it_is_
   back = tmp_path / 'back.jsonl'
   bucket.connect().get(str(there), str(back), recursive=True)
   assert back.is_dir() and journal.read(back) == b'1\n2\n4\n5\n'
-  with pytest.raises(UserError, match='is a folder of parts, copied from gs://; continue this run there'):
-    journal.Lines(back)
+  assert list(Files(tmp_path).lines(back)) == [1, 2, 4, 5]
+  for write in (journal.Lines, lambda path: journal.Lines.begin(path, b'6\n')):
+    with pytest.raises(UserError, match='is a folder of parts, copied from gs://; continue this run there'):
+      write(back)
+  journal.remove(back)
+  assert not back.exists() and not list(tmp_path.glob('*.partial'))
+
+
+def test_a_kill_between_the_first_part_and_the_removal_of_what_it_replaces_doubles_nothing(emulator, monkeypatch):
+  path = epath.Path(RUN) / 'x.jsonl'
+  path.write_bytes(b'1\n')
+  with monkeypatch.context() as patch:
+    patch.setattr(bucket, 'remove', lambda paths: None)
+    journal.Lines(path)
+  assert journal.read(path) == b'1\n' and len(bucket.sizes(path.parent)) == 2
+  journal.Lines(path).append(b'2\n')
+  assert journal.read(path) == b'1\n2\n' and f'{path}' not in bucket.sizes(path.parent)
 
 
 def test_a_removal_that_is_refused_is_an_error_with_a_reason_where_gcsfs_would_send_batches(emulator, monkeypatch):

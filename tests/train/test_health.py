@@ -46,12 +46,16 @@ class State(int):
 
 def test_checks_run_at_the_start_at_their_intervals_and_before_a_save(tmp_path):
   health = Recorded(tmp_path)
-  for done in (3, *range(3, 14)):  # before the first evaluation, and before the first step
+  for done in (12, *range(12, 25)):  # before the first evaluation, and before the first step
     health.between(done, State(done))
-    if done in (7, 8):
+    if done in (15, 16):
       health.compare_replicas(done, State(done))
   steps = lambda name: [step for which, step in health.ran if which == name]
-  assert steps('replicas') == [3, 4, 7, 8, 12] and steps('recompute') == [3, 6, 12]
+  assert steps('replicas') == [12, 15, 16, 20, 24] and steps('recompute') == [12, 18, 24]
+
+  health = Recorded(tmp_path)
+  health.between(7, State(7))  # a start is due whatever its step
+  assert health.ran == [('replicas', 7), ('recompute', 7)]
 
 
 def test_nothing_is_saved_while_replicas_differ(tmp_path):

@@ -90,6 +90,22 @@ def test_a_host_is_behind_only_if_another_was_ahead_when_it_wrote():
   assert heartbeat.describe(stuck, NOW)[1:] == ['behind: process 1 (host-1), step 41, 30 s after its last one']
 
 
+def test_what_a_crashed_run_left_blames_no_process_of_the_next(tmp_path):
+  left = [beat(0, 100, 2), beat(1, 140, 2, ago=3600.0)]
+  assert heartbeat.describe(left, NOW) == [
+      '2 of 2 processes heard, step 100, last 0 s ago', 'silent: process 1 (host-1), step 140, last heard 60 min ago'
+  ]  # fmt: skip
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason='only root may give a file away')
+def test_a_heartbeat_of_an_owner_without_a_name_is_heard(tmp_path):
+  with heartbeat.Heartbeat(StageFolder(tmp_path), done=3, every_s=60.0):
+    while not (files := list((tmp_path / 'heartbeats').glob('*.json'))):
+      time.sleep(0.01)
+    os.chown(files[0], 54321, 54321)
+    assert [found['step'] for found in heartbeat.read(StageFolder(tmp_path))] == [3]
+
+
 def test_the_clock_of_a_host_has_no_part_in_it(tmp_path, monkeypatch):
   """One that is an hour ahead and one whose clock is put back while it runs, beside one that is right."""
   beatings = []

@@ -102,7 +102,7 @@ class Cache:
           os.fsync(file.fileno())  # a crash of the machine leaves no name without its content
         os.replace(partial, path)
     except OSError as error:
-      reason = 'it is missing' if isinstance(error, FileNotFoundError) else error.strerror
+      reason = error.strerror or 'it is missing'  # of what is missing in a bucket there are no words
       fix = 'fix this, then rerun the same command'
       raise UserError(f'rows: {origin} is not copied to {self._folder}: {reason}; {fix}') from error
     finally:
@@ -114,7 +114,7 @@ class Cache:
 def _owned(partial: pathlib.Path, alike: str) -> Iterator[None]:
   """Locks a partial file while this process fills it, and first removes those of `alike` whose processes were killed.
 
-  A lock ends with its process, in another container as well, and needs no clock. Where a disk has none, all are left.
+  A lock ends with its process, in another container as well, and needs no clock. Where a disk refuses locks, all are left.
   """
   with contextlib.ExitStack() as closing:
     with _opened(partial.parent, os.O_RDONLY) as folder:
