@@ -135,6 +135,20 @@ def recorded(file: pathlib.Path, command: Sequence[str]) -> list[str]:
   return ['-m', 'tests.programs.recorded', str(file), *command]
 
 
+# Packages that training never imports.
+HEAVY = {'tensorflow', 'seqio', 'tf_keras', 'keras', 'torch'}
+
+
+def importing(command: Sequence[str]) -> list[str]:
+  """The command, which also prints what it has imported; see `imported`."""
+  return ['-m', 'tests.programs.imports', *command]
+
+
+def imported(done: Any) -> set[str]:
+  """The modules that a command in `importing` has imported, given its result."""
+  return set(json.loads(done.stdout.splitlines()[-1]))
+
+
 def kill_when(process, moment, seconds: float = 120) -> None:
   """Kills the process as soon as `moment()` is true; fails if it ends before."""
   deadline = time.monotonic() + seconds

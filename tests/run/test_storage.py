@@ -34,59 +34,62 @@ RUN = 'gs://bucket/run'
 STAGE = StageFolder(epath.Path(RUN) / 'anneal')
 
 
-def test_a_stage_killed_in_the_middle_of_a_save_resumes_bit_equal_and_imports_no_tensorflow(shared, emulator, tmp_path):
+def lost(emulator, shared, command, status) -> str:
+  """Runs a command and loses the bucket in the middle of the save of step 6; returns the line it ends with."""
+
+  def lose(line):
+    if 'checkpoints/6/' in line and 'POST /upload' in line:
+      emulator.fault = Fault(status)
+
+  emulator.before = lose
+  done = shared.run(command, status=2)
+  emulator.fault, emulator.before = None, lambda line: None
+  assert Checkpoints(STAGE).steps() == [3]
+  done.stderr = re.sub('.*google_auth_provider.*\n', '', done.stderr)  # TensorStore says which credentials it uses
+  return refusal(done)
+
+
+def test_a_stage_killed_in_a_save_and_whose_bucket_is_lost_in_it_resumes_bit_equal_without_tensorflow(
+    shared, emulator, tmp_path
+):
   upload(shared.template, RUN)
   command = train('anneal', RUN, **{'data.cache_dir': str(tmp_path / 'cache'), 'checkpoint.milestones': (3,)})
   reached = []
   emulator.before = lambda line: reached.append(line) if 'checkpoints/6/' in line and 'POST /upload' in line else None
-  kill_when(shared.start(command, fresh=True), lambda: len(reached) > 8, seconds=280)
+  kill_when(shared.start(command), lambda: len(reached) > 8, seconds=280)
   emulator.before = lambda line: None
   assert Checkpoints(STAGE).steps() == [3] and (STAGE.checkpoints / '6').exists()
   assert [record['step'] for record in metrics.read(STAGE) if record['kind'] == 'train'][:3] == [1, 2, 3]
 
-  imported = tmp_path / 'imported'
-  # The command itself must turn it off: a user's environment does not.
-  shared.run(['-m', 'tests.programs.imported', str(imported), *command], fresh=True, EPATH_USE_TF='true')
-  assert 'gcsfs' in imported.read_text().split() and 'tensorflow' not in imported.read_text().split()
+  for status, reason in ((403, 'permission denied'), (404, 'the bucket does not exist')):
+    line = lost(emulator, shared, command, status)
+    assert re.match(rf'{RUN}/anneal/\S+: .*{reason}.*; fix this, then rerun the same command$', line), line
+
+  # The command itself must turn TensorFlow off: a user's environment does not.
+  done = shared.run(run_helpers.importing(command), fresh=True, EPATH_USE_TF='true')
+  assert 'gcsfs' in run_helpers.imported(done) and not run_helpers.HEAVY & run_helpers.imported(done)
+  assert 'resumes, step 3 of 12' in done.stderr
   local = download(RUN, tmp_path / 'run')
   run_helpers.assert_same_run(local / 'anneal', shared.straight / 'anneal')
   assert Checkpoints(STAGE).steps() == [3, 9, 12]  # a milestone and the newest two
   assert lineage.verify(RunFolder(RUN), ['pretrain', 'anneal']) == []
 
 
+@pytest.mark.long  # what is refused so is tried again for half a minute
 @pytest.mark.parametrize(
-    'faults',
-    [
-        {403: 'permission denied', 404: 'bucket does not exist'},
-        pytest.param(
-            {429: 'quota or rate limit exceeded|rateLimitExceeded', 503: 'the bucket cannot be reached after'},
-            marks=pytest.mark.long,
-        ),  # tried again for half a minute
-    ],
-    ids=['refused', 'tried again'],
+    ('status', 'reason'),
+    [(429, 'quota or rate limit exceeded|rateLimitExceeded'), (503, 'the bucket cannot be reached after')],
 )
-def test_a_bucket_that_is_lost_in_the_middle_of_a_run_is_one_line_and_the_run_resumes_bit_equal(
-    shared, emulator, tmp_path, faults
-):
+def test_a_bucket_that_stays_away_in_the_middle_of_a_run_is_one_line(shared, emulator, tmp_path, status, reason):
   upload(shared.template, RUN)
   command = train('anneal', RUN, **{'data.cache_dir': str(tmp_path / 'cache')})
-  for status, reason in faults.items():
-
-    def lose(line, status=status):
-      if 'checkpoints/6/' in line and 'POST /upload' in line:
-        emulator.fault = Fault(status)
-
-    emulator.before = lose
-    done = shared.run(command, status=2)
-    done.stderr = re.sub('.*google_auth_provider.*\n', '', done.stderr)  # TensorStore says which credentials it uses
-    line = refusal(done)
-    assert re.match(rf'{RUN}/anneal/\S+: .*({reason}).*; fix this, then rerun the same command$', line), line
-    emulator.fault, emulator.before = None, lambda line: None
-    assert Checkpoints(STAGE).steps() == [3]
+  line = lost(emulator, shared, command, status)
+  assert re.match(rf'{RUN}/anneal/\S+: .*({reason}).*; fix this, then rerun the same command$', line), line
   shared.run(command)
   run_helpers.assert_same_run(download(RUN, tmp_path / 'run') / 'anneal', shared.straight / 'anneal')
 
 
+@pytest.mark.long
 def test_an_unattended_run_sets_a_damaged_checkpoint_aside_and_ends_bit_equal(shared, emulator, tmp_path):
   stopped = shutil.copytree(shared.straight, tmp_path / 'stopped')
   shutil.rmtree(stopped / 'anneal/checkpoints/12')
@@ -94,14 +97,10 @@ def test_an_unattended_run_sets_a_damaged_checkpoint_aside_and_ends_bit_equal(sh
   upload(stopped, RUN)
   damaged = STAGE.checkpoints / '9/params/manifest.ocdbt'
   damaged.write_bytes(damaged.read_bytes()[:-1] + b'?')
-  kept = bucket.sizes(STAGE.checkpoints / '9')
   command = train('anneal', RUN, **{'data.cache_dir': str(tmp_path / 'cache'), 'checkpoint.keep': 100})
   done = shared.run([*command, '--resume=newest_whole'])
   assert 'is now 9.damaged; falling back to step 6' in done.stderr
   assert Checkpoints(STAGE).steps() == [3, 6, 9, 12]
-  assert bucket.sizes(STAGE.checkpoints / '9.damaged') == {
-      name.replace('/checkpoints/9/', '/checkpoints/9.damaged/'): size for name, size in kept.items()
-  }
   run_helpers.assert_same_run(download(RUN, tmp_path / 'run') / 'anneal', shared.straight / 'anneal')
 
 
@@ -213,6 +212,21 @@ def test_the_seal_is_the_commit_and_what_has_none_is_removed_at_the_next_start(e
   assert checkpoints.steps() == [2]
   checkpoints.clear_leftovers()
   assert [entry.name for entry in checkpoints.folder.iterdir()] == ['2']
+
+
+def test_a_checkpoint_is_set_aside_with_all_its_objects(emulator):
+  checkpoints = saved(1, 2)
+  kept = bucket.sizes(checkpoints.folder / '2')
+  assert checkpoints.set_aside(2).name == '2.damaged' and checkpoints.steps() == [1]
+  moved = {name.replace('/checkpoints/2/', '/checkpoints/2.damaged/'): size for name, size in kept.items()}
+  assert bucket.sizes(checkpoints.folder / '2.damaged') == moved and not bucket.sizes(checkpoints.folder / '2')
+  checkpoints = saved(2)
+  emulator.fault = Fault(404, 'rewriteTo')  # lost on the way
+  with pytest.raises(OSError):
+    checkpoints.set_aside(2)
+  emulator.fault = None
+  checkpoints.verify(2)
+  assert checkpoints.set_aside(2).name == '2.damaged-2' and checkpoints.steps() == [1]
 
 
 def test_a_damaged_object_is_named(emulator):
