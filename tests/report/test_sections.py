@@ -151,4 +151,5 @@ def test_layer_groups_are_drawn_in_their_own_section_a_line_each_and_nowhere_els
   parts = drawn.split('<h3>')
   (part,) = [part for part in parts if part.startswith('rl_thinking')]
   assert part.count('<svg') == 2 and len(re.findall('class="line ', part)) == 4 and 'mlp 0' in part
+  assert 'z-loss of rl_thinking' not in part and 'z-loss of pretrain' in drawn
   assert 'mlp' not in Page(curves.rewards(chain)).text and 'layer' not in Page(curves.rewards(chain)).text

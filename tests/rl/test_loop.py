@@ -94,8 +94,9 @@ def test_a_step_trains_and_reports_what_it_did(straight):
     assert 0 < record['logp_difference'] < 1e-5 and record['grad_norm'] > 0 and record['clipped_high'] == 0
   assert any(record['groups_equal'] for record in steps)  # dynamic sampling had something to replace
   assert [record['groups'] for record in steps] == [2, 2, 2]
-  # Layer groups at their own interval and at the end.
-  assert ['layer_grad_norms' in record for record in steps] == [False, False, True]
+  # Layer groups and the z-loss at their own interval and at the end.
+  for name in ('layer_grad_norms', 'z_loss'):
+    assert [name in record for record in steps] == [False, False, True]
   norms, ratios = steps[-1]['layer_grad_norms'], steps[-1]['layer_update_ratios']
   assert norms.keys() == ratios.keys() == {'embedder', 'final_norm', 'head', 'attention_0', 'attention_1', 'mlp_0', 'mlp_1'}
   assert sum(norm**2 for norm in norms.values()) == pytest.approx(steps[-1]['grad_norm'] ** 2, rel=1e-4)

@@ -5,6 +5,9 @@ import socket
 
 import pytest
 
+from iquest_jax.run_folder import StageFolder
+from iquest_jax.train import metrics
+
 from tests import processes
 from tests.run import helpers as run_helpers
 from tests.run.helpers import STEPS, steps_of, train
@@ -35,6 +38,7 @@ def test_two_processes_stop_together_and_name_device_process_and_host(shared, wo
   assert [each.stderr.splitlines()[-1] for each in done] == [says, says]
   assert finding(workdir / 'anneal')['devices'] == [{'id': device, 'process': 1, 'host': HOST}]
   assert steps_of(workdir / 'anneal') == []
+  assert metrics.read(StageFolder(workdir / 'anneal')) == []  # it was not even evaluated
 
 
 @pytest.mark.long
