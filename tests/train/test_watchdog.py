@@ -86,6 +86,8 @@ def test_a_host_is_behind_only_if_another_was_ahead_when_it_wrote():
   """Hosts write at moments of their own, and a step may be fast."""
   fast = [beat(0, 50, 2, since=0.1), beat(1, 41, 2, ago=9.0, since=0.1)]
   assert len(heartbeat.describe(fast, NOW)) == 1
+  slower = [beat(0, 46, 2, since=1.0), beat(1, 41, 2, ago=14.0, since=2.5)]
+  assert len(heartbeat.describe(slower, NOW)) == 1
   # Of the second, the step of one write and the time of the next.
   torn = [beat(0, 60, 2, since=30.0), beat(1, 41, 2, since=0.1)]
   assert len(heartbeat.describe(torn, NOW)) == 1
