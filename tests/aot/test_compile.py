@@ -1,7 +1,8 @@
 """What libtpu makes of train steps of full width and two layers, on a machine without a TPU.
 
-A compile takes minutes. `make test-tpu` compiles a step with replicas, split parameters and split rows of 128k, which covers
-every promise but the ring's, and one of two slices; `make test-long` also a dense step, a ring and a whole torus of 256.
+A compile takes minutes. `make test-tpu` compiles a step with replicas, split parameters and split rows of 128k, which
+covers every promise but the ring's, and one of two slices; `make test-long` also a dense step, a ring and a whole torus
+of 256.
 """
 
 import functools
