@@ -8,8 +8,8 @@ On a disk such a file is one file. On gs://, where objects cannot be appended to
 A joined part is written before those that it replaces are removed, and readers leave out what another part covers. Where a
 run takes over, its first part covers more numbers than there are parts: what a stale run still adds is then left out.
 
-A run folder may be copied from one to the other: both kinds are read in both places, and go on where they were made, or,
-from a disk, on gs://.
+A run folder may be copied from one to the other: both forms are read in both places. A file from a disk can grow further on
+gs://, but not the other way round.
 """
 
 import fcntl

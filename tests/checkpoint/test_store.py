@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import pwd
 import re
 import resource
 import shutil
@@ -100,6 +101,15 @@ def test_the_newest_checkpoints_are_kept_and_older_ones_removed(tmp_path):
   checkpoints = _saved(tmp_path, steps=(1, 5, 9, 10))
   assert checkpoints.steps() == [9, 10] and checkpoints.latest_step() == 10
   assert sorted(entry.name for entry in checkpoints.folder.iterdir()) == ['10', '9']
+
+
+def test_a_checkpoint_is_saved_and_restored_where_the_owner_of_files_has_no_name(tmp_path, monkeypatch):
+  monkeypatch.setattr(pwd, 'getpwuid', lambda uid: (_ for _ in ()).throw(KeyError(uid)))
+  checkpoints = Checkpoints(StageFolder(tmp_path))
+  checkpoints.save(1, {'w': np.ones(4, np.float32)}, None, {'size': 'tiny'})
+  checkpoints.wait()
+  checkpoints.verify(1)
+  checkpoints.verify_leaves(1)
 
 
 def test_milestones_are_kept_beside_the_newest(tmp_path):

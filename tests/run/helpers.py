@@ -4,6 +4,7 @@ All test processes share one folder: a run folder with rows and a finished `pret
 `anneal` to compare with.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
@@ -12,6 +13,7 @@ import json
 import pathlib
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,8 +22,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from iquest_jax import lease
 from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.data.rows import manifest, packing
+from iquest_jax.errors import RunStopped, UserError
 from iquest_jax.run_folder import RunFolder, StageFolder
 from iquest_jax.text.example import Example
 from iquest_jax.text.tokenizer import Tokenizer
@@ -158,6 +162,26 @@ def kill_when(process, moment, seconds: float = 120) -> None:
     time.sleep(0.0005)
   process.send_signal(signal.SIGKILL)
   finish(process, -signal.SIGKILL)
+
+
+def holders(folder: StageFolder, count: int) -> int:
+  """How many of so many starts at the same time get the lease of a stage."""
+  together, ended = threading.Barrier(count, timeout=60), threading.Barrier(count, timeout=60)
+
+  def start(_):
+    together.wait()
+    try:
+      with lease.held(folder) as held:
+        time.sleep(lease.SETTLE_S)
+        held.check()
+        ended.wait()
+        return True
+    except (UserError, RunStopped):  # refused, or replaced before it saved anything
+      ended.wait()
+      return False
+
+  with concurrent.futures.ThreadPoolExecutor(count) as starts:
+    return sum(starts.map(start, range(count)))
 
 
 def write_tokenizer(workdir: pathlib.Path, text: str = 'def add(a, b):\n  return a + b\n') -> str:

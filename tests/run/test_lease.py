@@ -1,6 +1,5 @@
 """One run at a time writes to a stage: a second start refuses while the first lives, and takes over once it is dead."""
 
-import concurrent.futures
 import json
 import os
 import pathlib
@@ -17,7 +16,7 @@ from iquest_jax.errors import RunStopped, UserError
 from iquest_jax.run_folder import StageFolder
 
 from tests import processes
-from tests.run.helpers import train
+from tests.run.helpers import holders, train
 
 
 @pytest.fixture(autouse=True)
@@ -123,22 +122,7 @@ def test_of_starts_at_the_same_time_one_gets_the_lease(folder, monkeypatch, left
   elif left == 'rubbish':
     folder.path.mkdir()
     folder.lease.write_text('{"pid')
-  together, ended = threading.Barrier(4, timeout=60), threading.Barrier(4, timeout=60)
-
-  def start(_):
-    together.wait()
-    try:
-      with lease.held(folder) as held:
-        time.sleep(lease.SETTLE_S)
-        held.check()
-        ended.wait()
-        return True
-    except (UserError, RunStopped):  # refused, or replaced before it saved anything
-      ended.wait()
-      return False
-
-  with concurrent.futures.ThreadPoolExecutor(4) as starts:
-    assert sum(starts.map(start, range(4))) == 1
+  assert holders(folder, 4) == 1
 
 
 def test_a_run_that_was_taken_for_dead_saves_nothing_more_and_leaves_the_lease_alone(folder):

@@ -1,12 +1,10 @@
 """A run on a bucket keeps the promises of one on a disk: killed it resumes bit-equal, and what fails is one line."""
 
-import concurrent.futures
 import errno
 import json
 import pathlib
 import re
 import shutil
-import threading
 import time
 
 import aiohttp
@@ -20,7 +18,7 @@ from iquest_jax.checkpoint import lineage
 from iquest_jax.checkpoint.store import Checkpoints
 from iquest_jax.data.rows import fetch, manifest
 from iquest_jax.data.rows.read import OpenShards, Rows
-from iquest_jax.errors import RunStopped, UserError
+from iquest_jax.errors import UserError
 from iquest_jax.run_folder import RunFolder, StageFolder, write_whole
 from iquest_jax.train import heartbeat, metrics
 
@@ -113,22 +111,7 @@ def test_of_two_starts_on_a_bucket_one_gets_the_lease(emulator, monkeypatch, lef
     monkeypatch.setattr(lease, name, seconds)
   if left == 'a dead host':
     STAGE.lease.write_text(json.dumps({'host': 'far-1', 'machine': 'far', 'pid': 7, 'started': 7, 'token': 'x', 'beat': 0}))
-  together, ended = threading.Barrier(2, timeout=60), threading.Barrier(2, timeout=60)
-
-  def start(_):
-    together.wait()
-    try:
-      with lease.held(STAGE) as held:
-        time.sleep(lease.SETTLE_S)
-        held.check()
-        ended.wait()
-        return True
-    except (UserError, RunStopped):
-      ended.wait()
-      return False
-
-  with concurrent.futures.ThreadPoolExecutor(2) as starts:
-    assert sum(starts.map(start, range(2))) == 1
+  assert run_helpers.holders(STAGE, 2) == 1
   assert not STAGE.lease.exists()
 
 
